@@ -1,0 +1,75 @@
+"""What a problem must cost: bytes of its cache, bytes moved, operations done. Imports no torch.
+
+Keys and values are counted per key/value head, never per query head: that is what grouping saves
+(Shazeer 2019, arXiv 1911.02150, section 3; Ainslie et al. 2023, arXiv 2305.13245, section 2.2).
+"""
+
+from __future__ import annotations
+
+from attention_impls.problem import AttentionProblem
+
+SCALE_ITEMSIZE = 4
+"""A quantised cache keeps one float32 scale per token, key/value head and tensor."""
+
+
+def kv_cache_bytes_per_token(problem: AttentionProblem) -> int:
+    """Cache bytes of one token in one layer: `2 * num_kv_heads * (head_dim * itemsize [+ scale])`."""
+    scale_bytes = SCALE_ITEMSIZE if problem.kv_dtype is not None else 0
+    return 2 * problem.num_kv_heads * (problem.head_dim * problem.kv_itemsize + scale_bytes)
+
+
+def kv_cache_bytes(problem: AttentionProblem) -> int:
+    """Cache bytes of one layer by the formula: every existing token of every sequence, no padding.
+
+    A sliding window does not shrink it: an implementation with a ring buffer holds less and says so.
+    """
+    num_tokens = sum(problem.kv_len_of(sequence) for sequence in range(problem.batch_size))
+    return num_tokens * kv_cache_bytes_per_token(problem)
+
+
+def visible_pairs(problem: AttentionProblem) -> int:
+    """Query-key pairs that are not masked, over the batch, for one head."""
+    return sum(_visible_pairs_of(problem, problem.kv_len_of(b)) for b in range(problem.batch_size))
+
+
+def visible_keys(problem: AttentionProblem) -> int:
+    """Keys that at least one query sees, over the batch: what one pass over the cache must read."""
+    total = 0
+    for sequence in range(problem.batch_size):
+        length = problem.kv_len_of(sequence)
+        first_position = max(length - problem.q_len, 0)
+        first_key = 0 if problem.window is None else max(first_position - problem.window + 1, 0)
+        total += length - first_key
+    return total
+
+
+def model_flops(problem: AttentionProblem) -> int:
+    """Multiply-adds of both matrix products, two operations each: `4 * pairs * num_q_heads * head_dim`.
+
+    The convention of FlashAttention's benchmarks (Dao 2023, arXiv 2307.08691, section 4.1), with the
+    visible pairs counted exactly where they halve for a causal mask. Softmax is not counted.
+    """
+    return 4 * visible_pairs(problem) * problem.num_q_heads * problem.head_dim
+
+
+def model_bytes(problem: AttentionProblem) -> int:
+    """Bytes that must move at least once: visible K and V (and scales), queries in, outputs out."""
+    cache = visible_keys(problem) * kv_cache_bytes_per_token(problem)
+    activations = 2 * problem.batch_size * problem.num_q_heads * problem.q_len * problem.head_dim
+    return cache + activations * problem.itemsize
+
+
+def _visible_pairs_of(problem: AttentionProblem, length: int) -> int:
+    """Visible pairs of one sequence with `length` tokens."""
+    if not problem.causal and problem.window is None:
+        return problem.q_len * length
+    last = length  # the last query sees min(length, window) keys, the one before it one fewer, and so on
+    first = max(length - problem.q_len + 1, 1)
+    if problem.window is None or problem.window >= last:
+        return _sum_of_range(first, last)
+    full = max(last - max(first, problem.window) + 1, 0)  # queries that see a whole window
+    return full * problem.window + _sum_of_range(first, min(last, problem.window - 1))
+
+
+def _sum_of_range(first: int, last: int) -> int:
+    return (first + last) * (last - first + 1) // 2 if first <= last else 0

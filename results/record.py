@@ -1,0 +1,153 @@
+"""The record: what was measured for one arm on one problem in one process.
+
+Every field is documented here, with its unit in its name; what was not measured is None, never 0.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields
+from enum import StrEnum
+from typing import Any
+
+SCHEMA_VERSION = 1
+
+
+class Outcome(StrEnum):
+    """How the measuring of one arm ended. Only `ok` carries a latency."""
+
+    OK = "ok"
+    UNSUPPORTED = "unsupported"
+    INCORRECT = "incorrect"
+    OOM = "oom"
+    TIMEOUT = "timeout"
+    CRASH = "crash"
+    ERROR = "error"
+
+
+FINAL_OUTCOMES = frozenset({Outcome.OK, Outcome.UNSUPPORTED, Outcome.INCORRECT})
+"""Outcomes that measuring again would not change: a resumed sweep skips them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """One row. Fields without a default are known before anything is measured."""
+
+    # Identity
+    run_id: str
+    case_id: str
+    """Hash of the problem, workload and model: the same in every run that measures it."""
+    cell_id: str
+    """Hash of all that makes two measurements comparable: case, impl, code, libraries, driver, device."""
+    impl: str
+    environment: str
+    """Name of the interpreter and packages that ran it; `current` is the one that runs gqabench."""
+    outcome: Outcome
+    reason: str | None = None
+    """Why the outcome is not `ok`."""
+
+    # Problem
+    model: str | None = None
+    """Name of the `model/` preset that the shape started from."""
+    workload: str
+    phase: str | None
+    batch_size: int
+    q_len: int | None
+    kv_len: int
+    num_q_heads: int
+    """Of one tensor-parallel rank, like every count of heads in a record."""
+    num_kv_heads: int
+    group_size: int | None
+    head_dim: int
+    num_layers: int | None = None
+    tp: int = 1
+    """Tensor-parallel ranks that the model's heads are divided over."""
+    dtype: str
+    kv_dtype: str | None = None
+    window: int | None = None
+    logits_soft_cap: float | None = None
+    page_size: int | None = None
+    device: str
+    device_name: str | None = None
+
+    # Time
+    latency_ms: float | None = None
+    """Median of `samples_ms`."""
+    latency_ci_low_ms: float | None = None
+    latency_ci_high_ms: float | None = None
+    """95 % interval of the median, from order statistics."""
+    samples_ms: list[float] | None = None
+    """Time of each timed call, raw and in order."""
+    num_processes: int | None = None
+    timing_method: str | None = None
+    cache_state: str | None = None
+    """`cold`: more than the last-level cache was flushed before each call; `warm`: it was not."""
+    prepare_ms: float | None = None
+    """Host time of `prepare`: layout conversion, planning, compilation. Not part of the latency."""
+    first_call_ms: float | None = None
+
+    # Derived
+    tokens_per_s: float | None = None
+    """New tokens per second of this one layer: `batch_size * q_len / latency`."""
+    model_bytes: int | None = None
+    """Bytes that the problem must move at least once."""
+    model_flops: int | None = None
+    achieved_gb_per_s: float | None = None
+    achieved_tflop_per_s: float | None = None
+    roof_fraction: float | None = None
+
+    # Memory, of one layer unless the name says otherwise
+    kv_cache_bytes_model: int | None = None
+    """Cache bytes by the formula."""
+    kv_cache_bytes_model_per_token: int | None = None
+    """Cache bytes of one token over all layers, by the formula."""
+    kv_cache_bytes_model_all_layers: int | None = None
+    kv_cache_bytes: int | None = None
+    """Cache bytes as the implementation holds them."""
+    peak_workspace_bytes: int | None = None
+    """Allocator peak of one call less what was resident before it: its output and all temporaries."""
+    allocator_reserved_bytes: int | None = None
+    process_bytes: int | None = None
+    """Memory of the measuring process: on the device by NVML, or resident set size on a CPU."""
+    device_bytes: int | None = None
+    """Memory in use on the device by NVML, all processes."""
+
+    # Energy
+    energy_j_per_call: float | None = None
+
+    # Checks
+    kernels: list[str] | None = None
+    """Operators (CPU) or kernels (CUDA) that one call really ran, in order of first appearance."""
+    max_error: float | None = None
+    """Largest absolute difference from the float64 reference."""
+    error_budget: float | None = None
+    """The largest `max_error` that counts as correct, derived from the dtype and the problem."""
+    num_checked_queries: int | None = None
+    """Query positions per sequence that the reference was computed for (all, where it is affordable)."""
+    flags: list[str] = field(default_factory=list)
+    """Doubts about the measurement, by name."""
+
+    # Provenance
+    seed: int | None = None
+    measure: str | None = None
+    started_at: str | None = None
+    """UTC, ISO 8601."""
+    schema_version: int = SCHEMA_VERSION
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
+        return asdict(self) | {"outcome": self.outcome.value}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Record:
+        """The inverse of `to_dict`. Raises `ValueError` naming a field that is missing, unknown or ill-typed."""
+        known = {item.name for item in fields(cls)}
+        if unknown := sorted(values.keys() - known):
+            raise ValueError(f"unknown record fields: {', '.join(unknown)}")
+        try:
+            return cls(**values | {"outcome": Outcome(values["outcome"])})
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"not a record: {error}") from error
+
+
+RECORD_FIELDS = tuple(item.name for item in fields(Record))
+"""Column order of every table of records."""
