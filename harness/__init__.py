@@ -1,0 +1,1 @@
+"""Plans sweeps, isolates what is measured in worker processes, times it and weighs it."""

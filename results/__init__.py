@@ -1,0 +1,21 @@
+"""Records of measurements: their schema, their store, and the statistics that derive from them."""
+
+from results.load import LoadedRuns, UnreadableRun, load, load_runs
+from results.record import FINAL_OUTCOMES, RECORD_FIELDS, SCHEMA_VERSION, Outcome, Record
+from results.run_folder import RecordWriter, RunFolder, RunHeader, list_runs
+
+__all__ = [
+    "FINAL_OUTCOMES",
+    "RECORD_FIELDS",
+    "SCHEMA_VERSION",
+    "LoadedRuns",
+    "Outcome",
+    "Record",
+    "RecordWriter",
+    "RunFolder",
+    "RunHeader",
+    "UnreadableRun",
+    "list_runs",
+    "load",
+    "load_runs",
+]

@@ -139,7 +139,7 @@ class Record:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Record:
-        """The inverse of `to_dict`. Raises `ValueError` naming a field that is missing, unknown or ill-typed."""
+        """The inverse of `to_dict`. Raises `ValueError` naming a field that is missing or unknown."""
         known = {item.name for item in fields(cls)}
         if unknown := sorted(values.keys() - known):
             raise ValueError(f"unknown record fields: {', '.join(unknown)}")

@@ -1,0 +1,137 @@
+"""A case: one problem and the arms to measure on it. One Hydra job is one case. Imports no torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from attention_impls import AttentionProblem
+from attention_impls.cost import kv_cache_bytes, kv_cache_bytes_per_token, layer_bytes, layer_flops
+from attention_impls.cost import model_bytes as attention_bytes
+from attention_impls.cost import model_flops as attention_flops
+
+CURRENT_ENVIRONMENT = "current"
+LAYER_WORKLOAD = "layer"
+
+
+@dataclass(frozen=True)
+class Arm:
+    """An implementation in an environment: what is compared."""
+
+    impl: str
+    environment: str = CURRENT_ENVIRONMENT
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasureSettings:
+    """How long and how precisely to measure; the fields are those of `conf.MeasureConfig`."""
+
+    name: str
+    target_interval: float
+    min_rounds: int
+    seconds_per_arm: float
+    slice_ms: float
+    timeout_s: float
+    max_check_gflop: float
+
+    def __post_init__(self) -> None:
+        for key, value in asdict(self).items():
+            if key != "name" and not value > 0:
+                raise ValueError(f"measure.{key}={value}: must be positive")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One point of a sweep, checked."""
+
+    problem: AttentionProblem
+    workload: str
+    model: str | None
+    num_layers: int | None
+    tp: int
+    arms: tuple[Arm, ...]
+    measure: MeasureSettings
+    seed: int
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the residual stream that a layer of this model reads: all ranks' query heads."""
+        return self.tp * self.problem.num_q_heads * self.problem.head_dim
+
+    @property
+    def case_id(self) -> str:
+        """The same for the same problem and workload, in every run."""
+        return short_hash(
+            {
+                "problem": asdict(self.problem),
+                "workload": self.workload,
+                "hidden_size": self.hidden_size if self.workload == LAYER_WORKLOAD else None,
+            }
+        )
+
+    def shape_fields(self) -> dict[str, Any]:
+        """The record fields that say what was asked for."""
+        problem = self.problem
+        return {
+            "model": self.model,
+            "workload": self.workload,
+            "phase": problem.phase,
+            "batch_size": problem.batch_size,
+            "q_len": problem.q_len,
+            "kv_len": problem.kv_len,
+            "num_q_heads": problem.num_q_heads,
+            "num_kv_heads": problem.num_kv_heads,
+            "group_size": problem.group_size,
+            "head_dim": problem.head_dim,
+            "num_layers": self.num_layers,
+            "tp": self.tp,
+            "dtype": problem.dtype,
+            "kv_dtype": problem.kv_dtype,
+            "window": problem.window,
+            "logits_soft_cap": problem.logits_soft_cap,
+            "page_size": problem.page_size,
+            "device": problem.device,
+            "seed": self.seed,
+            "measure": self.measure.name,
+        }
+
+    def model_fields(self) -> dict[str, Any]:
+        """The record fields that follow from formulas alone."""
+        problem = self.problem
+        per_token = kv_cache_bytes_per_token(problem)
+        total = kv_cache_bytes(problem)
+        is_layer = self.workload == LAYER_WORKLOAD
+        layers = self.num_layers
+        return {
+            "kv_cache_bytes_model": total,
+            "kv_cache_bytes_model_per_token": None if layers is None else layers * per_token,
+            "kv_cache_bytes_model_all_layers": None if layers is None else layers * total,
+            "model_bytes": layer_bytes(problem, self.hidden_size) if is_layer else attention_bytes(problem),
+            "model_flops": layer_flops(problem, self.hidden_size) if is_layer else attention_flops(problem),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class InvalidCase:
+    """A point of a sweep whose values do not go together: its arms become `unsupported` rows."""
+
+    reason: str
+    arms: tuple[Arm, ...]
+    fields: dict[str, Any]
+    """The record fields of the shape as they were asked for."""
+
+    @property
+    def case_id(self) -> str:
+        return short_hash(self.fields)
+
+    def shape_fields(self) -> dict[str, Any]:
+        """The record fields that say what was asked for."""
+        return self.fields
+
+
+def short_hash(values: dict[str, Any]) -> str:
+    """Twelve hexadecimal digits that stand for some plain values."""
+    text = json.dumps(values, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]

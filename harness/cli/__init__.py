@@ -1,0 +1,64 @@
+"""The front door: `gqabench COMMAND`. It alone knows `reports` besides the rest of the harness."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+
+from harness.errors import UsageError
+
+COMMANDS = {
+    "sweep": ("harness.cli.sweep", "measure cases: a Hydra application"),
+    "report": ("harness.cli.report", "figures, tables and a page from runs"),
+    "list": ("harness.cli.listing", "what there is: impls, shapes, studies, runs"),
+}
+"""A command's module, imported when it is asked for, and what it does."""
+
+USAGE_EXIT_CODE = 2
+INTERRUPTED_EXIT_CODE = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code. A user's mistake is one line on standard error and 2."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if arguments and arguments[0] in {"-sc", "--shell-completion"}:
+        arguments = ["sweep", *arguments]  # Hydra's completion scripts ask the program, not the command
+    if not arguments or arguments[0] in {"-h", "--help", "help"}:
+        print(_usage())
+        return 0
+    if arguments[0] == "--version":
+        from harness.machine import gqabench_version
+
+        print(f"gqabench {gqabench_version()}")
+        return 0
+    name, *rest = arguments
+    try:
+        if name not in COMMANDS:
+            raise UsageError(f"{name}: unknown command; valid: {', '.join(COMMANDS)}")
+        command: Callable[[list[str]], int] = import_module(COMMANDS[name][0]).main
+        return command(rest)
+    except UsageError as error:
+        print(f"gqabench {name}: {' '.join(str(error).split())}", file=sys.stderr)
+        return USAGE_EXIT_CODE
+    except KeyboardInterrupt:
+        return INTERRUPTED_EXIT_CODE
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of our output has left
+        return 1
+
+
+def _usage() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {about}" for name, (_, about) in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: gqabench COMMAND [ARGUMENTS]",
+            "",
+            "Measures what grouped-query attention costs: KV-cache memory, latency, throughput, energy.",
+            "",
+            *lines,
+            "",
+            "`gqabench COMMAND --help` says more. A first sweep: gqabench sweep study=smoke",
+        ]
+    )

@@ -1,0 +1,140 @@
+"""`gqabench list impls|shapes|studies|runs`: what there is, and what this machine can run."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from attention_impls import AttentionProblem, BrokenImpl, get_impl, list_impls
+from attention_impls.cost import kv_cache_bytes_per_token
+from conf import list_presets, read_preset
+from harness.devices import DEFAULT_DTYPES
+from results.run_folder import list_runs
+
+_DEFAULT_RESULTS_DIR = Path("results/runs")
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="gqabench list", description=__doc__)
+    parser.add_argument("what", choices=sorted(_LISTINGS))
+    parser.add_argument("--results-dir", type=Path, default=_DEFAULT_RESULTS_DIR, help="where `runs` looks")
+    parsed = parser.parse_args(arguments)
+    _LISTINGS[parsed.what](parsed)
+    return 0
+
+
+def _list_shapes(_: argparse.Namespace) -> None:
+    rows = []
+    for name in list_presets("model"):
+        values = read_preset("model", name).values
+        problem = AttentionProblem(
+            batch_size=1,
+            q_len=1,
+            kv_len=1,
+            num_q_heads=values["num_q_heads"],
+            num_kv_heads=values["num_kv_heads"],
+            head_dim=values["head_dim"],
+            dtype="bfloat16",
+            device="cpu",
+        )
+        per_token = values["num_layers"] * kv_cache_bytes_per_token(problem)
+        rows.append(
+            [
+                name,
+                *(values[key] for key in ("num_q_heads", "num_kv_heads")),
+                problem.group_size,
+                *(values[key] for key in ("head_dim", "num_layers")),
+                values.get("window", "-"),
+                per_token,
+            ]
+        )
+    _print_table(
+        [
+            "model",
+            "q heads",
+            "KV heads",
+            "group",
+            "head dim",
+            "layers",
+            "window",
+            "cache bytes/token, 16 bit",
+        ],
+        rows,
+    )
+
+
+def _list_studies(_: argparse.Namespace) -> None:
+    rows = []
+    for name in list_presets("study"):
+        preset = read_preset("study", name)
+        params = preset.values["hydra"]["sweeper"]["params"]
+        rows.append([name, preset.about, "  ".join(f"{key}={value}" for key, value in params.items())])
+    _print_table(["study", "about", "axes"], rows, left_columns=3)
+
+
+def _list_runs(parsed: argparse.Namespace) -> None:
+    rows = []
+    for folder in list_runs(parsed.results_dir):
+        header = folder.header()
+        device = next((entry["name"] for entry in reversed(header.machine.get("devices", []))), "-")
+        rows.append([header.run_id, header.status, header.num_planned_records, header.measure, device])
+    if rows:
+        _print_table(["run", "status", "records planned", "measure", "device"], rows)
+    else:
+        print(f"no runs in {parsed.results_dir}")
+
+
+def _list_impls(_: argparse.Namespace) -> None:
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    phases = {"decode": (1, 1024), "prefill": (1024, 1024), "extend": (16, 1024)}
+    rows = []
+    for name in list_impls():
+        try:
+            impl = get_impl(name)
+        except (BrokenImpl, ImportError) as error:
+            rows.append([name, *["no"] * len(phases), str(error)])
+            continue
+        reasons = {
+            phase: impl.unsupported_reasons(_probe_problem(q_len, kv_len, device))
+            for phase, (q_len, kv_len) in phases.items()
+        }
+        why = "; ".join(dict.fromkeys(reason for some in reasons.values() for reason in some))
+        rows.append([name, *("no" if reasons[phase] else "yes" for phase in phases), why or "-"])
+    print(f"on {device}, 32/8 heads, head_dim 128, causal:")
+    _print_table(["impl", *phases, "why not"], rows, left_columns=5)
+
+
+def _probe_problem(q_len: int, kv_len: int, device: str) -> AttentionProblem:
+    return AttentionProblem(
+        batch_size=1,
+        q_len=q_len,
+        kv_len=kv_len,
+        num_q_heads=32,
+        num_kv_heads=8,
+        head_dim=128,
+        dtype=DEFAULT_DTYPES[device],
+        device=device,
+    )
+
+
+_LISTINGS: dict[str, Callable[[argparse.Namespace], None]] = {
+    "impls": _list_impls,
+    "runs": _list_runs,
+    "shapes": _list_shapes,
+    "studies": _list_studies,
+}
+
+
+def _print_table(titles: Sequence[str], rows: Sequence[Sequence[object]], left_columns: int = 1) -> None:
+    """Columns as wide as their widest cell; numbers to the right of the first `left_columns`."""
+    cells = [[str(cell) for cell in row] for row in [titles, *rows]]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(titles))]
+    for row in cells:
+        padded = [
+            cell.ljust(width) if column < left_columns else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        print("  ".join(padded).rstrip())

@@ -1,0 +1,113 @@
+"""`gqabench sweep`: Hydra composes and launches; this module opens and closes what is around it."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import sys
+from collections import Counter
+from types import FrameType
+
+import conf
+from harness.cli.hydra_errors import explain
+from harness.errors import UsageError
+from harness.progress import count_outcomes, make_display
+from results import Outcome, RunFolder, load_runs
+
+_WITHOUT_MEASURING = (
+    "--cfg", "-c", "--info", "-i", "--help", "-h", "--hydra-help", "--shell-completion", "-sc", "--version",
+)  # fmt: skip
+
+
+def main(arguments: list[str]) -> int:
+    """Run Hydra on the arguments, then finish the run with its report."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then lets its exceptions through, and `explain` words them
+    signal.signal(signal.SIGTERM, _interrupt)
+    if any(argument.split("=")[0] in _WITHOUT_MEASURING for argument in arguments):
+        _run_hydra(arguments)
+        return 0
+    return _measure(arguments)
+
+
+def _measure(arguments: list[str]) -> int:
+    from harness.hydra_plugin import register_sweeper
+    from harness.sweep_job import job_process
+    from harness.sweeper import SweepRequest
+
+    process = job_process(make_display())
+    request = SweepRequest(
+        command=shlex.join(["gqabench", "sweep", *arguments]),
+        is_multirun=any(argument in {"-m", "--multirun"} for argument in arguments),
+    )
+    status = "partial"
+    try:
+        register_sweeper(request)
+        _run_hydra(arguments)
+        status = "complete"
+    except KeyboardInterrupt:
+        if request.folder is None:
+            raise
+    finally:
+        process.display.stop()
+        process.close()
+        if request.folder is not None and status == "partial":
+            request.folder.set_status(status)
+    assert request.folder is not None
+    finish_run(request.folder, status)
+    from harness.cli import INTERRUPTED_EXIT_CODE
+
+    return 0 if status == "complete" else INTERRUPTED_EXIT_CODE
+
+
+def finish_run(folder: RunFolder, status: str) -> None:
+    """Write the Parquet and the report, and say where they are."""
+    from harness.cli.report import report_runs
+    from results.parquet import write_parquet
+    from results.run_folder import PARQUET_NAME
+
+    header = folder.set_status(status)
+    rows = load_runs(folder.path).rows
+    write_parquet(folder.path / PARQUET_NAME, rows, [header])
+    page = report_runs([str(folder.path)], folder.path)
+    outcomes = Counter(Outcome(row["outcome"]) for row in rows)
+    of_planned = "" if status == "complete" else f" of {header.num_planned_records} planned, interrupted"
+    print(f"{len(rows)} records{of_planned}: {count_outcomes(outcomes)}")
+    print(f"run: {folder.path}")
+    print(f"report: {page}")
+
+
+def _run_hydra(arguments: list[str]) -> None:
+    import hydra
+    from hydra.core.global_hydra import GlobalHydra
+
+    from harness.sweep_job import run_job
+
+    conf.register()
+    # Hydra reads the command line itself. The completion scripts that it prints name the program.
+    sys.argv = ["gqabench", *arguments]
+    _drop_command_from_completion()
+    app = hydra.main(version_base="1.3", config_path="pkg://conf", config_name="sweep")(run_job)
+    try:
+        app()
+    except KeyboardInterrupt:
+        raise
+    except Exception as error:
+        explanation = explain(error)
+        if explanation is None:
+            raise
+        raise UsageError(explanation) from error
+    finally:
+        GlobalHydra.instance().clear()
+
+
+def _drop_command_from_completion() -> None:
+    """Hydra completes `PROGRAM OVERRIDES`; the line that a user types has our command between them."""
+    line = os.environ.get("COMP_LINE", "")
+    program, _, rest = line.partition(" ")
+    if rest.lstrip().startswith("sweep"):
+        os.environ["COMP_LINE"] = f"{program} {rest.lstrip().removeprefix('sweep').lstrip()}"
+
+
+def _interrupt(_signal: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

@@ -1,0 +1,5 @@
+"""A user's mistake: one clear line, exit code 2."""
+
+
+class UsageError(ValueError):
+    """The message names the key, the value and what would be valid."""

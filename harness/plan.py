@@ -1,0 +1,130 @@
+"""From a composed configuration to a case: values get their meaning here, once. Imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from attention_impls import AttentionProblem, InvalidCombination, InvalidProblem, UnknownImpl
+from attention_impls.registry import require_known
+from conf import list_presets
+from harness.case import Arm, Case, InvalidCase, MeasureSettings
+from harness.devices import AUTO, resolve_device, resolve_dtype
+from harness.errors import UsageError
+
+_COUNTS = ("batch_size", "q_len", "kv_len", "num_q_heads", "num_kv_heads", "head_dim", "num_layers", "tp")
+
+
+def plan_case(config: DictConfig, host: dict[str, Any]) -> Case | InvalidCase:
+    """The case that a composed configuration describes, on a host as its worker describes it.
+
+    Values that are valid but do not go together give an `InvalidCase`; a value that never is valid raises
+    `UsageError`.
+    """
+    values: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+    _require_counts(values)
+    arms = tuple(Arm(impl) for impl in _impl_names(values["impls"]))
+    device = resolve_device(values["device"], host)
+    dtype = resolve_dtype(values["dtype"], device)
+    try:
+        settings = MeasureSettings(**values["measure"])
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+    if values["workload"] not in list_presets("workload"):
+        raise UsageError(
+            f"workload={values['workload']}: must be one of {', '.join(list_presets('workload'))}"
+        )
+    shared = {"device": device["device"] if values["device"] == AUTO else values["device"], "dtype": dtype}
+    try:
+        problem = _make_problem(values | shared)
+        _require_phase(values["workload"], problem)
+    except InvalidCombination as error:
+        return InvalidCase(reason=str(error), arms=arms, fields=_asked_fields(values | shared, settings))
+    except InvalidProblem as error:
+        raise UsageError(str(error)) from error
+    return Case(
+        problem=problem,
+        workload=values["workload"],
+        model=values["model"],
+        num_layers=values["num_layers"],
+        tp=values["tp"],
+        arms=arms,
+        measure=settings,
+        seed=values["seed"],
+    )
+
+
+def rank_heads(num_q_heads: int, num_kv_heads: int, tp: int) -> tuple[int, int]:
+    """Query and key/value heads of one of `tp` tensor-parallel ranks.
+
+    KV heads are divided while there are enough of them; with fewer than ranks, each rank keeps a copy of
+    one (as vLLM and TensorRT-LLM serve such models). Raises `InvalidCombination`.
+    """
+    if num_q_heads % tp:
+        raise InvalidCombination(f"tp={tp}: must divide num_q_heads={num_q_heads}")
+    if num_kv_heads % tp and tp % num_kv_heads:
+        raise InvalidCombination(
+            f"tp={tp}: must divide num_kv_heads={num_kv_heads}, or be a multiple of it, to copy KV heads"
+        )
+    return num_q_heads // tp, max(num_kv_heads // tp, 1)
+
+
+def _make_problem(values: dict[str, Any]) -> AttentionProblem:
+    heads = {"num_q_heads": values["num_q_heads"], "num_kv_heads": values["num_kv_heads"]}
+    names = {item.name for item in fields(AttentionProblem)}
+    arguments = {key: value for key, value in values.items() if key in names}
+    AttentionProblem(**arguments)  # the model's own heads must be valid before they are divided
+    num_q_heads, num_kv_heads = rank_heads(**heads, tp=values["tp"])
+    return AttentionProblem(**arguments | {"num_q_heads": num_q_heads, "num_kv_heads": num_kv_heads})
+
+
+def _require_counts(values: dict[str, Any]) -> None:
+    """Reject what is no size before it is mixed with other values."""
+    for key in _COUNTS:
+        value = values[key]
+        if value is None and key == "num_layers":
+            continue
+        if value is None:
+            raise UsageError(f"{key}=null: must be a positive whole number")
+        if value < 1:
+            raise UsageError(f"{key}={value}: must be a positive whole number")
+
+
+def _impl_names(value: Any) -> list[str]:
+    names = [value] if isinstance(value, str) else value
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        raise UsageError(f"impls={value}: must be a list of implementation names, such as [sdpa,repeat_kv]")
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        raise UsageError(f"impls={value}: names {', '.join(repeated)} twice")
+    try:
+        for name in names:
+            require_known(name)
+    except UnknownImpl as error:
+        raise UsageError(str(error)) from error
+    return names
+
+
+def _require_phase(workload: str, problem: AttentionProblem) -> None:
+    """A workload named after a phase must have that phase's lengths."""
+    if workload == "decode" and problem.q_len != 1:
+        raise InvalidCombination(f"q_len={problem.q_len}: workload=decode has q_len=1; extend has more")
+    if workload == "prefill" and problem.q_len != problem.kv_len:
+        raise InvalidCombination(
+            f"q_len={problem.q_len}: workload=prefill has q_len=kv_len={problem.kv_len}; extend has fewer"
+        )
+    if workload == "extend" and not 1 < problem.q_len < problem.kv_len:
+        raise InvalidCombination(
+            f"q_len={problem.q_len}: workload=extend has 1 < q_len < kv_len={problem.kv_len}"
+        )
+
+
+def _asked_fields(values: dict[str, Any], settings: MeasureSettings) -> dict[str, Any]:
+    """Record fields of a point that is no problem, as they were asked for."""
+    keys = (
+        "model", "workload", "batch_size", "q_len", "kv_len", "num_q_heads", "num_kv_heads", "head_dim",
+        "num_layers", "tp", "dtype", "kv_dtype", "window", "logits_soft_cap", "page_size", "device", "seed",
+    )  # fmt: skip
+    asked = {key: values[key] for key in keys}
+    return {**asked, "phase": None, "group_size": None, "measure": settings.name}

@@ -1,0 +1,78 @@
+"""Opens the folder of a run: a new one with its header, or one to go on with."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from harness.case import CURRENT_ENVIRONMENT, Case, InvalidCase
+from harness.errors import UsageError
+from harness.machine import describe_machine, gqabench_version
+from harness.nvml import open_nvml
+from harness.sweep_job import job_process
+from results import RunFolder, RunHeader
+from results.run_folder import LATEST_LINK
+
+
+def open_run(config: DictConfig, cases: Sequence[Case | InvalidCase], command: str) -> RunFolder:
+    """The run's folder, ready for records; `latest` points to it.
+
+    Raises `UsageError` when `results_dir` cannot be written or `resume` names no run.
+    """
+    results_dir = Path(config.results_dir)
+    try:
+        folder = (
+            _create_run(config, cases, command, results_dir)
+            if config.resume is None
+            else _reopen_run(config.resume, cases, results_dir)
+        )
+        folder.link_latest()
+    except OSError as error:
+        raise UsageError(f"results_dir={results_dir}: cannot be written: {error.strerror}") from error
+    job_process().display.start(len(cases), sum(len(case.arms) for case in cases))
+    return folder
+
+
+def _create_run(
+    config: DictConfig, cases: Sequence[Case | InvalidCase], command: str, results_dir: Path
+) -> RunFolder:
+    process = job_process()
+    host = process.pool.host(process.environments[CURRENT_ENVIRONMENT])
+    now = datetime.now(UTC)
+    label = config.study or config.workload
+    run_id = f"{now:%Y%m%d-%H%M%S}-{re.sub(r'[^A-Za-z0-9_-]', '_', label)}-{secrets.token_hex(2)}"
+    header = RunHeader(
+        run_id=run_id,
+        status="running",
+        created_at=now.isoformat(timespec="seconds"),
+        command=command,
+        study=config.study,
+        num_planned_cases=len(cases),
+        num_planned_records=sum(len(case.arms) for case in cases),
+        seed=config.seed,
+        measure=config.measure.name,
+        gqabench_version=gqabench_version(),
+        machine=describe_machine(host, open_nvml()),
+    )
+    return RunFolder.create(results_dir / run_id, header)
+
+
+def _reopen_run(resume: Any, cases: Sequence[Case | InvalidCase], results_dir: Path) -> RunFolder:
+    path = results_dir / LATEST_LINK if resume == LATEST_LINK else Path(str(resume))
+    folder = RunFolder(path.resolve())
+    try:
+        header = folder.header()
+    except (OSError, ValueError):
+        raise UsageError(f"resume={resume}: not a run's folder; name one, or `latest`") from None
+    planned = sum(len(case.arms) for case in cases)
+    folder.write_header(
+        replace(header, status="running", num_planned_cases=len(cases), num_planned_records=planned)
+    )
+    return folder

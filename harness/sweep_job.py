@@ -1,0 +1,98 @@
+"""The Hydra job: one case, measured by the warm worker of the process that it runs in.
+
+Any Hydra launcher can run it: it needs its configuration and the run's folder, nothing else.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from harness.case import CURRENT_ENVIRONMENT, Arm, Case, InvalidCase
+from harness.case_runner import CaseRunner
+from harness.nvml import open_nvml
+from harness.plan import plan_case
+from harness.progress import Display, SilentDisplay
+from harness.worker_pool import WorkerPool
+from harness.worker_process import Environment
+from results import FINAL_OUTCOMES, Record, RecordWriter, RunFolder, load_runs
+
+LOG_FOLDER = "logs"
+
+
+@dataclass
+class JobProcess:
+    """What the jobs of one process share: its workers, its record file, and what there is to see."""
+
+    pool: WorkerPool
+    display: Display
+    environments: dict[str, Environment]
+    runner: CaseRunner | None = None
+    writer: RecordWriter | None = None
+    done_cells: frozenset[str] = frozenset()
+
+    def open_run(self, folder: RunFolder) -> CaseRunner:
+        """Go on with, or start, this process's part of a run."""
+        if self.runner is None:
+            header = folder.header()
+            self.writer = folder.writer(f"{platform.node()}-{os.getpid()}")
+            self.done_cells = final_cells(folder)
+            self.runner = CaseRunner(header.run_id, self.pool, open_nvml(), self.environments)
+        return self.runner
+
+    def close(self) -> None:
+        self.pool.close()
+        if self.writer is not None:
+            self.writer.close()
+
+
+_PROCESS: JobProcess | None = None
+
+
+def job_process(display: Display | None = None) -> JobProcess:
+    """This process's own; made on first use. Starts the worker, which loads torch meanwhile."""
+    global _PROCESS
+    if _PROCESS is None:
+        environments = {CURRENT_ENVIRONMENT: Environment(CURRENT_ENVIRONMENT)}
+        _PROCESS = JobProcess(WorkerPool(), display or SilentDisplay(), environments)
+        _PROCESS.pool.start(environments[CURRENT_ENVIRONMENT])
+    return _PROCESS
+
+
+def run_job(config: DictConfig) -> None:
+    """Measure the case of one composed configuration into the run's folder."""
+    process = job_process()
+    host = process.pool.host(process.environments[CURRENT_ENVIRONMENT])
+    runner = process.open_run(RunFolder(Path(HydraConfig.get().runtime.output_dir)))
+    case = plan_case(config, host)
+    arms = tuple(arm for arm in case.arms if runner.cell_id(case, arm) not in process.done_cells)
+    process.display.begin_case(case)
+    if arms:
+        _run_case(process, runner, case, arms)
+    process.display.end_case()
+
+
+def _run_case(
+    process: JobProcess, runner: CaseRunner, case: Case | InvalidCase, arms: tuple[Arm, ...]
+) -> None:
+    def on_record(record: Record) -> None:
+        assert process.writer is not None
+        process.writer.write(record)
+        process.display.add_record(record)
+
+    case = replace(case, arms=arms)
+    if isinstance(case, InvalidCase):
+        runner.run_invalid(case, on_record)
+    else:
+        runner.run(case, on_record)
+
+
+def final_cells(folder: RunFolder) -> frozenset[str]:
+    """Identities of the cells that a run has an answer for, which a resumed sweep does not measure again."""
+    rows = load_runs(folder.path).rows
+    return frozenset(row["cell_id"] for row in rows if row["outcome"] in FINAL_OUTCOMES)

@@ -1,0 +1,68 @@
+"""The worker's loop: a request names a method of the session; what goes wrong becomes a reply."""
+
+from __future__ import annotations
+
+import traceback
+from typing import IO, Any
+
+import torch
+
+from attention_impls import BrokenImpl, InvalidProblem
+from harness.worker.host import describe_host
+from harness.worker.protocol import Message, receive, send
+from harness.worker.session import IncorrectOutput, Session, UnsupportedProblem
+
+_CPU_OUT_OF_MEMORY = "can't allocate memory"
+"""What PyTorch's CPU allocator says in its plain RuntimeError."""
+
+
+def serve(requests: IO[str], replies: IO[str]) -> None:
+    """Answer requests until there are no more."""
+    session = Session()
+    operations = {
+        "describe_host": describe_host,
+        "open_case": session.open_case,
+        "prepare": session.prepare,
+        "weigh": session.weigh,
+        "measure": session.measure,
+        "verify": session.verify,
+        "drop": session.drop,
+        "close_case": session.close_case,
+    }
+    while (request := receive(requests)) is not None:
+        operation = operations[request.pop("op")]
+        send(replies, _answer(operation, request))
+
+
+def _answer(operation: Any, arguments: Message) -> Message:
+    try:
+        return {"ok": True, **(operation(**arguments) or {})}
+    except UnsupportedProblem as error:
+        return _failure("unsupported", str(error))
+    except IncorrectOutput as error:
+        return _failure("incorrect", str(error)) | {"max_error": error.max_error}
+    except torch.OutOfMemoryError as error:
+        return _failure("oom", _first_line(error))
+    except BrokenImpl as error:
+        return _failure("error", str(error))
+    except Exception as error:  # noqa: BLE001  whatever an implementation raises is the reason of its row
+        traceback.print_exc()
+        if isinstance(error, (MemoryError, RuntimeError)) and _is_cpu_out_of_memory(error):
+            return _failure("oom", _first_line(error))
+        reason = _first_line(error)
+        if isinstance(error, InvalidProblem):
+            return _failure("error", reason)
+        return _failure("error", f"{type(error).__name__}: {reason}")
+
+
+def _failure(outcome: str, reason: str) -> Message:
+    return {"ok": False, "outcome": outcome, "reason": reason}
+
+
+def _is_cpu_out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, MemoryError) or _CPU_OUT_OF_MEMORY in str(error)
+
+
+def _first_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,132 @@
+"""One case at a time in the worker: its inputs, its arms, and what is asked of them."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+
+from attention_impls import AttentionProblem, PreparedAttention, get_impl
+from harness.worker.clock import Clock, make_clock
+from harness.worker.subject import Check, Subject, make_subject
+from harness.worker.workspace import Weight, weigh_call
+
+
+class UnsupportedProblem(Exception):
+    """The implementation says that it cannot compute the problem; the message says why."""
+
+
+class IncorrectOutput(Exception):
+    """An output that differs from the reference by more than its budget; the message says how."""
+
+    def __init__(self, check: Check, when: str) -> None:
+        super().__init__(f"{check.complaint} ({when})")
+        self.max_error = check.max_error
+
+
+class Session:
+    """State of the worker between requests. Every method takes and returns plain values."""
+
+    def __init__(self) -> None:
+        self._problem: AttentionProblem | None = None
+        self._subject: Subject | None = None
+        self._clock: Clock | None = None
+        self._arms: dict[str, PreparedAttention] = {}
+        self._num_calls: dict[str, int] = {}
+
+    def open_case(
+        self, problem: dict[str, Any], workload: str, hidden_size: int, seed: int, max_check_gflop: float
+    ) -> dict[str, Any]:
+        """Make the inputs and the float64 reference of a case."""
+        self.close_case()
+        self._problem = AttentionProblem(**problem)
+        self._clock = make_clock(self._problem.device)
+        with torch.inference_mode():
+            self._subject = make_subject(self._problem, workload, hidden_size, seed, max_check_gflop)
+        return {
+            "error_budget": self._subject.error_budget,
+            "num_checked_queries": self._subject.num_checked_queries,
+            "timing_method": self._clock.method,
+        }
+
+    def prepare(self, arm: str, impl: str) -> dict[str, Any]:
+        """Set an arm up, and check two outputs on different queries against the reference."""
+        assert self._problem is not None and self._subject is not None and self._clock is not None
+        implementation = get_impl(impl)
+        if reasons := implementation.unsupported_reasons(self._problem):
+            raise UnsupportedProblem("; ".join(reasons))
+        with torch.inference_mode():
+            started = time.perf_counter()
+            prepared = self._subject.prepare(implementation)
+            self._clock.synchronize()
+            ready = time.perf_counter()
+            self._subject.write_queries(0)
+            first_output = prepared()
+            self._clock.synchronize()
+            first_done = time.perf_counter()
+            max_error = self._require_correct(first_output, variant=0, when="first call")
+            second_output = self._call(prepared, variant=1)
+            when = "second call, on other queries"
+            max_error = max(max_error, self._require_correct(second_output, variant=1, when=when))
+        self._arms[arm] = prepared
+        self._num_calls[arm] = 0
+        return {
+            "prepare_ms": (ready - started) * 1e3,
+            "first_call_ms": (first_done - ready) * 1e3,
+            "kv_cache_bytes": int(prepared.kv_cache_bytes),
+            "max_error": max_error,
+        }
+
+    def weigh(self, arm: str) -> dict[str, Any]:
+        """Memory of one call, and the operators that it ran."""
+        assert self._problem is not None
+        with torch.inference_mode():
+            weight: Weight = weigh_call(self._arms[arm], self._problem.device)
+        return weight.to_dict()
+
+    def measure(self, arm: str, num_calls: int) -> dict[str, Any]:
+        """Time some calls, each on queries other than the last one's and from a cold cache."""
+        assert self._subject is not None and self._clock is not None
+        with torch.inference_mode():
+            samples_ms = self._clock.time_calls(
+                self._arms[arm], num_calls, before_each=lambda: self._rotate(arm)
+            )
+        return {"samples_ms": samples_ms}
+
+    def verify(self, arm: str) -> dict[str, Any]:
+        """Check once more, after timing, on queries other than those of the last timed call."""
+        with torch.inference_mode():
+            variant = (self._num_calls[arm] + 1) % 2
+            output = self._call(self._arms[arm], variant)
+            return {"max_error": self._require_correct(output, variant, when="after timing")}
+
+    def drop(self, arm: str) -> None:
+        """Free what an arm holds."""
+        self._arms.pop(arm, None)
+
+    def close_case(self) -> None:
+        """Free everything."""
+        self._arms.clear()
+        self._num_calls.clear()
+        self._problem = self._subject = self._clock = None
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def _rotate(self, arm: str) -> None:
+        assert self._subject is not None
+        self._num_calls[arm] += 1
+        self._subject.write_queries(self._num_calls[arm] % 2)
+
+    def _call(self, prepared: PreparedAttention, variant: int) -> torch.Tensor:
+        assert self._subject is not None
+        self._subject.write_queries(variant)
+        return prepared()
+
+    def _require_correct(self, output: torch.Tensor, variant: int, when: str) -> float:
+        assert self._subject is not None
+        check = self._subject.check(output, variant)
+        if not check.is_correct:
+            raise IncorrectOutput(check, when)
+        assert check.max_error is not None
+        return check.max_error

@@ -1,0 +1,162 @@
+"""What is called and checked: an attention problem, or a whole layer around it.
+
+Both offer new queries to each call and know the float64 answer for them.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+
+from attention_impls import AttentionImpl, AttentionProblem, PreparedAttention
+from attention_impls.cost import model_flops
+from attention_impls.error_budget import error_budget, max_error
+from attention_impls.inputs import make_inputs, make_queries
+from attention_impls.layer import (
+    layer_error_budget,
+    layer_reference,
+    make_hidden_states,
+    make_layer_inputs,
+    prepare_layer,
+)
+from attention_impls.reference import reference_attention
+from harness.case import LAYER_WORKLOAD
+
+NUM_QUERY_VARIANTS = 2
+"""Calls alternate between these queries, so that an output kept from the call before is wrong."""
+
+_MIN_CHECKED_QUERIES = 16
+_PASSES_PER_CHECK = NUM_QUERY_VARIANTS + 1
+"""A reference for each variant, and one pass of the plain formula for the error budget."""
+
+
+@dataclass(frozen=True)
+class Check:
+    """An output held against the reference."""
+
+    max_error: float | None
+    """None where there is no finite number to give: a wrong shape, NaN or infinity."""
+    complaint: str | None
+    """What is wrong with the output; None when it is correct."""
+
+    @property
+    def is_correct(self) -> bool:
+        return self.complaint is None
+
+
+class Subject(ABC):
+    """One problem with its inputs and its answers."""
+
+    def __init__(
+        self,
+        references: list[torch.Tensor],
+        budget: float,
+        query_rows: torch.Tensor | None,
+        output_shape: tuple[int, ...],
+        output_dtype: torch.dtype,
+    ) -> None:
+        self._references = references
+        self._query_rows = query_rows
+        self._output_shape = output_shape
+        self._output_dtype = output_dtype
+        self.error_budget = budget
+        self.num_checked_queries = references[0].shape[-2]
+
+    @abstractmethod
+    def prepare(self, impl: AttentionImpl) -> PreparedAttention:
+        """Set an implementation up for this problem."""
+
+    @abstractmethod
+    def write_queries(self, variant: int) -> None:
+        """Write one of the query variants into the inputs, in place."""
+
+    def check(self, output: object, variant: int) -> Check:
+        """Hold an output against the reference of the variant that it was computed from."""
+        if not isinstance(output, torch.Tensor):
+            return Check(None, f"the output is {type(output).__name__}, not a tensor")
+        if tuple(output.shape) != self._output_shape or output.dtype != self._output_dtype:
+            expected = f"{list(self._output_shape)} {self._output_dtype}"
+            return Check(None, f"the output is {list(output.shape)} {output.dtype}, expected {expected}")
+        if self._query_rows is not None:
+            output = output.index_select(-2, self._query_rows)
+        error = max_error(output, self._references[variant])
+        if not math.isfinite(error):
+            return Check(None, "the output holds NaN or infinity")
+        if error > self.error_budget:
+            return Check(error, f"largest error {error:.3g} exceeds the budget {self.error_budget:.3g}")
+        return Check(error, None)
+
+
+class AttentionSubject(Subject):
+    """Attention alone: the new queries are `inputs.q`."""
+
+    def __init__(self, problem: AttentionProblem, seed: int, query_rows: torch.Tensor | None) -> None:
+        self._problem = problem
+        self._inputs = make_inputs(problem, seed)
+        self._queries = make_queries(problem, seed, NUM_QUERY_VARIANTS)
+        references = []
+        for variant in range(NUM_QUERY_VARIANTS):
+            self.write_queries(variant)
+            references.append(reference_attention(problem, self._inputs, query_rows))
+        budget = error_budget(problem, self._inputs, references[-1], query_rows)
+        inputs_q = self._inputs.q
+        super().__init__(references, budget, query_rows, tuple(inputs_q.shape), inputs_q.dtype)
+
+    def prepare(self, impl: AttentionImpl) -> PreparedAttention:
+        return impl.prepare(self._problem, self._inputs)
+
+    def write_queries(self, variant: int) -> None:
+        self._inputs.q.copy_(self._queries[variant])
+
+
+class LayerSubject(Subject):
+    """A whole layer: the new queries come from new hidden states."""
+
+    def __init__(self, problem: AttentionProblem, hidden_size: int, seed: int) -> None:
+        self._problem = problem
+        self._seed = seed
+        self._inputs = make_layer_inputs(problem, seed, hidden_size)
+        self._hidden_states = make_hidden_states(problem, seed, hidden_size, NUM_QUERY_VARIANTS)
+        references = []
+        for variant in range(NUM_QUERY_VARIANTS):
+            self.write_queries(variant)
+            references.append(layer_reference(problem, self._inputs, seed))
+        budget = layer_error_budget(problem, self._inputs, seed, references[-1])
+        hidden = self._inputs.hidden
+        super().__init__(references, budget, None, tuple(hidden.shape), hidden.dtype)
+
+    def prepare(self, impl: AttentionImpl) -> PreparedAttention:
+        return prepare_layer(impl, self._problem, self._inputs, self._seed)
+
+    def write_queries(self, variant: int) -> None:
+        self._inputs.hidden.copy_(self._hidden_states[variant])
+
+
+def make_subject(
+    problem: AttentionProblem, workload: str, hidden_size: int, seed: int, max_check_gflop: float
+) -> Subject:
+    """The subject of a workload."""
+    if workload == LAYER_WORKLOAD:
+        return LayerSubject(problem, hidden_size, seed)
+    return AttentionSubject(problem, seed, select_query_rows(problem, seed, max_check_gflop))
+
+
+def select_query_rows(problem: AttentionProblem, seed: int, max_check_gflop: float) -> torch.Tensor | None:
+    """Query positions to check where checking all would cost more than `max_check_gflop`; None means all.
+
+    The first and the last positions are always among them, where masks go wrong first.
+    """
+    flops_per_row = _PASSES_PER_CHECK * model_flops(problem) / problem.q_len
+    num_rows = max(int(max_check_gflop * 1e9 / max(flops_per_row, 1)), _MIN_CHECKED_QUERIES)
+    if num_rows >= problem.q_len:
+        return None
+    quarter = num_rows // 4
+    generator = torch.Generator().manual_seed(seed)
+    middle = (
+        quarter + torch.randperm(problem.q_len - 2 * quarter, generator=generator)[: num_rows - 2 * quarter]
+    )
+    first, last = torch.arange(quarter), torch.arange(problem.q_len - quarter, problem.q_len)
+    return torch.cat([first, middle.sort().values, last]).to(problem.device)

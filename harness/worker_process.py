@@ -1,0 +1,190 @@
+"""The parent's side of a worker: start it, ask it, notice its death. No torch, and no busy waiting."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import selectors
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from harness.worker.protocol import PROTOCOL_VERSION, Message
+
+_SOURCE_ROOT = Path(__file__).resolve().parents[1]
+_READ_SIZE = 1 << 16
+_LOG_TAIL_BYTES = 4096
+_GOODBYE_SECONDS = 2.0
+
+
+@dataclass(frozen=True)
+class Environment:
+    """An interpreter with its packages and a code version."""
+
+    name: str
+    python: str = sys.executable
+    source_root: Path = _SOURCE_ROOT
+
+
+class WorkerFailed(Exception):
+    """The worker answered no more. `outcome` is `timeout`, `oom` or `crash`; the message is the reason."""
+
+    def __init__(self, outcome: str, reason: str) -> None:
+        super().__init__(reason)
+        self.outcome = outcome
+
+
+class RequestFailed(Exception):
+    """The worker lives, but what it was asked for went wrong. `outcome` as in a record."""
+
+    def __init__(self, reply: Message) -> None:
+        super().__init__(reply["reason"])
+        self.outcome: str = reply["outcome"]
+        self.max_error: float | None = reply.get("max_error")
+
+
+class WorkerProcess:
+    """One worker. It starts loading torch at once; the first request waits for that."""
+
+    def __init__(self, environment: Environment, log_path: Path | None = None) -> None:
+        self.environment = environment
+        self._log_path = log_path
+        self._oom_kills_before = _count_oom_kills()
+        log = log_path.open("ab") if log_path is not None else subprocess.DEVNULL
+        try:
+            self._process = subprocess.Popen(
+                [environment.python, "-P", "-m", "harness.worker", str(os.getpid())],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                env=os.environ | {"PYTHONPATH": _python_path(environment)},
+                start_new_session=True,  # a terminal's Ctrl-C is for the parent
+            )
+        finally:
+            if not isinstance(log, int):
+                log.close()
+        self._selector = selectors.DefaultSelector()
+        assert self._process.stdout is not None
+        self._selector.register(self._process.stdout, selectors.EVENT_READ)
+        self._unread = b""
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def request(self, op: str, timeout_s: float, **arguments: Any) -> Message:
+        """Ask, and sleep until the reply.
+
+        Raises `RequestFailed` when the reply says so and `WorkerFailed` when there is none; the worker is
+        gone then.
+        """
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps({"op": op, **arguments}).encode() + b"\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            raise self._failure() from None
+        reply: Message = json.loads(self._read_line(timeout_s))
+        if not reply["ok"]:
+            raise RequestFailed(reply)
+        return reply
+
+    def describe_host(self, timeout_s: float) -> Message:
+        """What the worker's interpreter can use. Raises `WorkerFailed` when it does not start."""
+        host = self.request("describe_host", timeout_s)
+        if host["protocol_version"] != PROTOCOL_VERSION:
+            raise WorkerFailed(
+                "error",
+                f"environment {self.environment.name} speaks worker protocol {host['protocol_version']},"
+                f" this gqabench {PROTOCOL_VERSION}",
+            )
+        return host
+
+    def kill(self) -> None:
+        """End it, whatever it is doing."""
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.wait()
+        self._close_pipes()
+
+    def close(self) -> None:
+        """Let it finish; end it if it does not."""
+        assert self._process.stdin is not None
+        try:
+            self._process.stdin.close()
+            self._process.wait(_GOODBYE_SECONDS)
+        except (BrokenPipeError, subprocess.TimeoutExpired):
+            pass
+        self.kill()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _read_line(self, timeout_s: float) -> bytes:
+        assert self._process.stdout is not None
+        while b"\n" not in self._unread:
+            if not self._selector.select(timeout_s):
+                self.kill()
+                raise WorkerFailed("timeout", f"no answer within {timeout_s:g} s")
+            chunk = os.read(self._process.stdout.fileno(), _READ_SIZE)
+            if not chunk:
+                raise self._failure()
+            self._unread += chunk
+        line, _, self._unread = self._unread.partition(b"\n")
+        return line
+
+    def _failure(self) -> WorkerFailed:
+        """What to say of a worker that has ended by itself."""
+        code = self._process.wait()
+        self._close_pipes()
+        if code == -signal.SIGKILL and _count_oom_kills() > self._oom_kills_before:
+            return WorkerFailed("oom", "the kernel ended the worker for want of memory")
+        how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
+        last_words = self._last_words()
+        return WorkerFailed("crash", f"the worker {how}" + (f": {last_words}" if last_words else ""))
+
+    def _last_words(self) -> str:
+        """The last line that the worker wrote to its log."""
+        if self._log_path is None:
+            return ""
+        with self._log_path.open("rb") as log:
+            log.seek(max(self._log_path.stat().st_size - _LOG_TAIL_BYTES, 0))
+            lines = [
+                line.strip() for line in log.read().decode(errors="replace").splitlines() if line.strip()
+            ]
+        return lines[-1] if lines else ""
+
+    def _close_pipes(self) -> None:
+        self._selector.close()
+        for pipe in (self._process.stdin, self._process.stdout):
+            assert pipe is not None
+            with contextlib.suppress(BrokenPipeError):
+                pipe.close()
+
+
+def _python_path(environment: Environment) -> str:
+    """This project's source first, then what the caller had."""
+    inherited = os.environ.get("PYTHONPATH")
+    return os.pathsep.join([str(environment.source_root), *([inherited] if inherited else [])])
+
+
+def _count_oom_kills() -> int:
+    """Processes that the kernel has ended for want of memory, in this control group or machine."""
+    for path in (Path("/sys/fs/cgroup/memory.events"), Path("/proc/vmstat")):
+        try:
+            for line in path.read_text().splitlines():
+                if line.startswith("oom_kill "):
+                    return int(line.split()[1])
+        except OSError:
+            continue
+    return 0

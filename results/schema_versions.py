@@ -1,0 +1,40 @@
+"""Old records keep loading: each entry lifts a record dictionary from one schema version to the next."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import MISSING, fields
+from typing import Any
+
+from results.record import SCHEMA_VERSION, Outcome, Record
+
+UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+"""From version `n` to `n + 1`, for every `n` below `SCHEMA_VERSION`."""
+
+_DEFAULTS = {
+    item.name: item.default_factory() if item.default_factory is not MISSING else item.default
+    for item in fields(Record)
+    if item.default is not MISSING or item.default_factory is not MISSING
+}
+_REQUIRED = [item.name for item in fields(Record) if item.name not in _DEFAULTS]
+
+
+def upgrade(row: Any) -> dict[str, Any]:
+    """A record dictionary of any known version, as one of the current version with every field.
+
+    Raises `ValueError` for something that is no record, or one of a newer version.
+    """
+    if not isinstance(row, dict) or not isinstance(row.get("schema_version"), int):
+        raise ValueError("not a record of gqabench: no schema_version")
+    version = row["schema_version"]
+    if version > SCHEMA_VERSION:
+        raise ValueError(f"schema_version={version}: newer than this gqabench reads ({SCHEMA_VERSION})")
+    for step in range(version, SCHEMA_VERSION):
+        if step not in UPGRADES:
+            raise ValueError(f"schema_version={version}: unknown; valid: 1 to {SCHEMA_VERSION}")
+        row = UPGRADES[step](row)
+    if missing := [name for name in _REQUIRED if name not in row]:
+        raise ValueError(f"not a record of gqabench: no {', '.join(missing)}")
+    if row["outcome"] not in set(Outcome):
+        raise ValueError(f"outcome={row['outcome']}: must be one of {', '.join(Outcome)}")
+    return {**_DEFAULTS, **row, "schema_version": SCHEMA_VERSION}
