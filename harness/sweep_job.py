@@ -5,6 +5,7 @@ Any Hydra launcher can run it: it needs its configuration and the run's folder, 
 
 from __future__ import annotations
 
+import atexit
 import os
 import platform
 from dataclasses import dataclass, replace
@@ -43,9 +44,12 @@ class JobProcess:
             self.writer = folder.writer(f"{platform.node()}-{os.getpid()}")
             self.done_cells = final_cells(folder)
             self.runner = CaseRunner(header.run_id, self.pool, open_nvml(), self.environments)
+            self.pool.keep_logs_in(folder.path / LOG_FOLDER)
         return self.runner
 
     def close(self) -> None:
+        """End the workers; what they said on standard error stays with the run."""
+        self.display.stop()
         self.pool.close()
         if self.writer is not None:
             self.writer.close()
@@ -61,7 +65,16 @@ def job_process(display: Display | None = None) -> JobProcess:
         environments = {CURRENT_ENVIRONMENT: Environment(CURRENT_ENVIRONMENT)}
         _PROCESS = JobProcess(WorkerPool(), display or SilentDisplay(), environments)
         _PROCESS.pool.start(environments[CURRENT_ENVIRONMENT])
+        atexit.register(close_job_process)
     return _PROCESS
+
+
+def close_job_process() -> None:
+    """End what this process started for its jobs."""
+    global _PROCESS
+    process, _PROCESS = _PROCESS, None
+    if process is not None:
+        process.close()
 
 
 def run_job(config: DictConfig) -> None:

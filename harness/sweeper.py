@@ -8,6 +8,7 @@ nothing on disk yet.
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -172,8 +173,8 @@ def require_some_case(points: Sequence[Point]) -> None:
 
 
 def quoted(text: str) -> str:
-    """A string as Hydra's override grammar takes it literally."""
-    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
+    """A string as Hydra's override grammar takes it literally: backslashes count only before a quote."""
+    escaped = re.sub(r"(\\*)('|$)", lambda match: 2 * match[1] + (r"\'" if match[2] else ""), text)
     return f"'{escaped}'"
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -13,36 +15,34 @@ _START_TIMEOUT_S = 300.0
 class WorkerPool:
     """Starts workers when they are needed and replaces those that have ended."""
 
-    def __init__(self, log_folder: Path | None = None) -> None:
-        self._log_folder = log_folder
+    def __init__(self) -> None:
         self._workers: dict[str, WorkerProcess] = {}
         self._hosts: dict[str, dict[str, Any]] = {}
+        self._log_folder = tempfile.TemporaryDirectory(prefix="gqabench-")
+        self._kept_logs: Path | None = None
+
+    def keep_logs_in(self, folder: Path) -> None:
+        """Where the workers' standard error goes when the pool closes, if they said anything."""
+        self._kept_logs = folder
 
     def start(self, environment: Environment) -> WorkerProcess:
-        """A worker of the environment that has not ended, without waiting for it to be ready."""
+        """A worker of the environment, without waiting for it to be ready."""
         if environment.name not in self._workers:
-            log = None if self._log_folder is None else self._log_folder / f"worker-{environment.name}.log"
+            log = Path(self._log_folder.name) / f"worker-{environment.name}.log"
             self._workers[environment.name] = WorkerProcess(environment, log)
         return self._workers[environment.name]
 
     def host(self, environment: Environment) -> dict[str, Any]:
         """What the environment's interpreter can use. Raises `WorkerFailed` when no worker starts."""
         if environment.name not in self._hosts:
-            self._hosts[environment.name] = self.start(environment).describe_host(_START_TIMEOUT_S)
+            self._greet(environment)
         return self._hosts[environment.name]
 
     def ready(self, environment: Environment) -> WorkerProcess:
         """A worker that answers. Raises `WorkerFailed` when none starts."""
-        self.host(environment)
-        worker = self._workers.get(environment.name)
-        if worker is None:
-            worker = self.start(environment)
-            try:
-                worker.describe_host(_START_TIMEOUT_S)
-            except WorkerFailed:
-                self.discard(environment)
-                raise
-        return worker
+        if environment.name not in self._workers or environment.name not in self._hosts:
+            self._greet(environment)
+        return self._workers[environment.name]
 
     def discard(self, environment: Environment) -> None:
         """End an environment's worker; the next use starts another."""
@@ -55,3 +55,16 @@ class WorkerPool:
         for worker in self._workers.values():
             worker.close()
         self._workers.clear()
+        for log in Path(self._log_folder.name).iterdir():
+            if self._kept_logs is not None and log.stat().st_size:
+                self._kept_logs.mkdir(exist_ok=True)
+                shutil.copyfile(log, self._kept_logs / log.name)
+        self._log_folder.cleanup()
+
+    def _greet(self, environment: Environment) -> None:
+        worker = self.start(environment)
+        try:
+            self._hosts[environment.name] = worker.describe_host(_START_TIMEOUT_S)
+        except WorkerFailed:
+            self.discard(environment)
+            raise

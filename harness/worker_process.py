@@ -51,12 +51,11 @@ class RequestFailed(Exception):
 class WorkerProcess:
     """One worker. It starts loading torch at once; the first request waits for that."""
 
-    def __init__(self, environment: Environment, log_path: Path | None = None) -> None:
+    def __init__(self, environment: Environment, log_path: Path) -> None:
         self.environment = environment
         self._log_path = log_path
         self._oom_kills_before = _count_oom_kills()
-        log = log_path.open("ab") if log_path is not None else subprocess.DEVNULL
-        try:
+        with log_path.open("ab") as log:
             self._process = subprocess.Popen(
                 [environment.python, "-P", "-m", "harness.worker", str(os.getpid())],
                 stdin=subprocess.PIPE,
@@ -65,9 +64,6 @@ class WorkerProcess:
                 env=os.environ | {"PYTHONPATH": _python_path(environment)},
                 start_new_session=True,  # a terminal's Ctrl-C is for the parent
             )
-        finally:
-            if not isinstance(log, int):
-                log.close()
         self._selector = selectors.DefaultSelector()
         assert self._process.stdout is not None
         self._selector.register(self._process.stdout, selectors.EVENT_READ)
@@ -155,8 +151,6 @@ class WorkerProcess:
 
     def _last_words(self) -> str:
         """The last line that the worker wrote to its log."""
-        if self._log_path is None:
-            return ""
         with self._log_path.open("rb") as log:
             log.seek(max(self._log_path.stat().st_size - _LOG_TAIL_BYTES, 0))
             lines = [

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import Any, Self
 
 from results.record import SCHEMA_VERSION, Record
 
@@ -63,12 +63,13 @@ class RecordWriter:
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         _end_with_newline(path)
-        self._file: IO[str] = path.open("a", encoding="utf-8")
+        self._file = path.open("ab", buffering=0)  # nothing is held back, so closing cannot fail
 
     def write(self, record: Record) -> None:
         """Raises `OSError` when the disk refuses it."""
-        self._file.write(json.dumps(record.to_dict(), allow_nan=False) + "\n")
-        self._file.flush()
+        unwritten = json.dumps(record.to_dict(), allow_nan=False).encode() + b"\n"
+        while unwritten:
+            unwritten = unwritten[self._file.write(unwritten) :]
         os.fsync(self._file.fileno())
 
     def close(self) -> None:

@@ -6,7 +6,7 @@ import difflib
 import re
 from dataclasses import fields
 
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
 from conf import MeasureConfig, SweepConfig
@@ -34,6 +34,8 @@ def explain(error: BaseException) -> str | None:
             return str(cause)
         if isinstance(cause, WorkerFailed):
             return f"the worker process did not start: {cause}"
+        if isinstance(cause, OverrideParseException):
+            return f"{cause.override}: does not parse: {str(cause).splitlines()[0]}"
         if isinstance(cause, MissingConfigException):
             return _explain_missing(cause)
         if isinstance(cause, OSError):

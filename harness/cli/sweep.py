@@ -19,6 +19,8 @@ _WITHOUT_MEASURING = (
     "--cfg", "-c", "--info", "-i", "--help", "-h", "--hydra-help", "--shell-completion", "-sc", "--version",
 )  # fmt: skip
 
+_MULTIRUN_FLAGS = ("-m", "--multirun")
+
 
 def main(arguments: list[str]) -> int:
     """Run Hydra on the arguments, then finish the run with its report."""
@@ -32,13 +34,13 @@ def main(arguments: list[str]) -> int:
 
 def _measure(arguments: list[str]) -> int:
     from harness.hydra_plugin import register_sweeper
-    from harness.sweep_job import job_process
+    from harness.sweep_job import close_job_process, job_process
     from harness.sweeper import SweepRequest
 
-    process = job_process(make_display())
+    job_process(make_display())
     request = SweepRequest(
         command=shlex.join(["gqabench", "sweep", *arguments]),
-        is_multirun=any(argument in {"-m", "--multirun"} for argument in arguments),
+        is_multirun=any(argument in _MULTIRUN_FLAGS for argument in arguments),
     )
     status = "partial"
     try:
@@ -49,8 +51,7 @@ def _measure(arguments: list[str]) -> int:
         if request.folder is None:
             raise
     finally:
-        process.display.stop()
-        process.close()
+        close_job_process()
         if request.folder is not None and status == "partial":
             request.folder.set_status(status)
     assert request.folder is not None
@@ -85,7 +86,8 @@ def _run_hydra(arguments: list[str]) -> None:
 
     conf.register()
     # Hydra reads the command line itself. The completion scripts that it prints name the program.
-    sys.argv = ["gqabench", *arguments]
+    # Its parser wants flags before overrides; a user may write -m anywhere.
+    sys.argv = ["gqabench", *sorted(arguments, key=lambda argument: argument not in _MULTIRUN_FLAGS)]
     _drop_command_from_completion()
     app = hydra.main(version_base="1.3", config_path="pkg://conf", config_name="sweep")(run_job)
     try:

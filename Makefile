@@ -1,0 +1,154 @@
+# GQABench's commands. Each one sets up what it needs: `make help` lists them.
+
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip --disable-pip-version-check --no-input
+READY := $(VENV)/.ready
+
+STUDY ?= default
+ARGS ?=
+PYTEST_ARGS ?=
+OFFLINE ?=
+
+# The torch that the lock pins. pyproject.toml allows older and newer ones.
+LOCK_TORCH ?= 2.13.0
+LOCK_PYTHON := 3.11
+WHEELHOUSE_MAX_KIB := 30720
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help setup sweep test test-gpu bench-harness check format lock wheelhouse clean
+
+help: ## list the commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
+	@echo
+	@echo '  PYTHON=python3.12         the interpreter that .venv is made of'
+	@echo '  STUDY=name                the study of make sweep'
+	@echo '  ARGS="measure=smoke"      more for make sweep and make bench-harness'
+	@echo '  PYTEST_ARGS="-k name"     more for pytest'
+	@echo '  OFFLINE=1                 set up from wheelhouse/ over the packages of PYTHON, without a network'
+
+setup: $(READY) ## make .venv with the locked dependencies and this checkout, editable
+
+sweep: $(READY) ## run a study: its records, figures and report
+	$(VENV)/bin/gqabench sweep study=$(STUDY) $(ARGS)
+
+test: $(READY) ## run the tests that need no GPU
+	$(RUN_TESTS)
+
+test-gpu: $(READY) ## run the tests that need an NVIDIA GPU
+	$(PY) -m pytest -m gpu $(PYTEST_ARGS)
+
+bench-harness: $(READY) ## measure what the harness itself costs
+	$(PY) tests/benchmarks/harness_overhead.py $(ARGS)
+
+check: $(READY) ## formatting, lint, types and tests: what CI runs
+	$(PY) -m ruff format --check .
+	$(PY) -m ruff check .
+	$(PY) -m mypy
+	$(RUN_TESTS)
+
+format: $(READY) ## format the code and mend what ruff can mend
+	$(PY) -m ruff format .
+	$(PY) -m ruff check --fix .
+
+RUN_TESTS = $(PY) -m pytest -n logical --maxprocesses 4 -m "not gpu" --ignore=tests/benchmarks $(PYTEST_ARGS)
+
+# Set-up. The stamp is written last and removed first, so an interrupted set-up starts afresh; a finished
+# one whose pyproject.toml or lock has changed since is brought up to date in place.
+$(READY): pyproject.toml $(if $(OFFLINE),,requirements.lock)
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+		{ echo 'GQABench needs Python 3.11 or newer, and PYTHON=$(PYTHON) is not; name one, as in: make PYTHON=python3.12' >&2; exit 1; }
+	@"$(PYTHON)" -c 'import venv$(if $(OFFLINE),,, ensurepip)' 2>/dev/null || \
+		{ echo 'GQABench needs the venv module, and PYTHON=$(PYTHON) has none; on Debian and Ubuntu: apt install python3-venv' >&2; exit 1; }
+	@if [ -e $@ ] && $(PY) -c '' 2>/dev/null; then rm $@; else "$(PYTHON)" -m venv --clear $(VENV_FLAGS) $(VENV); fi
+	$(INSTALL)
+	@touch $@
+
+ifeq ($(OFFLINE),)
+VENV_FLAGS :=
+# setuptools first: antlr4-python3-runtime (of hydra-core) is published as source only, and is built with the
+# locked setuptools rather than with whichever is newest that day.
+define INSTALL
+	$(PIP) install --constraint requirements.lock setuptools
+	$(PIP) install --no-build-isolation --requirement requirements.lock
+	$(PIP) install --no-build-isolation --no-deps --editable .
+endef
+else
+VENV_FLAGS := --system-site-packages --without-pip
+define INSTALL
+	@[ -d wheelhouse ] || { echo 'OFFLINE=1 installs from wheelhouse/, and there is none: run make wheelhouse where there is a network, and copy it here' >&2; exit 1; }
+	$(PIP) install --no-index --find-links wheelhouse --editable '.[test]'
+endef
+endif
+
+lock: ## resolve pyproject.toml afresh and write requirements.lock
+	@"$(PYTHON)" -c 'import sys; sys.exit("%d.%d" % sys.version_info[:2] != "$(LOCK_PYTHON)")' || \
+		{ echo 'the lock is resolved by the oldest Python that it serves: make lock PYTHON=python$(LOCK_PYTHON)' >&2; exit 1; }
+	rm -rf build
+	"$(PYTHON)" -m venv build/venv
+	build/venv/bin/python -m pip --disable-pip-version-check --quiet install --dry-run --ignore-installed \
+		--report build/report.json torch==$(LOCK_TORCH) '.[dev]'
+	"$(PYTHON)" -c "$$WRITE_LOCK" build/report.json > build/requirements.lock
+	mv build/requirements.lock requirements.lock
+	rm -rf build
+
+# pip's report of what it would install, as pins with the names of the packages that ask for each.
+define WRITE_LOCK
+import json, re, sys
+
+def name_of(requirement):
+    return re.sub("[-_.]+", "-", re.match("[A-Za-z0-9._-]+", requirement)[0]).lower()
+
+with open(sys.argv[1]) as file:
+    packages = {name_of(item["metadata"]["name"]): item["metadata"] for item in json.load(file)["install"]}
+askers = {name: set() for name in packages}
+for name, package in packages.items():
+    for requirement in package.get("requires_dist", []):
+        of_extra = re.search(r"extra *==", requirement) and name != "gqabench"
+        if name_of(requirement) in packages and not of_extra:
+            askers[name_of(requirement)].add(name)
+
+print("# What make setup installs: exact versions for Python 3.11 to 3.13. Written by make lock; do not edit.")
+print("# torch==X also stands for builds of X with a local version, such as X+cpu: pip takes the CPU build wherever it")
+print("# is offered one. The CUDA libraries and Triton are left out: a CUDA build of torch names its own, exactly.")
+for name in sorted(set(packages) - {"gqabench"}):
+    if not re.fullmatch("triton|cuda-.*|nvidia-(?!ml-py).*", name):
+        version = packages[name]["version"].partition("+")[0]
+        print(f"{name}=={version}  # {', '.join(sorted(askers[name] - {name}))}")
+endef
+export WRITE_LOCK
+
+wheelhouse: $(READY) ## gather the pure-Python wheels for a host without a network
+	rm -rf build wheelhouse
+	mkdir -p build
+	$(PY) -c "$$PURE_PINS" > build/pure.txt
+	$(PIP) --quiet wheel --no-deps --no-build-isolation --wheel-dir wheelhouse --requirement build/pure.txt .
+	rm -rf build
+	@cd wheelhouse && ls
+	@kib=$$(du -sk wheelhouse | cut -f 1); \
+		echo "$$(ls wheelhouse | wc -l) wheels, $$kib KiB in wheelhouse/"; \
+		[ "$$kib" -le $(WHEELHOUSE_MAX_KIB) ] || { echo 'wheelhouse/ is larger than $(WHEELHOUSE_MAX_KIB) KiB' >&2; exit 1; }
+	@echo 'On a host that has torch and the other compiled packages, install what it lacks with:'
+	@echo "  python3 -m pip install --no-index --find-links wheelhouse 'gqabench[test]'"
+	@echo 'or, in a checkout with wheelhouse/ beside this Makefile, add OFFLINE=1: make test-gpu OFFLINE=1'
+
+# The locked packages that are installed from wheels without compiled code.
+define PURE_PINS
+import re
+from importlib.metadata import distributions
+from pathlib import Path
+
+locked = {line.split()[0] for line in Path("requirements.lock").read_text().splitlines() if line[:1] != "#"}
+for distribution in distributions():
+    pin = re.sub("[-_.]+", "-", distribution.name).lower() + "==" + distribution.version
+    if pin in locked and "-none-any" in (distribution.read_text("WHEEL") or ""):
+        print(pin)
+endef
+export PURE_PINS
+
+clean: ## remove what these commands made, but for the runs in results/runs/
+	rm -rf $(VENV) wheelhouse build dist gqabench.egg-info
+	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis .benchmarks
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,275 @@
+"""The command as a user runs it, from a folder that is not the project's."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+import results
+
+PROJECT = Path(__file__).resolve().parents[2]
+Gqabench = Callable[..., subprocess.CompletedProcess[str]]
+QUICK = ("measure=smoke", "model=gqa_8_2", "kv_len=32", "impls=[grouped_matmul,sdpa]")
+
+
+def latest(folder: Path) -> pd.DataFrame:
+    return results.load(folder / "results" / "runs" / "latest")
+
+
+def test_the_last_two_lines_say_where_the_run_and_its_report_are(gqabench: Gqabench, tmp_path: Path) -> None:
+    finished = gqabench("sweep", *QUICK)
+    assert finished.returncode == 0, finished.stderr
+    run, report = finished.stdout.splitlines()[-2:]
+    assert run.startswith("run: ")
+    assert report.startswith("report: ")
+    assert (tmp_path / report.removeprefix("report: ")).is_file()
+    folder = tmp_path / run.removeprefix("run: ")
+    header = json.loads((folder / "run.json").read_text())
+    assert (header["status"], header["num_planned_records"]) == ("complete", 2)
+    assert (tmp_path / "results" / "runs" / "latest").resolve() == folder.resolve()
+    assert not [entry for entry in tmp_path.iterdir() if entry.name != "results"], (
+        "nothing else is left behind"
+    )
+
+
+def test_a_record_says_what_was_measured(gqabench: Gqabench, tmp_path: Path) -> None:
+    assert gqabench("sweep", *QUICK, "batch_size=3").returncode == 0
+    row = latest(tmp_path).set_index("impl").loc["grouped_matmul"]
+    assert row["outcome"] == "ok"
+    assert row["kv_cache_bytes_model"] == row["kv_cache_bytes"] == 2 * 3 * 2 * 32 * 64 * 4
+    assert row["kv_cache_bytes_model_all_layers"] == 6 * row["kv_cache_bytes_model"]
+    assert row["latency_ms"] == pytest.approx(pd.Series(row["samples_ms"]).median())
+    assert row["latency_ci_low_ms"] <= row["latency_ms"] <= row["latency_ci_high_ms"]
+    assert row["tokens_per_s"] == pytest.approx(3 / row["latency_ms"] * 1e3)
+    assert 0 <= row["max_error"] <= row["error_budget"]
+    assert row["peak_workspace_bytes"] > 0
+    assert "aten::bmm" in row["kernels"] or "aten::matmul" in row["kernels"]
+    assert pd.isna(row["energy_j_per_call"])
+    assert pd.isna(row["roof_fraction"])
+
+
+def test_expansion_shows_in_the_workspace_and_not_in_the_cache(gqabench: Gqabench, tmp_path: Path) -> None:
+    assert gqabench("sweep", "measure=smoke", "num_q_heads=8", "num_kv_heads=2", "head_dim=64", "kv_len=512",
+                    "impls=[repeat_kv,grouped_matmul]").returncode == 0  # fmt: skip
+    rows = latest(tmp_path).set_index("impl")
+    cache = rows.loc["repeat_kv", "kv_cache_bytes"]
+    assert cache == rows.loc["grouped_matmul", "kv_cache_bytes"]
+    assert rows.loc["repeat_kv", "peak_workspace_bytes"] > 4 * cache  # both tensors, at query heads
+    assert rows.loc["grouped_matmul", "peak_workspace_bytes"] < cache
+
+
+def test_bytes_are_the_same_each_time(gqabench: Gqabench, tmp_path: Path) -> None:
+    columns = ["impl", "kv_cache_bytes", "peak_workspace_bytes", "kv_cache_bytes_model"]
+    frames = []
+    for _ in range(2):
+        assert (
+            gqabench("sweep", *QUICK, "impls=[repeat_kv,repeat_kv_sdpa,grouped_matmul,sdpa]").returncode == 0
+        )
+        frames.append(latest(tmp_path)[columns].sort_values("impl").reset_index(drop=True))
+    pd.testing.assert_frame_equal(*frames)
+
+
+def test_multirun_axes_and_a_point_that_is_no_problem(gqabench: Gqabench, tmp_path: Path) -> None:
+    finished = gqabench("sweep", "-m", *QUICK, "num_kv_heads=8,3,1", "batch_size=1,2")
+    assert finished.returncode == 0, finished.stderr
+    rows = latest(tmp_path)
+    assert len(rows) == 12
+    invalid = rows[rows["num_kv_heads"] == 3]
+    assert set(invalid["outcome"]) == {"unsupported"}
+    assert all("must divide num_q_heads=8; valid: 1, 2, 4, 8" in reason for reason in invalid["reason"])
+    assert set(rows[rows["num_kv_heads"] != 3]["outcome"]) == {"ok"}
+
+
+def test_a_study_is_a_multirun_and_its_axes_can_be_narrowed(gqabench: Gqabench, tmp_path: Path) -> None:
+    finished = gqabench("sweep", "study=smoke", "kv_len=16", "num_kv_heads=2,1", "impls=[sdpa]")
+    assert finished.returncode == 0, finished.stderr
+    assert sorted(zip(latest(tmp_path)["num_kv_heads"], latest(tmp_path)["kv_len"], strict=True)) == [
+        (1, 16),
+        (2, 16),
+    ]
+
+
+def test_a_config_folder_of_the_users_own(gqabench: Gqabench, tmp_path: Path) -> None:
+    (tmp_path / "mine" / "model").mkdir(parents=True)
+    (tmp_path / "mine" / "model" / "tiny.yaml").write_text(
+        "# @package _global_\nmodel: tiny\nnum_q_heads: 6\nnum_kv_heads: 3\nhead_dim: 16\nnum_layers: 2\n"
+    )
+    finished = gqabench(
+        "sweep", "--config-dir", "mine", "model=tiny", "measure=smoke", "kv_len=20", "impls=[sdpa]"
+    )
+    assert finished.returncode == 0, finished.stderr
+    row = latest(tmp_path).iloc[0]
+    assert (row["model"], row["num_q_heads"], row["num_kv_heads"]) == ("tiny", 6, 3)
+
+
+def test_tensor_parallelism_measures_one_rank(gqabench: Gqabench, tmp_path: Path) -> None:
+    finished = gqabench("sweep", "model=llama2_70b", "tp=16", "kv_len=64", "measure=smoke", "impls=[sdpa]")
+    assert finished.returncode == 0, finished.stderr
+    row = latest(tmp_path).iloc[0]
+    assert (row["num_q_heads"], row["num_kv_heads"], row["tp"]) == (4, 1, 16)
+
+
+@pytest.mark.parametrize("workload", ["prefill", "extend", "layer"])
+def test_every_workload_runs(gqabench: Gqabench, tmp_path: Path, workload: str) -> None:
+    finished = gqabench("sweep", *QUICK, f"workload={workload}")
+    assert finished.returncode == 0, finished.stderr
+    rows = latest(tmp_path)
+    assert list(rows["outcome"]) == ["ok", "ok"], list(rows["reason"])
+    assert set(rows["workload"]) == {workload}
+
+
+def test_results_go_where_they_are_asked_to(gqabench: Gqabench, tmp_path: Path) -> None:
+    finished = gqabench("sweep", *QUICK, "results_dir='my results/x=1'")
+    assert finished.returncode == 0, finished.stderr
+    assert len(results.load(tmp_path / "my results" / "x=1" / "latest")) == 2
+
+
+def test_a_finished_run_is_resumed_without_measuring_again(gqabench: Gqabench, tmp_path: Path) -> None:
+    assert gqabench("sweep", *QUICK).returncode == 0
+    before = latest(tmp_path)
+    finished = gqabench("sweep", *QUICK, "impls=[grouped_matmul,sdpa,repeat_kv]", "resume=latest")
+    assert finished.returncode == 0, finished.stderr
+    after = latest(tmp_path)
+    assert list(after["impl"]) == ["grouped_matmul", "sdpa", "repeat_kv"] or len(after) == 3
+    kept = after[after["impl"] != "repeat_kv"]
+    assert list(kept["started_at"]) == list(before["started_at"])
+    assert len(list((tmp_path / "results" / "runs").glob("2*"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["impls=[nope]"], "impls=nope: unknown; valid: reference, repeat_kv"),
+        (["model=nope"], "model=nope: unknown; valid: falcon_7b, gemma_2b"),
+        (["study=nope"], "study=nope: unknown; valid: batch, default"),
+        (["nope=1"], "nope: unknown key; valid: model, workload, batch_size"),
+        (["num_kv_head=1"], "num_kv_head: unknown key (did you mean num_kv_heads?)"),
+        (["measure.round=1"], "measure.round: unknown key"),
+        (
+            ["num_q_heads=30", "num_kv_heads=8"],
+            "num_kv_heads=8: must divide num_q_heads=30; valid: 1, 2, 3, 5",
+        ),
+        (["-m", "num_q_heads=30", "num_kv_heads=8,7"], "num_kv_heads=8: must divide num_q_heads=30"),
+        (["batch_size=0"], "batch_size=0: must be a positive whole number"),
+        (["-m", "kv_len=16,-1"], "kv_len=-1: must be a positive whole number"),
+        (["kv_len=many"], "kv_len=many: must be a whole number"),
+        (["-m", "kv_len=16,many"], "kv_len=many: must be a whole number"),
+        (["head_dim=null"], "head_dim=null: must be a value, not null"),
+        (["dtype=float64"], "dtype=float64: must be one of auto, float32"),
+        (["device=cuda:7"], "device=cuda:7: not on this machine; valid: auto, cpu"),
+        (["kv_len=16,32"], "kv_len=16,32: several values need -m"),
+        (["results_dir=/proc/nowhere"], "results_dir=/proc/nowhere: cannot be written"),
+        (["resume=nowhere"], "resume=nowhere: not a run's folder"),
+        (["impls=["], "impls=["),
+        (["--config-dir", "nowhere"], "nowhere"),
+    ],
+)
+def test_a_mistake_is_one_line_and_leaves_nothing(
+    gqabench: Gqabench, tmp_path: Path, arguments: list[str], complaint: str
+) -> None:
+    finished = gqabench("sweep", "measure=smoke", *arguments)
+    assert finished.returncode == 2
+    assert finished.stderr.count("\n") == 1
+    assert finished.stderr.startswith(f"gqabench sweep: {complaint}") or complaint in finished.stderr
+    assert "Traceback" not in finished.stderr
+    assert finished.stdout == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def start_sweep(folder: Path) -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-c", "import sys; from harness.cli import main; sys.exit(main())",
+         "sweep", "study=kv_len", "model=gqa_8_2", "num_kv_heads=8,4,2,1", "measure.seconds_per_arm=0.5",
+         "impls=[grouped_matmul,sdpa]"],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )  # fmt: skip
+    deadline = time.monotonic() + 120
+    while not list(folder.glob("results/runs/2*/records/*.jsonl")) or len(latest(folder)) < 2:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    return process
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_sweep_keeps_what_it_has_and_says_that_it_is_partial(
+    tmp_path: Path, number: signal.Signals
+) -> None:
+    process = start_sweep(tmp_path)
+    process.send_signal(number)
+    stdout, stderr = process.communicate(timeout=120)
+    assert process.returncode == 130, stderr
+    assert "Traceback" not in stderr
+    header = results.RunFolder(tmp_path / "results/runs/latest").header()
+    assert header.status == "partial"
+    assert 2 <= len(latest(tmp_path)) < header.num_planned_records
+    assert f"of {header.num_planned_records} planned, interrupted" in stdout
+    page = Path(tmp_path, stdout.splitlines()[-1].removeprefix("report: ")).read_text()
+    assert "partial" in page.lower()
+
+
+def test_a_killed_sweep_loses_the_case_in_flight_alone_and_its_worker_dies(tmp_path: Path) -> None:
+    process = start_sweep(tmp_path)
+    workers = subprocess.run(
+        ["ps", "--ppid", str(process.pid), "-o", "pid="], capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert len(workers) == 1
+    process.kill()
+    process.communicate()
+    rows = latest(tmp_path)
+    assert len(rows) >= 2
+    assert set(rows["outcome"]) == {"ok"}
+    deadline = time.monotonic() + 20
+    while Path(f"/proc/{workers[0]}").exists() and "Z" not in _state(workers[0]):
+        assert time.monotonic() < deadline, "the worker outlived its parent"
+        time.sleep(0.1)
+
+
+def _state(pid: str) -> str:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2]
+    except OSError:
+        return "Z"
+
+
+def test_a_full_disk_is_one_line_and_keeps_what_was_written(gqabench: Gqabench, tmp_path: Path) -> None:
+    finished = subprocess.run(
+        ["bash", "-c", 'ulimit -f 6; exec "$@"', "bash", sys.executable, "-P", "-c",
+         "import signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+         "from harness.cli import main; sys.exit(main())", "sweep", "-m", *QUICK, "kv_len=8,16,24,32"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )  # fmt: skip
+    assert finished.returncode == 2, finished.stderr
+    assert "Traceback" not in finished.stderr
+    assert "File too large" in finished.stderr.splitlines()[-1]
+    with pytest.warns(UserWarning, match="unfinished record") if _ends_open(tmp_path) else _nothing():
+        assert len(latest(tmp_path)) >= 1
+
+
+def _ends_open(folder: Path) -> bool:
+    return not next(folder.glob("results/runs/2*/records/*.jsonl")).read_bytes().endswith(b"\n")
+
+
+def _nothing() -> Any:
+    from contextlib import nullcontext
+
+    return nullcontext()

@@ -1,0 +1,157 @@
+"""What is installed: the wheel's content, its use from any folder, and the lock."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+import zipfile
+from email.parser import Parser
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ["attention_impls", "conf", "harness", "reports", "results"]
+
+# Planted beside the sources before the wheel is built: none of it belongs in there.
+STRAYS = [
+    "results/runs/2026-01-01/records.jsonl",
+    "results/runs/2026-01-01/.hydra/config.yaml",
+    "results/baselines/cpu/records.jsonl",
+    "results/baselines/cpu/load.py",
+    "conf/study/notes.txt",
+    "reports/template.html",
+    "tests/test_stray.py",
+    "tests/results/test_stray.py",
+    "multirun/a/multirun.yaml",
+]
+
+
+@pytest.fixture(scope="module")
+def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel's content. It is built from a copy of the sources, without a network."""
+    source, wheels, unpacked = (tmp_path_factory.mktemp(name) for name in ("source", "wheels", "unpacked"))
+    for file in (*package_files(), "pyproject.toml", "README.md", "LICENSE"):
+        (source / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / file, source / file)
+    for stray in STRAYS:
+        (source / stray).parent.mkdir(parents=True, exist_ok=True)
+        (source / stray).touch()
+    build = [
+        sys.executable,
+        "-m",
+        "pip",
+        "wheel",
+        "--no-build-isolation",
+        "--no-deps",
+        "--no-index",
+        "--quiet",
+    ]
+    subprocess.run([*build, "--wheel-dir", wheels, source], check=True)
+    (wheel,) = wheels.iterdir()
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(unpacked)
+    return unpacked
+
+
+def package_files() -> list[str]:
+    """What stands in the five packages, but for runs, caches, hidden files and prose."""
+    files = [
+        path.relative_to(ROOT)
+        for package in PACKAGES
+        for path in (ROOT / package).rglob("*")
+        if path.is_file()
+    ]
+    return [
+        file.as_posix()
+        for file in files
+        if file.parts[:2] not in {("results", "runs"), ("results", "baselines")}
+        and not any(part.startswith(".") or part == "__pycache__" for part in file.parts)
+        and file.suffix != ".md"
+    ]
+
+
+def dist_info(unpacked: Path) -> Path:
+    (folder,) = unpacked.glob("gqabench-*.dist-info")
+    return folder
+
+
+def run_from(folder: Path, unpacked: Path, program: str) -> str:
+    """What `program` prints in an isolated interpreter that finds the wheel's content first."""
+    program = f"import sys; sys.path.insert(0, {str(unpacked)!r}); {program}"
+    command = [sys.executable, "-I", "-c", program]
+    return subprocess.run(command, cwd=folder, stdout=subprocess.PIPE, text=True, check=True).stdout
+
+
+def test_the_wheel_holds_the_files_of_the_packages_and_nothing_else(unpacked: Path) -> None:
+    files = {path.relative_to(unpacked).as_posix() for path in unpacked.rglob("*") if path.is_file()}
+    assert {file for file in files if ".dist-info/" not in file} == set(package_files())
+    assert {f"{package}/__init__.py" for package in PACKAGES} | {"conf/sweep.yaml"} <= files
+
+
+def test_the_wheel_names_the_project_its_command_and_its_licence(unpacked: Path) -> None:
+    metadata = Parser().parsestr((dist_info(unpacked) / "METADATA").read_text())
+    assert (metadata["Name"], metadata["License-Expression"]) == ("gqabench", "Apache-2.0")
+    entry_points = (dist_info(unpacked) / "entry_points.txt").read_text()
+    assert entry_points.split() == ["[console_scripts]", "gqabench", "=", "harness.cli:main"]
+    assert (dist_info(unpacked) / "licenses" / "LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()
+
+
+def test_the_wheel_works_from_any_folder(unpacked: Path, tmp_path: Path) -> None:
+    files = run_from(
+        tmp_path,
+        unpacked,
+        f"import {', '.join(PACKAGES)}; [print(sys.modules[name].__file__) for name in {PACKAGES}]",
+    )
+    assert files.split("\n")[:-1] == [str(unpacked / package / "__init__.py") for package in PACKAGES]
+
+    studies = run_from(
+        tmp_path,
+        unpacked,
+        "sys.argv = ['gqabench', 'list', 'studies']; from harness.cli import main; sys.exit(main())",
+    )
+    assert "default" in studies
+    assert list(tmp_path.iterdir()) == []
+
+
+def lock_lines() -> list[str]:
+    return [
+        line for line in (ROOT / "requirements.lock").read_text().splitlines() if not line.startswith("#")
+    ]
+
+
+def locked_versions() -> dict[str, str]:
+    pins = [line.split()[0].partition("==") for line in lock_lines()]
+    return {name: version for name, _, version in pins}
+
+
+def test_the_lock_pins_exact_public_versions_only() -> None:
+    assert [
+        line
+        for line in lock_lines()
+        if not re.fullmatch(r"[a-z0-9-]+==[0-9][0-9.a-z]*  # [a-z0-9, -]+", line)
+    ] == []
+    assert len(locked_versions()) == len(lock_lines())
+
+
+def test_the_lock_meets_every_requirement_of_the_project() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"].values()
+    requirements = [Requirement(line) for lines in [project["dependencies"], *extras] for line in lines]
+    versions = locked_versions() | {"gqabench": project["version"]}  # an extra may name another
+    assert {canonicalize_name(requirement.name) for requirement in requirements} <= versions.keys()
+    assert [
+        str(requirement)
+        for requirement in requirements
+        if versions[canonicalize_name(requirement.name)] not in requirement.specifier
+    ] == []
+
+
+def test_the_lock_leaves_the_gpu_libraries_to_torch() -> None:
+    gpu_libraries = [name for name in locked_versions() if re.match("triton|cuda|nvidia", name)]
+    assert gpu_libraries == ["nvidia-ml-py"]
