@@ -15,9 +15,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class AttentionInputs:
-    """The tensors of one problem, contiguous, in the problem's dtype and on its device.
+    """The tensors of one problem, in the problem's dtype and on its device.
 
-    The harness writes new queries into `q` between calls, as a decoder does.
+    The harness writes new queries into `q` between calls, as a decoder does. `q` is contiguous. So are `k`
+    and `v` in the harness, but in a layer they are the filled part of a longer cache: only their last two
+    dimensions are sure to be contiguous.
     """
 
     q: torch.Tensor

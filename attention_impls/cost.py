@@ -59,6 +59,36 @@ def model_bytes(problem: AttentionProblem) -> int:
     return cache + activations * problem.itemsize
 
 
+def projection_parameters(problem: AttentionProblem, hidden_size: int | None = None) -> int:
+    """Weights of W_q, W_k, W_v and W_o: `2 * hidden_size * head_dim * (num_q_heads + num_kv_heads)`.
+
+    `hidden_size` None means `num_q_heads * head_dim`.
+    """
+    width = problem.num_q_heads * problem.head_dim if hidden_size is None else hidden_size
+    return 2 * width * problem.head_dim * (problem.num_q_heads + problem.num_kv_heads)
+
+
+def layer_flops(problem: AttentionProblem, hidden_size: int | None = None) -> int:
+    """Operations of an attention layer: two for each weight and new token, and those of attention.
+
+    RoPE and the softmax are not counted.
+    """
+    num_new_tokens = problem.batch_size * problem.q_len
+    return 2 * num_new_tokens * projection_parameters(problem, hidden_size) + model_flops(problem)
+
+
+def layer_bytes(problem: AttentionProblem, hidden_size: int | None = None) -> int:
+    """Bytes that must move at least once: weights, hidden states in and out, visible K and V.
+
+    Of the visible tokens, past ones are read from the cache and new ones are written to it. Queries and the
+    output of attention could stay on the chip, and do not count.
+    """
+    width = problem.num_q_heads * problem.head_dim if hidden_size is None else hidden_size
+    weights = projection_parameters(problem, hidden_size) * problem.itemsize
+    hidden_states = 2 * problem.batch_size * problem.q_len * width * problem.itemsize
+    return weights + hidden_states + visible_keys(problem) * kv_cache_bytes_per_token(problem)
+
+
 def _visible_pairs_of(problem: AttentionProblem, length: int) -> int:
     """Visible pairs of one sequence with `length` tokens."""
     if not problem.causal and problem.window is None:

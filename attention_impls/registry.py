@@ -28,6 +28,8 @@ BUILT_IN_IMPLS = {
     "flex": "attention_impls.flex:Flex",
 }
 
+_REQUIRED_MEMBERS = ("name", "unsupported_reasons", "prepare")
+
 
 class UnknownImpl(ValueError):
     """A name that stands for no implementation. The message names the valid ones."""
@@ -53,14 +55,16 @@ def require_known(name: str) -> None:
             raise UnknownImpl(f"impls={name}: no file {path}")
         return
     if name not in BUILT_IN_IMPLS and name not in _plugin_targets():
-        raise UnknownImpl(f"impls={name}: unknown; valid: {', '.join(list_impls())}, or path/to/file.py:ClassName")
+        raise UnknownImpl(
+            f"impls={name}: unknown; valid: {', '.join(list_impls())}, or path/to/file.py:ClassName"
+        )
 
 
 def get_impl(name: str) -> AttentionImpl:
     """An instance of the implementation `name`: a listed name, or `path/to/file.py:ClassName`.
 
     Raises `UnknownImpl` for a name that stands for nothing and `BrokenImpl` for code from outside that
-    fails on import or has no such class.
+    fails on import, has no such class, or whose class lacks members of `AttentionImpl`.
     """
     require_known(name)
     if name in BUILT_IN_IMPLS:
@@ -72,9 +76,12 @@ def get_impl(name: str) -> AttentionImpl:
             impl_class: Any = getattr(_load_file(Path(file).resolve()), class_name)
         else:
             impl_class = _plugin_targets()[name].load()
-        return cast(AttentionImpl, impl_class())
+        impl = impl_class()
     except Exception as error:  # code from outside: whatever it raises is the reason of its row
         raise BrokenImpl(f"impls={name}: {type(error).__name__}: {error}") from error
+    if missing := [member for member in _REQUIRED_MEMBERS if not hasattr(impl, member)]:
+        raise BrokenImpl(f"impls={name}: has no {', '.join(missing)}; valid: a class like AttentionImpl")
+    return cast(AttentionImpl, impl)
 
 
 def _is_path_target(name: str) -> bool:
@@ -83,7 +90,9 @@ def _is_path_target(name: str) -> bool:
 
 
 def _plugin_targets() -> dict[str, Any]:
-    return {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
+    """Installed plug-ins by name. A built-in name is a promise of what runs, so none can take it."""
+    points = entry_points(group=ENTRY_POINT_GROUP)
+    return {point.name: point for point in points if point.name not in BUILT_IN_IMPLS}
 
 
 def _load_file(path: Path) -> ModuleType:
@@ -91,7 +100,8 @@ def _load_file(path: Path) -> ModuleType:
     if module_name in sys.modules:
         return sys.modules[module_name]
     spec = importlib.util.spec_from_file_location(module_name, path)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[module_name] = module
     try:

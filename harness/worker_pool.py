@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from harness.worker_process import Environment, WorkerFailed, WorkerProcess
+from harness.worker_process import Environment, WorkerFailed, WorkerProcess, without_chatter
 
 _START_TIMEOUT_S = 300.0
 
@@ -55,11 +54,19 @@ class WorkerPool:
         for worker in self._workers.values():
             worker.close()
         self._workers.clear()
-        for log in Path(self._log_folder.name).iterdir():
-            if self._kept_logs is not None and log.stat().st_size:
-                self._kept_logs.mkdir(exist_ok=True)
-                shutil.copyfile(log, self._kept_logs / log.name)
+        self._keep_logs()
         self._log_folder.cleanup()
+
+    def _keep_logs(self) -> None:
+        if self._kept_logs is None:
+            return
+        for log in Path(self._log_folder.name).iterdir():
+            with log.open("rb") as file:
+                said = b"".join(without_chatter(file))
+            if said:
+                self._kept_logs.mkdir(exist_ok=True)
+                with (self._kept_logs / log.name).open("ab") as kept:
+                    kept.write(said)
 
     def _greet(self, environment: Environment) -> None:
         worker = self.start(environment)

@@ -9,6 +9,7 @@ import selectors
 import signal
 import subprocess
 import sys
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -18,7 +19,9 @@ from harness.worker.protocol import PROTOCOL_VERSION, Message
 
 _SOURCE_ROOT = Path(__file__).resolve().parents[1]
 _READ_SIZE = 1 << 16
-_LOG_TAIL_BYTES = 4096
+_LOG_TAIL_BYTES = 1 << 16
+_PROFILER_CHATTER = b"USDT:"
+"""How the profiler of torch 2.13 begins the lines that it logs at each start and stop, at any log level."""
 _GOODBYE_SECONDS = 2.0
 
 
@@ -153,10 +156,8 @@ class WorkerProcess:
         """The last line that the worker wrote to its log."""
         with self._log_path.open("rb") as log:
             log.seek(max(self._log_path.stat().st_size - _LOG_TAIL_BYTES, 0))
-            lines = [
-                line.strip() for line in log.read().decode(errors="replace").splitlines() if line.strip()
-            ]
-        return lines[-1] if lines else ""
+            lines = [line.strip() for line in without_chatter(log) if line.strip()]
+        return lines[-1].decode(errors="replace") if lines else ""
 
     def _close_pipes(self) -> None:
         self._selector.close()
@@ -164,6 +165,11 @@ class WorkerProcess:
             assert pipe is not None
             with contextlib.suppress(BrokenPipeError):
                 pipe.close()
+
+
+def without_chatter(log: Iterable[bytes]) -> Iterator[bytes]:
+    """The lines of a worker's log that somebody meant to be read."""
+    return (line for line in log if not line.startswith(_PROFILER_CHATTER))
 
 
 def _python_path(environment: Environment) -> str:

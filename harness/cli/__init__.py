@@ -6,14 +6,8 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 
+from harness.cli.commands import COMMANDS
 from harness.errors import UsageError
-
-COMMANDS = {
-    "sweep": ("harness.cli.sweep", "measure cases: a Hydra application"),
-    "report": ("harness.cli.report", "figures, tables and a page from runs"),
-    "list": ("harness.cli.listing", "what there is: impls, shapes, studies, runs"),
-}
-"""A command's module, imported when it is asked for, and what it does."""
 
 USAGE_EXIT_CODE = 2
 INTERRUPTED_EXIT_CODE = 130
@@ -23,7 +17,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code. A user's mistake is one line on standard error and 2."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if arguments and arguments[0] in {"-sc", "--shell-completion"}:
-        arguments = ["sweep", *arguments]  # Hydra's completion scripts ask the program, not the command
+        from harness.cli.completion import complete
+
+        return complete(arguments)
     if not arguments or arguments[0] in {"-h", "--help", "help"}:
         print(_usage())
         return 0

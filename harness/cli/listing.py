@@ -9,6 +9,7 @@ from pathlib import Path
 from attention_impls import AttentionProblem, BrokenImpl, get_impl, list_impls
 from attention_impls.cost import kv_cache_bytes_per_token
 from conf import list_presets, read_preset
+from harness.cli.commands import LISTINGS
 from harness.devices import DEFAULT_DTYPES
 from results.run_folder import list_runs
 
@@ -17,7 +18,7 @@ _DEFAULT_RESULTS_DIR = Path("results/runs")
 
 def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="gqabench list", description=__doc__)
-    parser.add_argument("what", choices=sorted(_LISTINGS))
+    parser.add_argument("what", choices=LISTINGS)
     parser.add_argument("--results-dir", type=Path, default=_DEFAULT_RESULTS_DIR, help="where `runs` looks")
     parsed = parser.parse_args(arguments)
     _LISTINGS[parsed.what](parsed)
@@ -101,8 +102,8 @@ def _list_impls(_: argparse.Namespace) -> None:
             phase: impl.unsupported_reasons(_probe_problem(q_len, kv_len, device))
             for phase, (q_len, kv_len) in phases.items()
         }
-        why = "; ".join(dict.fromkeys(reason for some in reasons.values() for reason in some))
-        rows.append([name, *("no" if reasons[phase] else "yes" for phase in phases), why or "-"])
+        why = next(("; ".join(some) for some in reasons.values() if some), "-")
+        rows.append([name, *("no" if reasons[phase] else "yes" for phase in phases), why])
     print(f"on {device}, 32/8 heads, head_dim 128, causal:")
     _print_table(["impl", *phases, "why not"], rows, left_columns=5)
 

@@ -85,10 +85,9 @@ def _run_hydra(arguments: list[str]) -> None:
     from harness.sweep_job import run_job
 
     conf.register()
-    # Hydra reads the command line itself. The completion scripts that it prints name the program.
+    # Hydra reads the command line itself, and the completion scripts that it prints name the program.
     # Its parser wants flags before overrides; a user may write -m anywhere.
     sys.argv = ["gqabench", *sorted(arguments, key=lambda argument: argument not in _MULTIRUN_FLAGS)]
-    _drop_command_from_completion()
     app = hydra.main(version_base="1.3", config_path="pkg://conf", config_name="sweep")(run_job)
     try:
         app()
@@ -101,14 +100,6 @@ def _run_hydra(arguments: list[str]) -> None:
         raise UsageError(explanation) from error
     finally:
         GlobalHydra.instance().clear()
-
-
-def _drop_command_from_completion() -> None:
-    """Hydra completes `PROGRAM OVERRIDES`; the line that a user types has our command between them."""
-    line = os.environ.get("COMP_LINE", "")
-    program, _, rest = line.partition(" ")
-    if rest.lstrip().startswith("sweep"):
-        os.environ["COMP_LINE"] = f"{program} {rest.lstrip().removeprefix('sweep').lstrip()}"
 
 
 def _interrupt(_signal: int, _frame: FrameType | None) -> None:

@@ -54,7 +54,7 @@ class Session:
         """Set an arm up, and check two outputs on different queries against the reference."""
         assert self._problem is not None and self._subject is not None and self._clock is not None
         implementation = get_impl(impl)
-        if reasons := implementation.unsupported_reasons(self._problem):
+        if reasons := self._subject.unsupported_reasons(implementation):
             raise UnsupportedProblem("; ".join(reasons))
         with torch.inference_mode():
             started = time.perf_counter()

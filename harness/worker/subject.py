@@ -18,6 +18,7 @@ from attention_impls.inputs import make_inputs, make_queries
 from attention_impls.layer import (
     layer_error_budget,
     layer_reference,
+    layer_unsupported_reasons,
     make_hidden_states,
     make_layer_inputs,
     prepare_layer,
@@ -66,6 +67,10 @@ class Subject(ABC):
         self.num_checked_queries = references[0].shape[-2]
 
     @abstractmethod
+    def unsupported_reasons(self, impl: AttentionImpl) -> list[str]:
+        """Why an implementation cannot compute this problem; empty means that it can."""
+
+    @abstractmethod
     def prepare(self, impl: AttentionImpl) -> PreparedAttention:
         """Set an implementation up for this problem."""
 
@@ -105,6 +110,9 @@ class AttentionSubject(Subject):
         inputs_q = self._inputs.q
         super().__init__(references, budget, query_rows, tuple(inputs_q.shape), inputs_q.dtype)
 
+    def unsupported_reasons(self, impl: AttentionImpl) -> list[str]:
+        return impl.unsupported_reasons(self._problem)
+
     def prepare(self, impl: AttentionImpl) -> PreparedAttention:
         return impl.prepare(self._problem, self._inputs)
 
@@ -127,6 +135,9 @@ class LayerSubject(Subject):
         budget = layer_error_budget(problem, self._inputs, seed, references[-1])
         hidden = self._inputs.hidden
         super().__init__(references, budget, None, tuple(hidden.shape), hidden.dtype)
+
+    def unsupported_reasons(self, impl: AttentionImpl) -> list[str]:
+        return layer_unsupported_reasons(impl, self._problem)
 
     def prepare(self, impl: AttentionImpl) -> PreparedAttention:
         return prepare_layer(impl, self._problem, self._inputs, self._seed)

@@ -1,0 +1,42 @@
+"""Reasons for `unsupported` that many implementations share."""
+
+from __future__ import annotations
+
+import torch
+
+from attention_impls.problem import AttentionProblem
+
+
+def device_reasons(problem: AttentionProblem) -> list[str]:
+    """Why PyTorch cannot use the problem's device here."""
+    if problem.device_type == "cpu":
+        return []
+    if not torch.cuda.is_available():
+        return [f"device={problem.device}: PyTorch {torch.__version__} finds no CUDA device"]
+    num_devices = torch.cuda.device_count()
+    if torch.device(problem.device).index is not None and torch.device(problem.device).index >= num_devices:
+        return [f"device={problem.device}: this machine has {num_devices} CUDA device(s), numbered from 0"]
+    return []
+
+
+def plain_cache_reasons(problem: AttentionProblem) -> list[str]:
+    """Why an implementation that keeps one contiguous cache in the problem's dtype cannot serve."""
+    reasons = []
+    if problem.kv_dtype is not None:
+        reasons.append(
+            f"kv_dtype={problem.kv_dtype}: this implementation stores the cache unquantised, in dtype"
+        )
+    if problem.page_size is not None:
+        reasons.append(
+            f"page_size={problem.page_size}: this implementation keeps the cache contiguous, without pages"
+        )
+    return reasons
+
+
+def no_soft_cap_reasons(problem: AttentionProblem) -> list[str]:
+    """Why an implementation without a soft cap cannot serve."""
+    if problem.logits_soft_cap is None:
+        return []
+    return [
+        f"logits_soft_cap={problem.logits_soft_cap}: scaled_dot_product_attention has no soft cap for logits"
+    ]

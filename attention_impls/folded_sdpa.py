@@ -1,0 +1,40 @@
+"""Decode with the group folded into the query length: one head of `group_size` queries per key/value head.
+
+A decode step has one query per head, and all heads of a group see the same keys. So they may pose as the
+queries of one head, and any kernel for multi-head attention reads K and V once, in place.
+
+Shape suffixes: B batch, G key/value heads, S group_size, H query heads (G * S), D head_dim.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from attention_impls.abilities import device_reasons, no_soft_cap_reasons, plain_cache_reasons
+from attention_impls.contract import AttentionImpl, AttentionInputs, PreparedAttention
+from attention_impls.problem import AttentionProblem
+from attention_impls.sdpa_call import SdpaCall
+
+
+class FoldedSdpa(AttentionImpl):
+    """`[B, G, S, D]` queries through `scaled_dot_product_attention`; PyTorch chooses the kernel."""
+
+    name = "folded_sdpa"
+
+    def unsupported_reasons(self, problem: AttentionProblem) -> list[str]:
+        reasons = [*device_reasons(problem), *plain_cache_reasons(problem), *no_soft_cap_reasons(problem)]
+        if problem.q_len != 1:
+            reasons.append(
+                f"q_len={problem.q_len}: the group takes the place of the query length, so q_len must be 1"
+            )
+        return reasons
+
+    def prepare(self, problem: AttentionProblem, inputs: AttentionInputs) -> PreparedAttention:
+        call = SdpaCall.for_problem(problem)  # its mask has one query row, which all heads of a group share
+        folded = (problem.batch_size, problem.num_kv_heads, problem.group_size, problem.head_dim)
+
+        def run() -> torch.Tensor:
+            output_BGSD = call(inputs.q.view(folded), inputs.k, inputs.v)
+            return output_BGSD.reshape(inputs.q.shape)
+
+        return PreparedAttention(run, inputs.k.nbytes + inputs.v.nbytes)

@@ -1,0 +1,37 @@
+"""The reference: the formula in float64. What it computes is what every implementation must compute."""
+
+from __future__ import annotations
+
+import torch
+
+from attention_impls.abilities import device_reasons, plain_cache_reasons
+from attention_impls.chunked_formula import EXACT, chunked_formula
+from attention_impls.contract import AttentionImpl, AttentionInputs, PreparedAttention
+from attention_impls.dtypes import torch_dtype
+from attention_impls.problem import AttentionProblem
+
+
+def reference_attention(
+    problem: AttentionProblem, inputs: AttentionInputs, query_rows: torch.Tensor | None = None
+) -> torch.Tensor:
+    """The exact answer, float64 `[batch_size, num_q_heads, q_len or num_rows, head_dim]`.
+
+    `query_rows` selects queries by index (int64, `[num_rows]`), where all would take too long.
+    The values in `inputs` are taken as exact; `kv_dtype` and `page_size` do not matter here.
+    """
+    return chunked_formula(problem, inputs, EXACT, query_rows)
+
+
+class Reference(AttentionImpl):
+    """The reference as an implementation: float64 inside, the problem's dtype outside."""
+
+    name = "reference"
+
+    def unsupported_reasons(self, problem: AttentionProblem) -> list[str]:
+        return [*device_reasons(problem), *plain_cache_reasons(problem)]
+
+    def prepare(self, problem: AttentionProblem, inputs: AttentionInputs) -> PreparedAttention:
+        def run() -> torch.Tensor:
+            return reference_attention(problem, inputs).to(torch_dtype(problem))
+
+        return PreparedAttention(run, inputs.k.nbytes + inputs.v.nbytes)

@@ -1,0 +1,40 @@
+"""The textbook: expand K and V to the query heads, then two matrix products around a softmax.
+
+Shape suffixes: B batch, G key/value heads, H query heads, Q q_len, K kv_len, D head_dim.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from attention_impls.abilities import device_reasons, plain_cache_reasons
+from attention_impls.contract import AttentionImpl, AttentionInputs, PreparedAttention
+from attention_impls.expansion import expand_kv
+from attention_impls.masks import additive_mask
+from attention_impls.probabilities import attention_probabilities
+from attention_impls.problem import AttentionProblem
+
+
+class RepeatKv(AttentionImpl):
+    """`repeat_interleave`, then plain attention: a small cache, copied to full size in each call."""
+
+    name = "repeat_kv"
+
+    def unsupported_reasons(self, problem: AttentionProblem) -> list[str]:
+        return [*device_reasons(problem), *plain_cache_reasons(problem)]
+
+    def prepare(self, problem: AttentionProblem, inputs: AttentionInputs) -> PreparedAttention:
+        mask = additive_mask(problem)
+        bias_B1QK = None if mask is None else mask.bias
+
+        def run() -> torch.Tensor:
+            k_BHKD = expand_kv(inputs.k, problem.group_size)
+            v_BHKD = expand_kv(inputs.v, problem.group_size)
+            products_BHQK = inputs.q @ k_BHKD.mT
+            probs_BHQK = attention_probabilities(
+                products_BHQK, problem.scale, problem.logits_soft_cap, bias_B1QK
+            )
+            output_BHQD = probs_BHQK @ v_BHKD
+            return output_BHQD if mask is None else mask.zero_dead_rows(output_BHQD)
+
+        return PreparedAttention(run, inputs.k.nbytes + inputs.v.nbytes)

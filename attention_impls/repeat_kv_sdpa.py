@@ -1,0 +1,30 @@
+"""Expand K and V to the query heads, then `scaled_dot_product_attention` as for multi-head attention."""
+
+from __future__ import annotations
+
+import torch
+
+from attention_impls.abilities import device_reasons, no_soft_cap_reasons, plain_cache_reasons
+from attention_impls.contract import AttentionImpl, AttentionInputs, PreparedAttention
+from attention_impls.expansion import expand_kv
+from attention_impls.problem import AttentionProblem
+from attention_impls.sdpa_call import SdpaCall
+
+
+class RepeatKvSdpa(AttentionImpl):
+    """What model code did before PyTorch knew grouped heads, and often still does."""
+
+    name = "repeat_kv_sdpa"
+
+    def unsupported_reasons(self, problem: AttentionProblem) -> list[str]:
+        return [*device_reasons(problem), *plain_cache_reasons(problem), *no_soft_cap_reasons(problem)]
+
+    def prepare(self, problem: AttentionProblem, inputs: AttentionInputs) -> PreparedAttention:
+        call = SdpaCall.for_problem(problem)
+
+        def run() -> torch.Tensor:
+            k_BHKD = expand_kv(inputs.k, problem.group_size)
+            v_BHKD = expand_kv(inputs.v, problem.group_size)
+            return call(inputs.q, k_BHKD, v_BHKD)
+
+        return PreparedAttention(run, inputs.k.nbytes + inputs.v.nbytes)

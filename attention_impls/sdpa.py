@@ -1,0 +1,23 @@
+"""`scaled_dot_product_attention(enable_gqa=True)`, with the kernel that PyTorch chooses."""
+
+from __future__ import annotations
+
+from attention_impls.abilities import device_reasons, no_soft_cap_reasons, plain_cache_reasons
+from attention_impls.contract import AttentionImpl, AttentionInputs, PreparedAttention
+from attention_impls.problem import AttentionProblem
+from attention_impls.sdpa_call import SdpaCall
+
+
+class Sdpa(AttentionImpl):
+    """What a caller gets who asks PyTorch for grouped attention and says nothing more."""
+
+    name = "sdpa"
+
+    def unsupported_reasons(self, problem: AttentionProblem) -> list[str]:
+        return [*device_reasons(problem), *plain_cache_reasons(problem), *no_soft_cap_reasons(problem)]
+
+    def prepare(self, problem: AttentionProblem, inputs: AttentionInputs) -> PreparedAttention:
+        call = SdpaCall.for_problem(problem)
+        return PreparedAttention(
+            lambda: call(inputs.q, inputs.k, inputs.v), inputs.k.nbytes + inputs.v.nbytes
+        )

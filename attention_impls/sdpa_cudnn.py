@@ -1,0 +1,14 @@
+"""cuDNN's attention behind PyTorch's SDPA, pinned. CUDA only."""
+
+from __future__ import annotations
+
+from torch.nn.attention import SDPBackend
+
+from attention_impls.pinned_sdpa import PinnedSdpa
+
+
+class SdpaCudnn(PinnedSdpa):
+    """Knows grouped heads; half precision only. It builds a plan at the first call of each new shape."""
+
+    name = "sdpa_cudnn"
+    backend = SDPBackend.CUDNN_ATTENTION

@@ -1,0 +1,14 @@
+"""PyTorch's memory efficient attention (from xFormers), pinned. CUDA only."""
+
+from __future__ import annotations
+
+from torch.nn.attention import SDPBackend
+
+from attention_impls.pinned_sdpa import PinnedSdpa
+
+
+class SdpaEfficient(PinnedSdpa):
+    """Refuses grouped heads in PyTorch 2.11 and 2.13: there it serves multi-head attention only."""
+
+    name = "sdpa_efficient"
+    backend = SDPBackend.EFFICIENT_ATTENTION

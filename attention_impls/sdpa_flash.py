@@ -1,0 +1,14 @@
+"""PyTorch's flash attention, pinned: FlashAttention-2 on CUDA, a kernel of its own on a CPU."""
+
+from __future__ import annotations
+
+from torch.nn.attention import SDPBackend
+
+from attention_impls.pinned_sdpa import PinnedSdpa
+
+
+class SdpaFlash(PinnedSdpa):
+    """Knows grouped heads on both. On CUDA it takes no mask: no causal extend, no window, no ragged batch."""
+
+    name = "sdpa_flash"
+    backend = SDPBackend.FLASH_ATTENTION

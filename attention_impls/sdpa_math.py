@@ -1,0 +1,14 @@
+"""PyTorch's unfused attention, pinned: the fallback that takes every problem."""
+
+from __future__ import annotations
+
+from torch.nn.attention import SDPBackend
+
+from attention_impls.pinned_sdpa import PinnedSdpa
+
+
+class SdpaMath(PinnedSdpa):
+    """Expands K and V by `repeat_interleave` inside and keeps scaled copies: the largest workspace of all."""
+
+    name = "sdpa_math"
+    backend = SDPBackend.MATH

@@ -1,0 +1,13 @@
+"""The table of commands. Imports nothing of them: a command's module is loaded when it is asked for."""
+
+from __future__ import annotations
+
+COMMANDS = {
+    "sweep": ("harness.cli.sweep", "measure cases: a Hydra application"),
+    "report": ("harness.cli.report", "figures, tables and a page from runs"),
+    "list": ("harness.cli.listing", "what there is: impls, shapes, studies, runs"),
+}
+"""A command's module, and what it does."""
+
+LISTINGS = ("impls", "shapes", "studies", "runs")
+"""What `gqabench list` lists."""

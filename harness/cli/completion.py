@@ -1,0 +1,29 @@
+"""Completion in a shell: Hydra knows the keys of a sweep, this module the commands around it.
+
+`eval "$(gqabench sweep -sc install=bash)"` installs Hydra's script, which asks `gqabench -sc query=bash`.
+"""
+
+from __future__ import annotations
+
+import os
+
+from harness.cli.commands import COMMANDS, LISTINGS
+
+_SECOND_WORDS = {"list": LISTINGS}
+
+
+def complete(arguments: list[str]) -> int:
+    """Print the words that may come next in the line that the shell gives in `COMP_LINE`."""
+    line = os.environ.get("COMP_LINE", "")
+    program, *words = line.split()
+    if len(words) > 1 or (words and line.endswith(" ")):
+        if words[0] == "sweep":
+            # Hydra completes `PROGRAM OVERRIDES`: take our command out of the line.
+            os.environ["COMP_LINE"] = " ".join([program, *words[1:]]) + (" " if line.endswith(" ") else "")
+            from harness.cli.sweep import main as sweep
+
+            return sweep(arguments)
+        print(" ".join(_SECOND_WORDS.get(words[0], ())))
+    else:
+        print(" ".join(COMMANDS))
+    return 0

@@ -1,0 +1,61 @@
+"""KV-cache bytes by number of KV heads, where only one context was measured."""
+
+from __future__ import annotations
+
+import pandas as pd
+import seaborn as sns
+from matplotlib.figure import Figure
+
+from reports.axes import linear_bytes_axis
+from reports.figures.cache_lines import held_text
+from reports.figures.spec import FigureData
+from reports.palette import KV_HEADS_COLORS
+from reports.slices import axis_text, axis_values, heads_text, spread_out, take_slice
+from reports.theme import new_figure
+from reports.units import bytes_text, times_text, tokens_text
+
+MAX_BARS = 8
+
+
+def prepare(frame: pd.DataFrame) -> FigureData | None:
+    """One row for each number of KV heads, by the formula."""
+    rows = frame[frame["kv_cache_bytes_model"] > 0]
+    if rows["model"].nunique(dropna=False) > 1 and not _varies_within_a_model(rows):
+        return None
+    drawn = take_slice(rows, free=("num_kv_heads",), all_rows=rows)
+    heads = spread_out(axis_values(drawn.frame, "num_kv_heads"), MAX_BARS)
+    if len(heads) < 2 or rows["kv_len"].nunique() > 1:
+        return None
+    kept = drawn.frame[drawn.frame["num_kv_heads"].isin(heads)]
+    bars = kept.drop_duplicates("num_kv_heads").sort_values("num_kv_heads", ascending=False)
+    bars = bars.assign(label=[axis_text("num_kv_heads", value, kept) for value in bars["num_kv_heads"]])
+    most, fewest = bars.iloc[0], bars.iloc[-1]
+    ratio = most["kv_cache_bytes_model"] / fewest["kv_cache_bytes_model"]
+    exactly = "exactly " if ratio == most["num_kv_heads"] / fewest["num_kv_heads"] else ""
+    caption = (
+        f"From {most['num_kv_heads']:g} to {heads_text(fewest['num_kv_heads'])} the cache falls by {exactly}"
+        f"{times_text(ratio)} (one layer, {tokens_text(most['kv_len'])} tokens, "
+        f"batch {most['batch_size']:g}). " + held_text(kept[kept["outcome"] == "ok"])
+    )
+    return FigureData(bars, caption.strip(), drawn.note)
+
+
+def _varies_within_a_model(rows: pd.DataFrame) -> bool:
+    return bool(rows.groupby("model", dropna=False)["num_kv_heads"].nunique().max() > 1)
+
+
+def draw(data: FigureData) -> Figure:
+    """A bar for each number of KV heads, with its bytes and its share of the largest."""
+    bars = data.frame
+    figure = new_figure(0.42 * len(bars) + 1.1, 7.6)
+    axes = figure.subplots()
+    sns.barplot(bars, x="kv_cache_bytes_model", y="label", color=KV_HEADS_COLORS[1], width=0.62, ax=axes)
+    highest = float(bars["kv_cache_bytes_model"].max())
+    for place, value in enumerate(bars["kv_cache_bytes_model"]):
+        share = "" if value == highest else f"   {times_text(highest / value)} smaller"
+        axes.text(value + highest * 0.012, place, f"{bytes_text(value)}{share}", va="center", size=9)
+    axes.set_xlim(0, highest * 1.18)
+    linear_bytes_axis(axes.xaxis, highest)
+    axes.grid(visible=False, axis="y")
+    axes.set(xlabel="KV cache of one layer (bytes)", ylabel="")
+    return figure

@@ -1,0 +1,159 @@
+"""What fewer KV heads do to latency: each implementation relative to itself with as many as query heads."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+from reports.axes import (
+    MAX_ARMS,
+    arm_legend,
+    arm_styles,
+    count_axis,
+    draw_lines,
+    label_line_ends,
+    outer_labels,
+    panel_grid,
+)
+from reports.baseline import in_speed_order
+from reports.expansion import expanding_arms
+from reports.figures.spec import FigureData
+from reports.palette import DOTTED, NEUTRAL
+from reports.slices import Facets, axis_text, axis_values, heads_text, slice_note, spread_out, take_slice
+from reports.tidy import PROBLEM_AXES, cells, stages
+from reports.units import listed, times_text, tokens_text
+
+MAX_CONTEXTS = 3
+MAX_STAGES = 2
+LOWEST_TOP = 0.45
+"""The axis reaches at least this far down: what changes nothing shall look flat."""
+
+
+def prepare(frame: pd.DataFrame) -> FigureData | None:
+    """Adds the columns of `relative_to_mha`, and `place`: the panel of a row's context in its stage."""
+    measured = cells(frame)
+    rows = relative_to_mha(measured)
+    if len(rows) == 0:
+        return None
+    drawn = pd.concat([_of_stage(rows[rows["stage"] == stage]) for stage in stages(rows)[:MAX_STAGES]])
+    arms = in_speed_order(drawn)[:MAX_ARMS]
+    drawn = drawn[drawn["arm"].isin(arms)]
+    places = tuple(range(int(drawn["place"].max()) + 1))
+    facets = Facets("place", places, "stage", tuple(stages(drawn)))
+    caption = _caption(drawn, expanding_arms(frame))
+    return FigureData(drawn, caption, slice_note(drawn, measured), facets, extras={"arms": arms})
+
+
+def _of_stage(rows: pd.DataFrame) -> pd.DataFrame:
+    contexts = spread_out(axis_values(rows, "kv_len"), MAX_CONTEXTS)
+    drawn = take_slice(rows[rows["kv_len"].isin(contexts)], ("kv_len", "num_kv_heads")).frame
+    return drawn.assign(place=drawn["kv_len"].map({context: place for place, context in enumerate(contexts)}))
+
+
+def relative_to_mha(rows: pd.DataFrame) -> pd.DataFrame:
+    """Cells of arms with two numbers of KV heads or more, one of them the number of query heads (MHA)."""
+    keys = ["arm", *(axis for axis in PROBLEM_AXES if axis != "num_kv_heads")]
+    grouped = rows.groupby(keys, dropna=False)
+    is_mha = rows["num_kv_heads"] == rows["num_q_heads"]
+    mha_latency = (
+        rows["latency_ms"].where(is_mha).groupby([rows[key] for key in keys], dropna=False).transform("min")
+    )
+    mha_bytes = (
+        rows["model_bytes"].where(is_mha).groupby([rows[key] for key in keys], dropna=False).transform("min")
+    )
+    several = grouped["num_kv_heads"].transform("nunique") > 1
+    return rows.assign(
+        relative_latency=rows["latency_ms"] / mha_latency, relative_bytes=rows["model_bytes"] / mha_bytes
+    )[several & mha_latency.notna()]
+
+
+def _caption(frame: pd.DataFrame, expanding: list[str]) -> str:
+    stage = frame["stage"].iloc[0]
+    rows = frame[(frame["stage"] == stage)]
+    rows = rows[rows["kv_len"] == rows["kv_len"].max()]
+    fewest = rows[rows["num_kv_heads"] == rows["num_kv_heads"].min()].sort_values("relative_latency")
+    best = fewest.iloc[0]
+    text = (
+        f"From {best['num_q_heads']:g} to {heads_text(best['num_kv_heads'])}, {stage} at "
+        f"{tokens_text(best['kv_len'])} tokens becomes {times_text(1 / best['relative_latency'])} as fast "
+        f"with {best['arm']}"
+    )
+    flat = fewest[fewest["arm"].isin(expanding)]
+    if len(flat) == 0:
+        return f"{text}."
+    factors = listed([f"{times_text(1 / row.relative_latency)} with {row.arm}" for row in flat.itertuples()])
+    verb = "which expands" if len(flat) == 1 else "which expand"
+    return f"{text}, but {factors}, {verb} K and V."
+
+
+def draw(data: FigureData) -> Figure:
+    """A falling line gains from fewer KV heads; a flat one pays for all query heads again."""
+    styles = arm_styles(data.frame)
+    styles = {arm: styles[arm] for arm in data.extras["arms"]}
+    facets = data.facets
+    figure, panels = panel_grid(facets, panel_height=3.1, lower_rows=0.6, sharey="row")
+    for row, stage in enumerate(facets.rows):
+        of_stage = data.frame[data.frame["stage"] == stage]
+        for column, place in enumerate(facets.columns):
+            rows = of_stage[of_stage["place"] == place]
+            axes = panels[row][column]
+            _draw_panel(axes, rows, styles)
+            axes.set_title(f"{stage} · {axis_text('kv_len', rows['kv_len'].iloc[0])}" if len(rows) else "")
+        values = pd.concat(
+            [of_stage["relative_latency"], _ideal(of_stage)["relative_bytes"], pd.Series([1.1])]
+        )
+        _relative_axis(panels[row][0].yaxis, min(float(values.min()), LOWEST_TOP), float(values.max()))
+    count_axis(panels[0][0].xaxis, data.frame["num_kv_heads"], text=lambda value: f"{value:g}")
+    low, high = data.frame["num_kv_heads"].min(), data.frame["num_kv_heads"].max()
+    panels[0][0].set_xlim(high * 1.15, low / 1.15)  # MHA at the left: to the right there are fewer
+    outer_labels(panels, "KV heads (fewer →)", "latency relative to\nthe same impl with MHA")
+    _name_lines(figure, panels, data, styles)
+    return figure
+
+
+def _ideal(rows: pd.DataFrame) -> pd.DataFrame:
+    """Bytes that must move, relative to MHA's: the bound of decoding, which nothing else limits for long."""
+    return rows[(rows["q_len"] == 1) & rows["relative_bytes"].notna()].sort_values("num_kv_heads")
+
+
+def _draw_panel(axes: Axes, rows: pd.DataFrame, styles: dict[str, Any]) -> None:
+    axes.axhline(1.0, color=NEUTRAL, lw=0.9, zorder=1)
+    if len(rows) == 0:
+        return
+    ideal = _ideal(rows).drop_duplicates("num_kv_heads")
+    axes.plot(
+        ideal["num_kv_heads"], ideal["relative_bytes"], color=NEUTRAL, linestyle=(0, DOTTED), lw=1.4, zorder=1
+    )
+    draw_lines(axes, rows, "num_kv_heads", "relative_latency", styles)
+
+
+def _relative_axis(axis: Any, low: float, high: float) -> None:
+    axis.axes.set_yscale("log")
+    ticks = [2.0**power for power in range(-8, 4) if low / 1.5 <= 2.0**power <= high * 1.5]
+    axis.set_major_locator(FixedLocator(ticks[:: max(len(ticks) // 6, 1)]))
+    axis.set_major_formatter(
+        FuncFormatter(lambda value, _: f"{value:g}" if value >= 1 else f"1/{round(1 / value)}")
+    )
+    axis.set_minor_locator(NullLocator())
+    axis.axes.set_ylim(low / 1.15, high * 1.15)
+
+
+def _name_lines(figure: Figure, panels: Any, data: FigureData, styles: dict[str, Any]) -> None:
+    """Names beside the last panel of each row; a legend for lines that do not reach its first."""
+    fewest = float(data.frame["num_kv_heads"].min())
+    last = data.frame[
+        (data.frame["place"] == data.facets.columns[-1]) & (data.frame["num_kv_heads"] == fewest)
+    ]
+    named = set(last.loc[last["stage"] == data.facets.rows[0], "arm"])
+    ideal = Line2D([], [], color=NEUTRAL, linestyle=(0, DOTTED), label="bytes to move, by the formula")
+    arm_legend(figure, {arm: style for arm, style in styles.items() if arm not in named}, [ideal])
+    figure.draw_without_rendering()
+    for row, stage in enumerate(data.facets.rows):
+        rows = last[last["stage"] == stage].drop_duplicates("arm").set_index("arm")["relative_latency"]
+        ends = {arm: (fewest, float(rows[arm]), styles[arm].color) for arm in styles if arm in rows}
+        label_line_ends(figure, panels[row][-1], ends)

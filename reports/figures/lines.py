@@ -1,0 +1,138 @@
+"""Latency and throughput against context (or batch): one line an implementation, one panel a slice."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from reports.axes import (
+    MAX_ARMS,
+    arm_legend,
+    arm_styles,
+    count_axis,
+    draw_lines,
+    latency_tick,
+    log_number_axis,
+    outer_labels,
+    panel_grid,
+    panel_titles,
+    rate_tick,
+)
+from reports.baseline import base_arm, in_speed_order
+from reports.figures.spec import FigureData
+from reports.slices import axis_text, choose_facets, slice_note, take_slice
+from reports.tidy import cells
+from reports.units import duration_text, rate_text, times_text
+
+X_LABELS = {"kv_len": "context (tokens)", "batch_size": "batch size (sequences)"}
+
+
+@dataclass(frozen=True)
+class Measure:
+    """What stands on the y axis."""
+
+    column: str
+    label: str
+    lower_is_better: bool
+    max_rows: int
+    tick: Any
+    text: Any
+
+
+LATENCY = Measure("latency_ms", "latency (ms)", True, 2, latency_tick, duration_text)
+THROUGHPUT = Measure(
+    "tokens_per_s",
+    "throughput of one layer\n(tokens/s)",
+    False,
+    1,
+    rate_tick,
+    lambda rate: f"{rate_text(rate)} tokens/s",
+)
+
+
+def _prepare(measure: Measure, frame: pd.DataFrame) -> FigureData | None:
+    rows = cells(frame)
+    rows = rows[rows[measure.column] > 0]
+    x = next((axis for axis in X_LABELS if rows[axis].nunique() > 1), None)
+    if x is None:
+        return None
+    faceted, facets = choose_facets(rows, fixed=[x], max_rows=measure.max_rows)
+    free = [x, *(axis for axis in (facets.column, facets.row) if axis)]
+    drawn = take_slice(faceted, free, all_rows=rows).frame
+    if drawn[x].nunique() < 2:
+        return None
+    note = slice_note(drawn, rows)
+    arms = in_speed_order(drawn)
+    if len(arms) > MAX_ARMS:
+        base = base_arm(drawn)
+        arms = [*[arm for arm in arms if arm != base][: MAX_ARMS - 1], *([base] if base else [])]
+        note = f"{note} The {MAX_ARMS} fastest implementations and the base are drawn.".strip()
+    drawn = drawn[drawn["arm"].isin(arms)]
+    return FigureData(drawn, _caption(measure, drawn, x), note, facets, extras={"x": x, "arms": arms})
+
+
+prepare_latency = partial(_prepare, LATENCY)
+prepare_throughput = partial(_prepare, THROUGHPUT)
+
+
+def _caption(measure: Measure, frame: pd.DataFrame, x: str) -> str:
+    """The best and the base at the largest problem with the fewest KV heads, where grouping matters most."""
+    rows = frame[frame[x] == frame[x].max()]
+    rows = rows[rows["batch_size"] == rows["batch_size"].max()]
+    rows = rows[rows["num_kv_heads"] == rows["num_kv_heads"].min()]
+    best = rows.nsmallest(1, "latency_ms").iloc[0]
+    where = [axis_text(axis, best[axis]) for axis in ("kv_len", "batch_size", "num_kv_heads")]
+    word = "is fastest with" if measure.lower_is_better else "delivers most,"
+    text = (
+        f"At {where[0]}, {where[1]} and {where[2]}, {best['arm']} {word} {measure.text(best[measure.column])}"
+    )
+    base = base_arm(rows)
+    if base is None or base == best["arm"]:
+        return f"{text}."
+    other = rows[rows["arm"] == base].iloc[0]
+    factor = times_text(other["latency_ms"] / best["latency_ms"])
+    return f"{text}; {base} {'takes' if measure.lower_is_better else 'reaches'} " + (
+        f"{measure.text(other[measure.column])}, {factor} {'as long' if measure.lower_is_better else 'less'}."
+    )
+
+
+def _draw(measure: Measure, data: FigureData) -> Figure:
+    figure, panels = panel_grid(data.facets, panel_height=2.7)
+    x = data.extras["x"]
+    styles = arm_styles(data.frame)
+    styles = {arm: styles[arm] for arm in data.extras["arms"]}
+    for row, row_value in enumerate(data.facets.rows):
+        for column, column_value in enumerate(data.facets.columns):
+            rows = data.facets.panel(data.frame, row_value, column_value)
+            _draw_panel(panels[row][column], rows, x, measure, styles)
+    count_axis(panels[0][0].xaxis, data.frame[x], limit=7 if len(data.facets.columns) < 4 else 5)
+    log_number_axis(panels[0][0].yaxis, data.frame[measure.column], measure.tick)
+    panel_titles(panels, data.facets, data.frame)
+    outer_labels(panels, X_LABELS[x], measure.label)
+    arm_legend(figure, styles)
+    return figure
+
+
+draw_latency = partial(_draw, LATENCY)
+draw_throughput = partial(_draw, THROUGHPUT)
+
+
+def _draw_panel(axes: Axes, rows: pd.DataFrame, x: str, measure: Measure, styles: dict[str, Any]) -> None:
+    draw_lines(axes, rows, x, measure.column, styles)
+    if measure.column != "latency_ms":
+        return
+    for arm in styles:
+        line = rows[(rows["arm"] == arm) & rows["latency_ci_low_ms"].notna()].sort_values(x)
+        axes.fill_between(
+            line[x],
+            line["latency_ci_low_ms"],
+            line["latency_ci_high_ms"],
+            color=styles[arm].color,
+            alpha=0.18,
+            lw=0,
+        )

@@ -1,0 +1,85 @@
+"""Implementations on one problem, the fastest on top: for runs that sweep neither context nor batch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from reports.axes import arm_styles, outer_labels, panel_titles
+from reports.baseline import base_arm, in_speed_order
+from reports.figures.spec import FigureData
+from reports.slices import axis_text, choose_facets, slice_note, take_slice
+from reports.theme import INK, new_figure
+from reports.tidy import cells
+from reports.units import MISSING, duration_text, is_missing, ms_text, times_text
+
+MAX_BARS = 20
+
+
+def prepare(frame: pd.DataFrame) -> FigureData | None:
+    """Latencies at one context and batch size, a panel for each number of KV heads (or model)."""
+    rows = cells(frame)
+    if len(rows) < 2 or rows["kv_len"].nunique() > 1 or rows["batch_size"].nunique() > 1:
+        return None
+    faceted, facets = choose_facets(rows, fixed=[], max_columns=3, max_rows=2)
+    free = [axis for axis in (facets.column, facets.row) if axis]
+    drawn = take_slice(faceted, free, all_rows=rows).frame
+    arms = in_speed_order(drawn)[:MAX_BARS]
+    drawn = drawn[drawn["arm"].isin(arms)]
+    return FigureData(drawn, _caption(drawn), slice_note(drawn, rows), facets, extras={"arms": arms})
+
+
+def _caption(frame: pd.DataFrame) -> str:
+    rows = frame[frame["num_kv_heads"] == frame["num_kv_heads"].min()]
+    best = rows.nsmallest(1, "latency_ms").iloc[0]
+    heads = axis_text("num_kv_heads", best["num_kv_heads"], frame)
+    text = f"With {heads} {best['arm']} takes {duration_text(best['latency_ms'])}"
+    base = base_arm(rows[rows["model"].isna() | (rows["model"] == best["model"])])
+    if base is None or base == best["arm"]:
+        return f"{text}."
+    factor = rows.loc[rows["arm"] == base, "latency_ms"].iloc[0] / best["latency_ms"]
+    return f"{text}, {times_text(factor)} as fast as {base}."
+
+
+def draw(data: FigureData) -> Figure:
+    """Bars of latency with the 95 % interval of the median."""
+    facets, arms = data.facets, data.extras["arms"]
+    figure = new_figure(
+        (0.28 * len(arms) + 0.5) * len(facets.rows) + 0.6, 10.0 if len(facets.columns) > 1 else 7.2
+    )
+    panels = figure.subplots(len(facets.rows), len(facets.columns), squeeze=False, sharex=True, sharey=True)
+    colors = {arm: style.color for arm, style in arm_styles(data.frame).items()}
+    for row, row_value in enumerate(facets.rows):
+        for column, column_value in enumerate(facets.columns):
+            rows = facets.panel(data.frame, row_value, column_value)
+            _draw_panel(panels[row][column], rows, arms, colors)
+    panels[0][0].set_xlim(0, float(data.frame["latency_ms"].max()) * 1.2)
+    panel_titles(panels, facets, data.frame)
+    outer_labels(panels, "latency (ms)", "")
+    return figure
+
+
+def _draw_panel(axes: Axes, rows: pd.DataFrame, arms: list[str], colors: dict[str, str]) -> None:
+    sns.barplot(
+        rows, x="latency_ms", y="arm", order=arms, hue="arm", hue_order=arms, palette=colors, saturation=1,
+        width=0.66, errorbar=None, legend=False, ax=axes,
+    )  # fmt: skip
+    axes.grid(visible=False, axis="y")
+    by_arm = {str(row.arm): row for row in rows.itertuples()}
+    for place, arm in enumerate(arms):
+        row: Any = by_arm.get(arm)
+        if row is None:
+            axes.annotate(MISSING, (0, place), xytext=(4, 0), textcoords="offset points", va="center", size=8)
+            continue
+        low, high = row.latency_ci_low_ms, row.latency_ci_high_ms
+        has_interval = not is_missing(low) and not is_missing(high)
+        if has_interval:
+            axes.hlines(place, low, high, color=INK, lw=1.6)
+        end = (high if has_interval else row.latency_ms, place)
+        axes.annotate(
+            ms_text(row.latency_ms), end, xytext=(5, 0), textcoords="offset points", va="center", size=8
+        )

@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from attention_impls import AttentionProblem
+from harness.worker.cache_flush import CacheFlush, last_level_cache_bytes
+from harness.worker.clock import CpuClock
+from harness.worker.subject import make_subject, select_query_rows
+from harness.worker.workspace import peak_of, weigh_call
+
+PREFILL = AttentionProblem(
+    batch_size=1,
+    q_len=4096,
+    kv_len=4096,
+    num_q_heads=8,
+    num_kv_heads=2,
+    head_dim=64,
+    dtype="float32",
+    device="cpu",
+)
+DECODE = AttentionProblem(
+    batch_size=2,
+    q_len=1,
+    kv_len=64,
+    num_q_heads=8,
+    num_kv_heads=2,
+    head_dim=64,
+    dtype="float32",
+    device="cpu",
+)
+
+
+@pytest.mark.parametrize(
+    ("events", "peak"),
+    [([], 0), ([5], 5), ([5, -5, 3], 5), ([5, 3, -5, 4], 8), ([-7, 5], 0)],
+    ids=["none", "one", "freed", "overlapping", "freeing what was there"],
+)
+def test_peak_of_hand_worked_allocations(events: list[int], peak: int) -> None:
+    assert peak_of(events) == peak
+
+
+def test_a_known_workspace_is_read_to_the_byte() -> None:
+    def call() -> torch.Tensor:
+        scratch = torch.empty(12_345_678, dtype=torch.uint8)
+        small = torch.empty(1000, dtype=torch.uint8)
+        del scratch
+        second = torch.empty(5_000_000, dtype=torch.uint8)
+        del second
+        return small
+
+    assert weigh_call(call, "cpu").peak_workspace_bytes == 12_345_678 + 1000
+
+
+def test_the_flush_is_larger_than_the_last_level_cache() -> None:
+    assert CacheFlush("cpu")._buffer.nbytes >= 2 * last_level_cache_bytes("cpu")
+
+
+def test_calls_are_timed_one_by_one_after_their_preparation() -> None:
+    events = []
+    samples = CpuClock().time_calls(
+        lambda: events.append("call"), 3, before_each=lambda: events.append("before")
+    )
+    assert events == ["before", "call"] * 3
+    assert len(samples) == 3
+
+
+def test_small_problems_are_checked_in_full() -> None:
+    assert select_query_rows(DECODE, seed=0, max_check_gflop=1) is None
+
+
+def test_of_large_problems_the_edges_and_a_sample_are_checked() -> None:
+    rows = select_query_rows(PREFILL, seed=0, max_check_gflop=1)
+    assert rows is not None
+    assert 16 <= len(rows) < 1000
+    assert rows[0] == 0
+    assert rows[-1] == PREFILL.q_len - 1
+    assert bool((rows.diff() > 0).all()), "ascending, none twice"
+    again = select_query_rows(PREFILL, seed=0, max_check_gflop=1)
+    assert again is not None
+    assert rows.equal(again)
+
+
+def test_a_subject_knows_a_right_output_from_wrong_ones() -> None:
+    with torch.inference_mode():
+        subject = make_subject(DECODE, "decode", 512, seed=0, max_check_gflop=1)
+        subject.write_queries(1)
+        from attention_impls import get_impl
+
+        output = subject.prepare(get_impl("repeat_kv"))()
+        assert subject.check(output, variant=1).is_correct
+        assert not subject.check(output, variant=0).is_correct, "the answer to other queries"
+        assert "NaN" in str(subject.check(output * float("nan"), variant=1).complaint)
+        assert "expected" in str(subject.check(output[:1], variant=1).complaint)
+        assert "expected" in str(subject.check(output.double(), variant=1).complaint)
+        assert "not a tensor" in str(subject.check(None, variant=1).complaint)

@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from attention_impls import AttentionProblem
+from harness.worker_process import Environment, RequestFailed, WorkerFailed, WorkerProcess, without_chatter
+
+PROBLEM = AttentionProblem(
+    batch_size=2,
+    q_len=1,
+    kv_len=40,
+    num_q_heads=4,
+    num_kv_heads=2,
+    head_dim=16,
+    dtype="float32",
+    device="cpu",
+)
+
+
+@pytest.fixture(scope="module")
+def worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerProcess]:
+    log = tmp_path_factory.mktemp("logs") / "worker.log"
+    with WorkerProcess(Environment("current"), log) as process:
+        process.describe_host(120)
+        yield process
+
+
+def open_case(worker: WorkerProcess, **changes: Any) -> dict[str, Any]:
+    problem = asdict(PROBLEM) | changes
+    return worker.request(
+        "open_case", 60, problem=problem, workload="decode", hidden_size=64, seed=0, max_check_gflop=1.0
+    )
+
+
+def test_the_host_says_what_it_has(worker: WorkerProcess) -> None:
+    host = worker.describe_host(60)
+    assert host["devices"][0]["device"] == "cpu"
+    assert host["devices"][0]["last_level_cache_bytes"] >= 2**18
+    assert "torch" in host["libraries"]
+    assert "hydra" not in str(host).lower()
+
+
+def test_a_case_from_open_to_close(worker: WorkerProcess) -> None:
+    opened = open_case(worker)
+    assert opened["error_budget"] > 0
+    assert opened["num_checked_queries"] == 1
+    prepared = worker.request("prepare", 60, arm="a", impl="grouped_matmul")
+    assert prepared["kv_cache_bytes"] == 2 * 2 * 2 * 40 * 16 * 4
+    assert 0 < prepared["max_error"] <= opened["error_budget"]
+    weight = worker.request("weigh", 60, arm="a")
+    assert weight == worker.request("weigh", 60, arm="a") | {"process_bytes": weight["process_bytes"]}
+    samples = worker.request("measure", 60, arm="a", num_calls=5)["samples_ms"]
+    assert len(samples) == 5
+    assert min(samples) > 0
+    assert worker.request("verify", 60, arm="a")["max_error"] <= opened["error_budget"]
+    worker.request("close_case", 60)
+
+
+def test_the_worker_lives_on_after_a_failed_request(worker: WorkerProcess) -> None:
+    open_case(worker)
+    with pytest.raises(RequestFailed, match="no such kernel for the CPU") as caught:
+        worker.request("prepare", 60, arm="a", impl="sdpa_cudnn")
+    assert caught.value.outcome == "unsupported"
+    worker.request("prepare", 60, arm="b", impl="sdpa")
+
+
+def test_memory_that_is_not_there_is_oom(worker: WorkerProcess) -> None:
+    with pytest.raises(RequestFailed) as caught:
+        open_case(worker, kv_len=2**38)
+    assert caught.value.outcome == "oom"
+
+
+def test_silence_is_a_timeout_and_ends_the_worker(tmp_path: Path) -> None:
+    with WorkerProcess(Environment("current"), tmp_path / "log") as worker:
+        worker.describe_host(120)
+        os.kill(worker.pid, signal.SIGSTOP)
+        with pytest.raises(WorkerFailed, match=r"no answer within 0\.2 s") as caught:
+            worker.request("close_case", 0.2)
+        assert caught.value.outcome == "timeout"
+        assert not Path(f"/proc/{worker.pid}").exists()
+
+
+def test_a_killed_worker_is_a_crash_with_its_signal(tmp_path: Path) -> None:
+    with WorkerProcess(Environment("current"), tmp_path / "log") as worker:
+        worker.describe_host(120)
+        os.kill(worker.pid, signal.SIGKILL)
+        with pytest.raises(WorkerFailed, match="SIGKILL") as caught:
+            worker.request("close_case", 10)
+        assert caught.value.outcome == "crash"
+
+
+def test_an_interpreter_without_torch_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "torch").mkdir()
+    (tmp_path / "torch" / "__init__.py").write_text("raise ImportError('no torch here')")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with (
+        WorkerProcess(Environment("current"), tmp_path / "log") as worker,
+        pytest.raises(WorkerFailed, match="no torch here"),
+    ):
+        worker.describe_host(60)
+
+
+def test_waiting_costs_the_parent_no_time(tmp_path: Path) -> None:
+    with WorkerProcess(Environment("current"), tmp_path / "log") as worker:
+        worker.describe_host(120)
+        os.kill(worker.pid, signal.SIGSTOP)
+        before = time.process_time()
+        with pytest.raises(WorkerFailed):
+            worker.request("close_case", 1.0)
+        assert time.process_time() - before < 0.2  # a busy wait would take the whole second
+
+
+def test_chatter_of_the_profiler_is_left_out() -> None:
+    lines = [b"USDT:2026 start\n", b"Traceback\n", b"KeyError: 'x'\n", b"USDT:2026 stop\n"]
+    assert list(without_chatter(lines)) == [b"Traceback\n", b"KeyError: 'x'\n"]

@@ -1,0 +1,233 @@
+"""Figures by their frames and their axes, not by their pixels."""
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.colors import to_hex
+
+from reports.figures import (
+    FIGURES,
+    cache_lines,
+    draw_figures,
+    kv_heads,
+    lines,
+    models,
+    ranking,
+    speed_up,
+    workspace,
+)
+from reports.figures.registry import prepare_figures
+from reports.palette import impl_style
+from reports.theme import theme
+from reports.tidy import tidy
+from results.record import Outcome
+
+
+def drawn(module, data, name="draw"):
+    with theme():
+        figure = getattr(module, name)(data)
+        figure.draw_without_rendering()
+    return figure
+
+
+def test_every_figure_has_its_own_name_and_says_when_it_applies():
+    assert len({spec.name for spec in FIGURES}) == len(FIGURES)
+    assert all(spec.applies_when for spec in FIGURES)
+
+
+def test_a_figure_without_data_is_left_out_with_the_reason(sweep_frame):
+    drawings, left_out = draw_figures(tidy(sweep_frame))
+    assert {drawing.name for drawing in drawings} == {
+        "kv_cache", "latency_by_kv_heads", "workspace", "latency_decode", "throughput_decode",
+        "speed_up_decode",
+    }  # fmt: skip
+    assert "Models: cache of one token, and latency" in {one.title for one in left_out}
+    assert all(one.applies_when for one in left_out)
+
+
+def test_no_row_of_another_outcome_is_drawn_as_measured(two_phase_frame):
+    for spec, _, data in prepare_figures(tidy(two_phase_frame)):
+        if data is not None and spec.name not in {"kv_cache", "kv_cache_by_heads", "models"}:
+            assert set(data.frame["outcome"]) == {"ok"}, spec.name
+
+
+def test_cache_lines_are_the_formula_and_markers_what_is_held(sweep_frame):
+    data = cache_lines.prepare(tidy(sweep_frame))
+    assert data is not None
+    assert "falls by exactly 32×" in data.caption
+    assert "All measured caches hold exactly" in data.caption
+    assert data.note == "Drawn: batch 16. Also measured: batch 1."
+    figure = drawn(cache_lines, data)
+    (axes,) = figure.axes
+    assert axes.get_xlabel() == "context (tokens)"
+    assert "(bytes)" in axes.get_ylabel()
+    assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
+    assert {"32 KV heads (MHA)", "8 (GQA)", "1 (MQA)"} <= {text.get_text() for text in axes.texts}
+    assert all(label.get_text().endswith("iB") for label in axes.get_yticklabels())
+
+
+def test_a_failed_row_has_a_cache_line_but_no_marker(record, frame_of):
+    rows = [record("sdpa", kv_len=1024), record("sdpa", kv_len=2048, outcome=Outcome.OOM, reason="memory")]
+    frame = frame_of(rows)
+    frame.loc[1, "kv_cache_bytes"] = 1
+    data = cache_lines.prepare(tidy(frame))
+    assert data is not None
+    assert data.frame["kv_cache_bytes_model"].notna().all()
+    assert list(data.frame["kv_cache_bytes"].isna()) == [False, True]
+
+
+def test_a_cache_beside_the_formula_is_told(record, frame_of):
+    held = [record("sdpa", kv_len=length) for length in (1024, 2048)]
+    padded = [
+        record("flex", kv_len=length, kv_cache_bytes=2 * record(kv_len=length).kv_cache_bytes)
+        for length in (1024, 2048)
+    ]
+    data = cache_lines.prepare(tidy(frame_of(held + padded)))
+    assert data is not None
+    assert "flex 2×" in data.caption
+
+
+@pytest.mark.parametrize(
+    ("prepare", "draw", "unit"),
+    [
+        (lines.prepare_latency, lines.draw_latency, "(ms)"),
+        (lines.prepare_throughput, lines.draw_throughput, "(tokens/s)"),
+    ],
+)
+def test_lines_have_units_and_the_colours_of_their_impls(sweep_frame, prepare, draw, unit):
+    data = prepare(tidy(sweep_frame))
+    assert data is not None
+    with theme():
+        figure = draw(data)
+    assert unit in figure.axes[0].get_ylabel()
+    first = data.facets.panel(data.frame, data.facets.rows[0], data.facets.columns[0])
+    colors = {to_hex(line.get_color()) for line in figure.axes[0].lines if len(line.get_xdata())}
+    assert colors == {impl_style(impl).color.lower() for impl in first["impl"]}
+
+
+def test_a_colour_does_not_depend_on_who_else_is_there(sweep_frame):
+    frame = tidy(sweep_frame)
+    with theme():
+        alone = lines.draw_latency(lines.prepare_latency(frame[frame["impl"] == "flex"]))
+    colors = {to_hex(line.get_color()) for axes in alone.axes for line in axes.lines if len(line.get_xdata())}
+    assert colors == {impl_style("flex").color.lower()}
+
+
+def test_lines_need_two_contexts_or_batches(record, frame_of):
+    assert lines.prepare_latency(tidy(frame_of([record("sdpa"), record("flex")]))) is None
+    batches = lines.prepare_latency(tidy(frame_of([record(batch_size=1), record(batch_size=8)])))
+    assert batches is not None
+    assert batches.extras["x"] == "batch_size"
+
+
+def test_relative_latency_is_one_for_mha_and_below_where_nothing_is_expanded(sweep_frame):
+    data = kv_heads.prepare(tidy(sweep_frame))
+    assert data is not None
+    mha = data.frame[data.frame["num_kv_heads"] == 32]
+    assert (mha["relative_latency"] == 1).all()
+    mqa = data.frame[(data.frame["num_kv_heads"] == 1) & (data.frame["kv_len"] == 32768)].set_index("arm")
+    assert mqa.loc["sdpa_flash", "relative_latency"] < 0.1
+    assert mqa.loc["repeat_kv", "relative_latency"] > 1
+    assert "which expand K and V" in data.caption
+    figure = drawn(kv_heads, data)
+    assert figure.axes[0].get_xlim()[0] > figure.axes[0].get_xlim()[1]  # MHA at the left
+
+
+def test_without_mha_nothing_is_relative_to_it(sweep_frame):
+    frame = tidy(sweep_frame)
+    assert kv_heads.prepare(frame[frame["num_kv_heads"] != 32]) is None
+
+
+def test_workspace_bars_show_expansion_at_the_size_of_mha(sweep_frame):
+    data = workspace.prepare(tidy(sweep_frame))
+    assert data is not None
+    assert data.extras["expanding"] == ["repeat_kv", "repeat_kv_sdpa"]
+    assert data.extras["arms"][:2] == ["repeat_kv", "repeat_kv_sdpa"]
+    mqa = data.frame[data.frame["num_kv_heads"] == 1].set_index("arm")
+    mha_cache = mqa["kv_cache_bytes_model"] * 32
+    assert mqa.loc["repeat_kv", "peak_workspace_bytes"] >= mha_cache["repeat_kv"]
+    assert mqa.loc["sdpa", "peak_workspace_bytes"] < 0.01 * mha_cache["sdpa"]
+    figure = drawn(workspace, data)
+    assert all("(bytes)" in axes.get_xlabel() for axes in figure.axes)
+    assert [axes.get_title(loc="left").strip() for axes in figure.axes][-1] == "1 KV head (MQA)"
+
+
+def test_speed_up_is_one_for_the_base_and_missing_where_not_measured(sweep_frame):
+    data = speed_up.prepare(tidy(sweep_frame))
+    assert data is not None
+    assert data.title == "Speed-up over repeat_kv, decode"
+    table = speed_up.heat_table(data)
+    assert np.allclose(table.loc["repeat_kv"], 1)
+    assert table.shape == (7, 18)
+    assert [column[0] for column in table.columns] == [32] * 6 + [8] * 6 + [1] * 6
+    assert table.loc["flex", 1].isna().all()
+    texts = {text.get_text() for text in drawn(speed_up, data).axes[0].texts}
+    assert {"×1.0", "–", "8 KV heads (GQA)"} <= texts
+
+
+def test_without_a_known_base_the_slowest_is_the_base(record, frame_of):
+    frame = tidy(frame_of([record("fast", latency_ms=1.0), record("slow", latency_ms=3.0)]))
+    data = speed_up.prepare(frame)
+    assert data is not None
+    assert data.extras["base"] == "slow"
+    assert list(speed_up.heat_table(data).loc["fast"]) == [3.0]
+
+
+def test_models_are_ordered_by_what_a_token_costs(models_frame):
+    data = models.prepare(tidy(models_frame))
+    assert data is not None
+    assert data.extras["models"] == ["llama2_7b", "llama3_70b", "llama3_8b", "gemma_2b"]
+    # llama2_7b: 2 * 32 layers * 32 heads * 128 * 2 bytes = 512 KiB; gemma_2b: 2 * 18 * 1 * 256 * 2 = 18 KiB
+    assert data.caption.startswith(
+        "One token costs llama2_7b 512 KiB of cache over all layers, gemma_2b 18 KiB"
+    )
+    figure = drawn(models, data)
+    assert "(bytes)" in figure.axes[0].get_xlabel()
+    assert "(ms)" in figure.axes[1].get_xlabel()
+
+
+def test_ranking_has_the_fastest_on_top(record, frame_of):
+    frame = tidy(frame_of([record("repeat_kv"), record("sdpa_flash"), record("grouped_matmul")]))
+    data = ranking.prepare(frame)
+    assert data is not None
+    assert data.extras["arms"] == ["sdpa_flash", "grouped_matmul", "repeat_kv"]
+    labels = [label.get_text() for label in drawn(ranking, data).axes[0].get_yticklabels()]
+    assert labels == data.extras["arms"]
+
+
+def test_settings_of_matplotlib_are_given_back(sweep_frame):
+    mpl.rcParams["font.size"] = 17.0
+    try:
+        before = dict(mpl.rcParams)
+        draw_figures(tidy(sweep_frame))
+        assert dict(mpl.rcParams) == before
+    finally:
+        mpl.rcParams["font.size"] = mpl.rcParamsDefault["font.size"]
+
+
+def test_the_frame_is_not_changed_by_drawing(two_phase_frame):
+    frame = tidy(two_phase_frame)
+    before = frame.copy(deep=True)
+    draw_figures(frame)
+    pd.testing.assert_frame_equal(frame, before)
+
+
+def test_the_same_frame_gives_the_same_files(record, frame_of):
+    frame = tidy(frame_of([record("sdpa"), record("flex")]))
+    (one, *_), _ = draw_figures(frame)
+    (other, *_), _ = draw_figures(frame)
+    assert (one.png, one.svg) == (other.png, other.svg)
+
+
+def test_a_large_sweep_is_drawn_within_caps(swept_many):
+    frame = tidy(swept_many)
+    assert len(frame) >= 10_000
+    for spec, stage, data in prepare_figures(frame):
+        if data is None:
+            continue
+        assert data.facets.num_panels <= 8, (spec.name, stage)
+        assert data.frame["arm"].nunique() <= 20
+        assert len(data.frame) <= 1000
+        assert data.note.startswith("Drawn: "), spec.name
+    assert sum(spec.per_stage for spec in FIGURES) * 4 + len(FIGURES) < 30

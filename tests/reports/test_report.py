@@ -1,0 +1,226 @@
+"""The page and its files, as a reader meets them."""
+
+import re
+from html.parser import HTMLParser
+
+import pandas as pd
+import pytest
+
+import reports.writing
+from reports import build_report
+from reports.findings import key_findings
+from reports.tables import failures_table, flags_table, outcomes_table, results_table
+from reports.tidy import tidy
+from results.record import Outcome
+
+HOSTILE = "<script>alert(1)</script> | `x` <img src=x onerror=alert(2)>\nsecond line"
+
+
+class Tags(HTMLParser):
+    """Names of tags, and every address that the page would fetch."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.names, self.addresses = [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.names.append(tag)
+        self.addresses += [value for name, value in attrs if name in {"src", "href"}]
+
+
+def page_of(frame, header, folder):
+    return build_report(frame, header, folder).read_text(encoding="utf-8")
+
+
+def test_a_report_is_one_page_that_needs_nothing_else(sweep_frame, header, tmp_path):
+    path = build_report(sweep_frame, header, tmp_path / "report")
+    assert path == tmp_path / "report" / "report.html"
+    page = path.read_text(encoding="utf-8")
+    tags = Tags(page)
+    assert "script" not in tags.names
+    assert all(address.startswith(("data:image/", "#")) for address in tags.addresses)
+    assert "@import" not in page
+    assert len(page) < 3_000_000
+    names = {figure.name for figure in (tmp_path / "report" / "figures").iterdir()}
+    assert {"kv_cache.png", "kv_cache.svg", "workspace.png", "speed_up_decode.svg"} <= names
+    markdown = (tmp_path / "report" / "report.md").read_text(encoding="utf-8")
+    for figure in re.findall(r"\((figures/[^)]+)\)", markdown):
+        assert (tmp_path / "report" / figure).is_file()
+
+
+def test_the_run_is_told(sweep_frame, header, tmp_path):
+    page = page_of(sweep_frame, header, tmp_path)
+    for text in (
+        "run-a",
+        "2025-03-04 05:06 UTC",
+        "Example GPU",
+        "torch 2.11.0",
+        "gqabench sweep study=default",
+        "80 GiB",
+    ):
+        assert text in page
+    assert 'class="banner"' not in page
+
+
+def test_a_partial_run_says_so_and_how_much_there_is(sweep_frame, header, tmp_path):
+    page = page_of(sweep_frame, header | {"status": "partial", "num_planned_records": 252}, tmp_path)
+    assert "This run is partial: 126 of 252 planned records exist (50 %)" in page
+    assert "126 of 252" in (tmp_path / "report.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("status", "num_planned", "warning"),
+    [
+        ("running", 4, "This run is still running: 1 of 4 planned records exist (25 %)"),
+        ("complete", 2, "Records are missing: 1 of 2"),
+        ("partial", None, "of an unknown number planned"),
+    ],
+)
+def test_other_ways_to_be_short(record, frame_of, header, tmp_path, status, num_planned, warning):
+    header = header | {"status": status, "num_planned_records": num_planned}
+    assert warning in page_of(frame_of([record("sdpa")]), header, tmp_path)
+
+
+def test_text_of_others_is_escaped(record, frame_of, header, tmp_path):
+    frame = frame_of(
+        [
+            record("sdpa", outcome=Outcome.ERROR, reason=HOSTILE),
+            record("<b>evil</b>", flags=["<i>flag</i>"]),
+            record("<b>evil</b>", kv_len=8192, model="<u>model</u>"),
+        ]
+    )
+    hostile = header | {
+        "study": "<script>study</script>",
+        "command": HOSTILE,
+        "machine": {"<i>cpu": "<script>x"},
+    }
+    page = page_of(frame, hostile, tmp_path)
+    tags = Tags(page)
+    assert not {"script", "b", "i", "u"} & set(tags.names)
+    assert tags.names.count("img") == page.count("data:image/")
+    assert "&lt;script&gt;alert(1)" in page
+    markdown = (tmp_path / "report.md").read_text(encoding="utf-8")
+    table = next(line for line in markdown.splitlines() if line.startswith("| error"))
+    assert "<script>" not in table
+    assert "\\| \\`x\\`" in table
+    assert "second line" in table  # one row stays one line
+
+
+@pytest.mark.parametrize("header", [{}, [], {"machine": None, "created_at": "soon", "command": ["a", "b"]}])
+def test_headers_may_lack_anything(record, frame_of, header, tmp_path):
+    assert "What this shows" in page_of(frame_of([record("sdpa")]), header, tmp_path)
+
+
+def test_several_runs_each_have_their_line(record, frame_of, header, tmp_path):
+    frame = frame_of([record("sdpa"), record("sdpa", run_id="run-b"), record("flex", run_id="run-b")])
+    headers = [
+        header | {"num_planned_records": 1},
+        {"run_id": "run-b", "status": "partial", "num_planned_records": 4},
+    ]
+    page = page_of(frame, headers, tmp_path)
+    assert "run-b: This run is partial: 2 of 4" in page
+    assert "run-a: " not in page
+    assert "sdpa · run 2" in page
+    assert "run-b" in page_of(frame, header, tmp_path)  # a run without a header is named too
+
+
+def test_an_empty_frame_gives_a_page(tmp_path):
+    page = page_of(pd.DataFrame(), {}, tmp_path)
+    assert "There are no records yet." in page
+    assert "drawn when" in page
+
+
+def test_a_single_record_gives_a_page(record, frame_of, header, tmp_path):
+    page = page_of(frame_of([record("sdpa")]), header, tmp_path)
+    assert "decode · 8 KV heads (GQA) · context 4K · batch 1" in page
+    assert "data:image/" not in page
+
+
+def test_no_ok_row_gives_a_page_with_the_reasons(record, frame_of, header, tmp_path):
+    failed = [record(impl, outcome=Outcome.TIMEOUT, reason="120 s") for impl in ("sdpa", "flex")]
+    page = page_of(frame_of(failed), header, tmp_path)
+    assert "No row has the outcome ok." in page
+    assert "120 s" in page
+    assert "2 records: 2 timeout" in page
+
+
+def test_the_given_frame_is_not_changed(models_frame, header, tmp_path):
+    before = models_frame.copy(deep=True)
+    build_report(models_frame, header, tmp_path)
+    pd.testing.assert_frame_equal(models_frame, before)
+
+
+def test_results_stand_by_problem_with_the_best_in_bold(sweep_frame):
+    table = results_table(tidy(sweep_frame))
+    titles = [column.title for column in table.columns]
+    assert titles[:4] == ["impl", "latency (ms)", "interval (ms)", "tokens/s"]
+    assert titles[-1] == "flags"
+    assert "energy (mJ)" not in titles
+    assert [group.title for group in table.groups][:2] == [
+        "decode · 32 KV heads (MHA) · context 2K · batch 1",
+        "decode · 32 KV heads (MHA) · context 2K · batch 16",
+    ]
+    for group in table.groups:
+        strong = [row[0].text for row in group.rows if row[1].strong]
+        assert strong == [group.rows[0][0].text]
+    assert table.num_rows == 120
+    assert "In all rows: llama3_8b, 32 query heads, head_dim 128, float16." in table.note
+
+
+def test_a_long_table_says_what_it_leaves_out(sweep_frame):
+    table = results_table(tidy(sweep_frame), max_rows=10)
+    assert table.num_rows == 10
+    assert "The first 10 of 120 rows by problem; 110 are left out here" in table.note
+
+
+def test_failures_with_one_reason_are_one_line(sweep_frame):
+    table = failures_table(tidy(sweep_frame))
+    (row,) = table.groups[0].rows
+    assert [cell.text for cell in row[:4]] == [
+        "unsupported",
+        "flex",
+        "6",
+        "flex: num_kv_heads=1 is not supported here",
+    ]
+    assert row[4].text.startswith("decode · 1 KV head (MQA) · context 2K · batch 1; ")
+    assert row[4].text.endswith("and 3 more")
+
+
+def test_outcomes_and_flags_are_counted(sweep_frame):
+    frame = tidy(sweep_frame)
+    outcomes = {row[0].text: [cell.text for cell in row[1:]] for row in outcomes_table(frame).groups[0].rows}
+    assert outcomes["flex"] == ["12", "6"]
+    assert outcomes["sdpa"] == ["18", ""]
+    (flag,) = flags_table(frame).groups[0].rows
+    assert [cell.text for cell in flag][:2] == ["unstable", "6"]
+
+
+def test_findings_are_computed(sweep_frame):
+    texts = [f"{finding.title}. {finding.text}" for finding in key_findings(tidy(sweep_frame))]
+    assert "shrinks by exactly 32×" in texts[0]
+    assert texts[1].startswith("Decode: sdpa_flash is fastest on 18 of 18 problems. Over repeat_kv it is ")
+    assert "in sdpa" in texts[2]
+    assert texts[3].startswith("repeat_kv and repeat_kv_sdpa expand K and V back to MHA size")
+    assert "126 records: 120 ok and 6 unsupported" in texts[4]
+
+
+def test_a_killed_report_leaves_the_old_page(record, frame_of, header, tmp_path, monkeypatch):
+    frame = frame_of([record("sdpa")])
+    old = page_of(frame, header, tmp_path)
+
+    def killed(self, target):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(reports.writing.Path, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        build_report(frame, header | {"study": "new"}, tmp_path)
+    monkeypatch.undo()
+    assert (tmp_path / "report.html").read_text(encoding="utf-8") == old
+    assert not [path for path in tmp_path.rglob(".*") if path.is_file()]
+
+
+def test_ten_thousand_records_give_a_light_page(swept_many, header, tmp_path):
+    page = page_of(swept_many, header, tmp_path)
+    assert len(page) < 3_000_000
+    assert re.search(r"The first 500 of [\d,]+ rows by problem; [\d,]+ are left out here", page)

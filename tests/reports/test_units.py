@@ -1,0 +1,132 @@
+"""Numbers as text, worked by hand."""
+
+import math
+
+import pandas as pd
+import pytest
+
+from reports.units import (
+    bytes_text,
+    digits_text,
+    duration_text,
+    error_text,
+    interval_text,
+    listed,
+    ms_text,
+    plural,
+    rate_text,
+    ratio_text,
+    times_text,
+    tokens_text,
+)
+
+
+@pytest.mark.parametrize(
+    ("num_bytes", "text"),
+    [
+        (0, "0 B"),
+        (512, "512 B"),
+        (1023, "1023 B"),
+        (1024, "1 KiB"),
+        (1536, "1.5 KiB"),
+        (65536, "64 KiB"),
+        (1024**2 - 1, "1 MiB"),  # 1023.999 KiB is not written as 1024 KiB
+        (int(8.06 * 1024**3), "8.06 GiB"),
+        (100 * 1024**3, "100 GiB"),
+        (3 * 1024**5, "3072 TiB"),
+        (None, "–"),
+        (math.nan, "–"),
+        (pd.NA, "–"),
+    ],
+)
+def test_bytes_are_binary_units(num_bytes, text):
+    assert bytes_text(num_bytes) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.0123456, "0.0123"),
+        (1.2345, "1.23"),
+        (12.345, "12.3"),
+        (123.45, "123"),
+        (1234.5, "1,234"),
+        (9.996, "10.0"),
+        (0.09999, "0.100"),
+        (0, "0"),
+        (None, "–"),
+    ],
+)
+def test_milliseconds_keep_three_digits(value, text):
+    assert ms_text(value) == text
+
+
+def test_fewer_digits_round_to_the_tick():
+    assert digits_text(0.05, 1) == "0.05"
+    assert digits_text(1000, 1) == "1,000"
+
+
+@pytest.mark.parametrize(
+    ("milliseconds", "text"),
+    [(0.0032, "3.2 µs"), (0.1, "0.1 ms"), (1.5, "1.5 ms"), (2500, "2.5 s"), (math.nan, "–")],
+)
+def test_durations_choose_their_unit(milliseconds, text):
+    assert duration_text(milliseconds) == text
+
+
+def test_interval_shows_its_wider_side_with_the_decimals_of_the_value():
+    assert interval_text(1.23, 1.22, 1.26) == "± 0.03"
+    assert interval_text(0.0123, 0.0121, 0.0124) == "± 0.0002"
+    assert interval_text(1.23, 1.2299, 1.2301) == "< 0.01"
+    assert interval_text(123.0, 121.0, 124.0) == "± 2"
+    assert interval_text(1.23, 1.23, 1.23) == "± 0.00"
+    assert interval_text(1.23, None, None) == "–"
+
+
+def test_factors():
+    assert (ratio_text(2.345), ratio_text(32), ratio_text(1), ratio_text(math.nan)) == (
+        "×2.3",
+        "×32",
+        "×1.0",
+        "–",
+    )
+    assert (times_text(2.345), times_text(32), times_text(0.5), times_text(None)) == (
+        "2.3×",
+        "32×",
+        "0.5×",
+        "–",
+    )
+
+
+@pytest.mark.parametrize(
+    ("num_tokens", "text"),
+    [
+        (512, "512"),
+        (1000, "1,000"),
+        (4096, "4K"),
+        (131072, "128K"),
+        (1048576, "1M"),
+        (1536, "1,536"),
+        (None, "–"),
+    ],
+)
+def test_contexts_are_named_as_contexts_are(num_tokens, text):
+    assert tokens_text(num_tokens) == text
+
+
+def test_rates_and_errors():
+    assert [rate_text(value) for value in (950, 12345, 1.2e6, 3e9, None)] == [
+        "950",
+        "12.3k",
+        "1.2M",
+        "3G",
+        "–",
+    ]
+    assert [error_text(value) for value in (0.0012, 0.0, None)] == ["1.2e-3", "0", "–"]
+
+
+def test_words():
+    assert (plural(1, "row"), plural(1000, "row")) == ("1 row", "1,000 rows")
+    assert [listed(list(names)) for names in ("", "a", "ab", "abc", "abcdef")] == [
+        "", "a", "a and b", "a, b and c", "a, b, c, d and 2 more",
+    ]  # fmt: skip
