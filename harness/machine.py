@@ -34,7 +34,7 @@ def describe_machine(host: dict[str, Any], nvml: Nvml) -> dict[str, Any]:
             device | (nvml.describe(device["uuid"]) if device in gpus else {}) for device in host["devices"]
         ],
         "threads": {
-            "torch": host["num_threads"],
+            "num_torch_threads": host["num_threads"],
             **{
                 key: value
                 for key, value in os.environ.items()

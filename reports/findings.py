@@ -10,7 +10,7 @@ from reports.baseline import base_arm, geometric_mean, in_speed_order, speed_ups
 from reports.expansion import expanding_arms, workspace_shares
 from reports.figures.kv_heads import relative_to_mha
 from reports.slices import heads_text
-from reports.tidy import PROBLEM_AXES, cells, failed_rows, stages
+from reports.tidy import PROBLEM_AXES, cells, failed_rows, ok_rows, stages
 from reports.units import bytes_text, count_text, listed, plural, times_text, tokens_text
 
 MAX_STAGES = 3
@@ -32,6 +32,7 @@ def key_findings(frame: pd.DataFrame) -> list[Finding]:
         heads_finding(frame),
         expansion_finding(frame),
         outcome_finding(frame),
+        doubt_finding(frame),
     ]
     return [finding for finding in found if finding is not None]
 
@@ -142,11 +143,18 @@ def outcome_finding(frame: pd.DataFrame) -> Finding | None:
     texts = [f"{count_text(int(count))} {outcome}" for outcome, count in counts.items()]
     failed = len(failed_rows(frame))
     title = f"{plural(len(frame), 'record')}: {listed(texts, limit=7)}"
-    flagged = int(sum(bool(flags) for flags in frame["flags"]))
-    doubts = (
-        f"{plural(flagged, 'record')} {'carries' if flagged == 1 else 'carry'} a doubt (flags)."
-        if flagged
-        else ""
+    return Finding(title, "The reasons stand under “Not measured”." if failed else "Every arm was measured.")
+
+
+def doubt_finding(frame: pd.DataFrame) -> Finding | None:
+    """How many latencies carry a flag, and which: what is shown of them is shown with that doubt."""
+    rows = ok_rows(frame)
+    flags = rows["flags"].explode().dropna()
+    flagged = int(rows["flags"].map(bool).sum())
+    if flagged == 0:
+        return None
+    counts = [f"{name} ({count_text(int(count))})" for name, count in flags.value_counts().items()]
+    title = f"{count_text(flagged)} of {plural(len(rows), 'latency', 'latencies')} in doubt"
+    return Finding(
+        title, f"Flags: {listed(counts)}. A difference within the intervals of both sides means nothing."
     )
-    text = "Every arm was measured." if failed == 0 else "The reasons stand under “Not measured”."
-    return Finding(title, f"{text} {doubts}".strip())

@@ -98,7 +98,7 @@ def _run_line(rows: pd.DataFrame, header: Header, machine: Header) -> str:
         [] if "device_name" not in rows else [str(name) for name in rows["device_name"].dropna().unique()]
     )
     device = _text(machine.get("device_name")) or ", ".join(devices[:3]) or _first(machine, "name", "cpu")
-    torch = _first(machine, "torch", "torch_version")
+    torch = _first(machine.get("libraries"), "torch") or _first(machine, "torch_version", "torch")
     parts = [_date(header.get("created_at")), device, f"torch {torch}" if torch else ""]
     return " · ".join(part for part in parts if part)
 

@@ -239,6 +239,6 @@ def _fullest(frame: pd.DataFrame, axis: str) -> Any:
 
 def _follows_from_others(frame: pd.DataFrame, axis: str) -> bool:
     """Whether the model tells this axis, or the context the new tokens: naming it again says nothing."""
-    if axis in {"num_q_heads", "head_dim", "num_layers"}:
-        return not varies(frame, axis, ["model"])
+    if axis != "model" and varies(frame, "model") and not varies(frame, axis, ["model"]):
+        return True
     return axis == "q_len" and not varies(frame, axis, ["stage", "kv_len"])

@@ -26,6 +26,9 @@ PROBLEM_AXES = (
 )  # fmt: skip
 """What tells one problem from another."""
 
+CELL_KEYS = ("run_id", "cell_id", "impl", "environment", "model")
+"""What is measured once in a run. Models of one shape share a cell's id, and each has its row."""
+
 SEQUENCES = (list, tuple, np.ndarray)
 """What a column of lists may hold: Parquet gives arrays, JSON lists."""
 
@@ -84,11 +87,9 @@ def stages(frame: pd.DataFrame) -> list[str]:
 
 def num_cells(frame: pd.DataFrame) -> int:
     """Distinct cells of a raw frame of one run: what counts against the planned records."""
-    if len(frame) == 0:
-        return 0
     if "cell_id" not in frame or frame["cell_id"].isna().any():
         return len(frame)
-    return int(frame["cell_id"].nunique())
+    return len(frame.drop_duplicates([key for key in CELL_KEYS if key in frame]))
 
 
 def _column(values: pd.Series[Any]) -> Any:
@@ -123,7 +124,7 @@ def _without_superseded(frame: pd.DataFrame) -> pd.DataFrame:
     """Drop failures of a cell that a resumed sweep measured again, to a final answer or another failure."""
     if frame["cell_id"].isna().any():
         return frame
-    keys = ["run_id", "cell_id", "impl", "environment"]
+    keys = list(CELL_KEYS)
     final = frame["outcome"].isin([outcome.value for outcome in FINAL_OUTCOMES])
     answered = final.groupby([frame[key] for key in keys], dropna=False).transform("any")
     repeated = frame.duplicated(keys, keep="last")

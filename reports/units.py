@@ -119,9 +119,9 @@ def error_text(error: float) -> str:
     return "0" if error == 0 else f"{number}e{int(exponent)}"
 
 
-def plural(count: int, noun: str) -> str:
-    """`1 row`, `2 rows`, `1,000 rows`."""
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+def plural(count: int, noun: str, nouns: str | None = None) -> str:
+    """`1 row`, `2 rows`, `1,000 rows`; `nouns` where an s does not make the plural."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {nouns or noun + 's'}"
 
 
 def listed(names: list[str], limit: int = 4) -> str:

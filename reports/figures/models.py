@@ -62,7 +62,7 @@ def _draw_costs(axes: Axes, costs: pd.DataFrame, models: list[str]) -> None:
     for place, (cost, num_q_heads, num_kv_heads) in enumerate(shapes):
         text = f"{bytes_text(cost)}  ({num_q_heads:g} query, {heads_text(num_kv_heads)})"
         axes.annotate(text, (cost, place), xytext=(5, 0), textcoords="offset points", va="center", size=8)
-    axes.set_xlim(0, highest * 1.75)
+    axes.set_xlim(0, highest * 1.85)
     linear_bytes_axis(axes.xaxis, highest)
     axes.grid(visible=False, axis="y")
     axes.set_title("KV cache of one token")

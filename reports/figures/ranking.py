@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from reports.axes import arm_styles, outer_labels, panel_titles
 from reports.baseline import base_arm, in_speed_order
 from reports.figures.spec import FigureData
-from reports.slices import axis_text, choose_facets, slice_note, take_slice
+from reports.slices import axis_text, choose_facets, slice_note, take_slice, varies
 from reports.theme import INK, new_figure
 from reports.tidy import cells
 from reports.units import MISSING, duration_text, is_missing, ms_text, times_text
@@ -21,9 +21,9 @@ MAX_BARS = 20
 
 
 def prepare(frame: pd.DataFrame) -> FigureData | None:
-    """Latencies at one context and batch size, a panel for each number of KV heads (or model)."""
+    """Latencies at one context and batch size, a panel for each number of KV heads."""
     rows = cells(frame)
-    if len(rows) < 2 or rows["kv_len"].nunique() > 1 or rows["batch_size"].nunique() > 1:
+    if len(rows) < 2 or any(varies(rows, axis) for axis in ("kv_len", "batch_size", "model")):
         return None
     faceted, facets = choose_facets(rows, fixed=[], max_columns=3, max_rows=2)
     free = [axis for axis in (facets.column, facets.row) if axis]
@@ -38,7 +38,7 @@ def _caption(frame: pd.DataFrame) -> str:
     best = rows.nsmallest(1, "latency_ms").iloc[0]
     heads = axis_text("num_kv_heads", best["num_kv_heads"], frame)
     text = f"With {heads} {best['arm']} takes {duration_text(best['latency_ms'])}"
-    base = base_arm(rows[rows["model"].isna() | (rows["model"] == best["model"])])
+    base = base_arm(rows)
     if base is None or base == best["arm"]:
         return f"{text}."
     factor = rows.loc[rows["arm"] == base, "latency_ms"].iloc[0] / best["latency_ms"]

@@ -70,7 +70,7 @@ FIGURES = (
     FigureSpec(
         "ranking",
         "Latency by implementation",
-        "two rows or more were measured at one context and one batch size",
+        "two rows or more were measured of one model at one context and one batch size",
         ranking.prepare,
         ranking.draw,
         per_stage=True,

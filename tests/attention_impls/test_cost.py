@@ -106,6 +106,13 @@ def test_layer_cost_by_hand(make_problem):
     assert layer_bytes(problem) == 192 * 4 + hidden_states + cache
 
 
+def test_a_layer_moves_the_visible_tokens_of_every_sequence(make_problem):
+    problem = make_problem(batch_size=3, q_len=2, kv_len=50)
+    windowed = dataclasses.replace(problem, window=4)
+    token = kv_cache_bytes_per_token(problem)
+    assert layer_bytes(problem) - layer_bytes(windowed) == 3 * (50 - 5) * token
+
+
 def test_layer_cost_of_another_hidden_size(make_problem):
     problem = make_problem(q_len=2, num_q_heads=4, num_kv_heads=2, head_dim=16)
     assert projection_parameters(problem, 10) == 10 * (64 + 64 + 32 + 32)

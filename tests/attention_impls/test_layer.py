@@ -171,6 +171,8 @@ def test_cache_appends_rewinds_and_resets():
     k, v = cache.held(2)
     assert k[0, 0, :, 0].tolist() == [1, 1, 1, 5]
     assert torch.equal(v, -k)
+    with pytest.raises(ValueError, match="kv_len=5: must not exceed max_kv_len=4"):
+        cache.append(second, second)
     cache.rewind(2)
     assert cache.held(1)[0].shape == (1, 1, 2, 2)
     with pytest.raises(ValueError, match="kv_len=3: must be between 0 and the 2 tokens held"):

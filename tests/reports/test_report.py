@@ -9,6 +9,7 @@ import pytest
 import reports.writing
 from reports import build_report
 from reports.findings import key_findings
+from reports.runs import run_views
 from reports.tables import failures_table, flags_table, outcomes_table, results_table
 from reports.tidy import tidy
 from results.record import Outcome
@@ -112,6 +113,20 @@ def test_headers_may_lack_anything(record, frame_of, header, tmp_path):
     assert "What this shows" in page_of(frame_of([record("sdpa")]), header, tmp_path)
 
 
+def test_torch_is_the_library_not_its_threads(sweep_frame, header):
+    machine = {"threads": {"torch": 2}, "libraries": {"torch": "2.11.0"}}
+    assert run_views(sweep_frame, [header | {"machine": machine}])[0].line.endswith("torch 2.11.0")
+
+
+def test_models_of_one_shape_each_count(record, frame_of, header):
+    same = {"cell_id": "one", "case_id": "one"}
+    frame = frame_of([record("sdpa", model=model, **same) for model in ("llama2_70b", "llama3_70b")])
+    (view,) = run_views(frame, [header | {"num_planned_records": 2}])
+    assert view.warning == ""
+    failed = record("sdpa", model="qwen2_5_72b", outcome=Outcome.OOM, reason="memory", **same)
+    assert len(tidy(pd.concat([frame, frame_of([failed])], ignore_index=True))) == 3
+
+
 def test_several_runs_each_have_their_line(record, frame_of, header, tmp_path):
     frame = frame_of([record("sdpa"), record("sdpa", run_id="run-b"), record("flex", run_id="run-b")])
     headers = [
@@ -202,7 +217,8 @@ def test_findings_are_computed(sweep_frame):
     assert texts[1].startswith("Decode: sdpa_flash is fastest on 18 of 18 problems. Over repeat_kv it is ")
     assert "in sdpa" in texts[2]
     assert texts[3].startswith("repeat_kv and repeat_kv_sdpa expand K and V back to MHA size")
-    assert "126 records: 120 ok and 6 unsupported" in texts[4]
+    assert texts[4] == "126 records: 120 ok and 6 unsupported. The reasons stand under “Not measured”."
+    assert texts[5].startswith("6 of 120 latencies in doubt. Flags: unstable (6).")
 
 
 def test_a_killed_report_leaves_the_old_page(record, frame_of, header, tmp_path, monkeypatch):
