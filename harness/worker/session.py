@@ -9,6 +9,7 @@ import torch
 
 from attention_impls import AttentionProblem, PreparedAttention, get_impl
 from harness.worker.clock import Clock, make_clock
+from harness.worker.memory_limit import require_memory_for_inputs
 from harness.worker.subject import Check, Subject, make_subject
 from harness.worker.workspace import Weight, weigh_call
 
@@ -31,7 +32,7 @@ class Session:
     def __init__(self) -> None:
         self._problem: AttentionProblem | None = None
         self._subject: Subject | None = None
-        self._clock: Clock | None = None
+        self._clocks: dict[str, Clock] = {}
         self._arms: dict[str, PreparedAttention] = {}
         self._num_calls: dict[str, int] = {}
 
@@ -41,7 +42,7 @@ class Session:
         """Make the inputs and the float64 reference of a case."""
         self.close_case()
         self._problem = AttentionProblem(**problem)
-        self._clock = make_clock(self._problem.device)
+        require_memory_for_inputs(self._problem)
         with torch.inference_mode():
             self._subject = make_subject(self._problem, workload, hidden_size, seed, max_check_gflop)
         return {
@@ -52,7 +53,7 @@ class Session:
 
     def prepare(self, arm: str, impl: str) -> dict[str, Any]:
         """Set an arm up, and check two outputs on different queries against the reference."""
-        assert self._problem is not None and self._subject is not None and self._clock is not None
+        assert self._problem is not None and self._subject is not None
         implementation = get_impl(impl)
         if reasons := self._subject.unsupported_reasons(implementation):
             raise UnsupportedProblem("; ".join(reasons))
@@ -87,7 +88,6 @@ class Session:
 
     def measure(self, arm: str, num_calls: int) -> dict[str, Any]:
         """Time some calls, each on queries other than the last one's and from a cold cache."""
-        assert self._subject is not None and self._clock is not None
         with torch.inference_mode():
             samples_ms = self._clock.time_calls(
                 self._arms[arm], num_calls, before_each=lambda: self._rotate(arm)
@@ -109,9 +109,18 @@ class Session:
         """Free everything."""
         self._arms.clear()
         self._num_calls.clear()
-        self._problem = self._subject = self._clock = None
+        self._problem = self._subject = None
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+    @property
+    def _clock(self) -> Clock:
+        """The clock of the case's device; what it flushes the cache with is kept from case to case."""
+        assert self._problem is not None
+        device = self._problem.device
+        if device not in self._clocks:
+            self._clocks[device] = make_clock(device)
+        return self._clocks[device]
 
     def _rotate(self, arm: str) -> None:
         assert self._subject is not None

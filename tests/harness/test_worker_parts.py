@@ -1,11 +1,19 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from attention_impls import AttentionProblem
 from harness.worker.cache_flush import CacheFlush, last_level_cache_bytes
 from harness.worker.clock import CpuClock
+from harness.worker.memory_limit import (
+    NotEnoughMemory,
+    available_bytes,
+    input_bytes,
+    require_memory_for_inputs,
+)
 from harness.worker.subject import make_subject, select_query_rows
 from harness.worker.workspace import peak_of, weigh_call
 
@@ -50,6 +58,17 @@ def test_a_known_workspace_is_read_to_the_byte() -> None:
         return small
 
     assert weigh_call(call, "cpu").peak_workspace_bytes == 12_345_678 + 1000
+
+
+def test_inputs_that_cannot_fit_are_refused_before_they_are_made() -> None:
+    assert input_bytes(DECODE) == 2 * (8 * 1 + 2 * 2 * 64) * 64 * 4
+    require_memory_for_inputs(DECODE)
+    available = available_bytes()
+    assert available is not None
+    too_long = replace(DECODE, kv_len=available // (2 * 2 * 2 * 64 * 4) + 1)
+    with pytest.raises(NotEnoughMemory, match=r"the inputs need \d+\.\d GiB, \d+\.\d GiB are available"):
+        require_memory_for_inputs(too_long)
+    require_memory_for_inputs(replace(too_long, device="cuda"))
 
 
 def test_the_flush_is_larger_than_the_last_level_cache() -> None:
