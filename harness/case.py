@@ -62,11 +62,13 @@ class Case:
 
     @property
     def case_id(self) -> str:
-        """The same for the same problem and workload, in every run."""
+        """The same for the same problem, workload and model, in every run."""
         return short_hash(
             {
                 "problem": asdict(self.problem),
                 "workload": self.workload,
+                "model": self.model,
+                "num_layers": self.num_layers,
                 "hidden_size": self.hidden_size if self.workload == LAYER_WORKLOAD else None,
             }
         )

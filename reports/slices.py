@@ -117,7 +117,7 @@ def choose_facets(
     """
     chosen: list[str] = []
     for axis in FACET_AXES:
-        if len(chosen) < 2 and axis not in fixed and varies(frame, axis, [*fixed, *chosen]):
+        if len(chosen) < 2 and axis not in fixed and _is_open(frame, axis, [*fixed, *chosen]):
             chosen.append(axis)
     limits = dict(zip(chosen, (max_columns, max_rows), strict=False))
     kept: dict[str, tuple[Any, ...]] = {}
@@ -139,12 +139,12 @@ def choose_facets(
 def take_slice(frame: pd.DataFrame, free: Collection[str], all_rows: pd.DataFrame | None = None) -> Slice:
     """Fix every axis that is not `free` to one value: that of the most rows and, of equals, the largest.
 
-    An axis that follows from the free ones stays. `all_rows` is what was measured, when `frame` is already
+    A shape that follows from a free model stays. `all_rows` is what was measured, when `frame` is already
     a part of it; the note then also names what that part leaves out.
     """
     measured = frame if all_rows is None else all_rows
     for axis in PINNED_AXES:
-        if axis not in free and varies(frame, axis, free):
+        if axis not in free and _is_open(frame, axis, free):
             frame = frame[equals(frame[axis], _fullest(frame, axis))]
     return Slice(frame, slice_note(frame, measured))
 
@@ -227,6 +227,12 @@ def _values_text(axis: str, values: list[Any], frame: pd.DataFrame) -> str:
     more = f" and {len(values) - MAX_LISTED} more" if len(values) > MAX_LISTED else ""
     tail = " KV heads" if axis == "num_kv_heads" and len(values) > 1 else ""
     return ", ".join(shown) + more + tail
+
+
+def _is_open(frame: pd.DataFrame, axis: str, free: Collection[str]) -> bool:
+    """Whether an axis takes several values beyond what a free model, tp or context tells of it."""
+    tellers = free if axis == "q_len" else [one for one in free if one in {"model", "tp"}]
+    return varies(frame, axis, tellers)
 
 
 def _fullest(frame: pd.DataFrame, axis: str) -> Any:

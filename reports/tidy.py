@@ -158,11 +158,15 @@ def _with_arms(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _runs_overlap(frame: pd.DataFrame) -> bool:
-    """Whether two runs hold the same impl on the same problem, or come from different devices."""
+    """Whether runs are to be told apart: other devices, or most of a run's cells are in another one too.
+
+    Runs of different studies that share a few cells are read as one larger run.
+    """
     if frame["device_name"].nunique(dropna=False) > 1:
         return True
     once = frame.drop_duplicates(["run_id", "impl", "environment", *PROBLEM_AXES])
-    return bool(once.duplicated(["impl", "environment", *PROBLEM_AXES]).any())
+    shared = once.duplicated(["impl", "environment", *PROBLEM_AXES], keep=False)
+    return bool((shared.groupby(once["run_id"]).mean() > 0.5).any())
 
 
 def impl_labels(impls: list[Any]) -> dict[Any, str]:

@@ -50,8 +50,9 @@ def prepare(frame: pd.DataFrame) -> FigureData | None:
 
 
 def _of_stage(rows: pd.DataFrame) -> pd.DataFrame:
-    contexts = spread_out(axis_values(rows, "kv_len"), MAX_CONTEXTS)
-    drawn = take_slice(rows[rows["kv_len"].isin(contexts)], ("kv_len", "num_kv_heads")).frame
+    drawn = take_slice(rows, ("kv_len", "num_kv_heads")).frame
+    contexts = spread_out(axis_values(drawn, "kv_len"), MAX_CONTEXTS)
+    drawn = drawn[drawn["kv_len"].isin(contexts)]
     return drawn.assign(place=drawn["kv_len"].map({context: place for place, context in enumerate(contexts)}))
 
 

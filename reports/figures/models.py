@@ -26,7 +26,8 @@ def prepare(frame: pd.DataFrame) -> FigureData | None:
     if rows["model"].nunique() < 2:
         return None
     first = rows[rows["stage"] == stages(rows)[0]]
-    drawn = take_slice(first, ("model",), all_rows=rows).frame
+    drawn = take_slice(first, ("model", "num_kv_heads", "num_q_heads", "head_dim", "num_layers")).frame
+    drawn = pd.concat([take_slice(of_model, ()).frame for _, of_model in drawn.groupby("model", sort=False)])
     costs = drawn.drop_duplicates("model").sort_values(COST, ascending=False, kind="stable").head(MAX_MODELS)
     if len(costs) < 2:
         return None

@@ -49,7 +49,7 @@ def draw(data: FigureData) -> Figure:
     """Bars of latency with the 95 % interval of the median."""
     facets, arms = data.facets, data.extras["arms"]
     figure = new_figure(
-        (0.28 * len(arms) + 0.5) * len(facets.rows) + 0.6, 10.0 if len(facets.columns) > 1 else 7.2
+        max(0.28 * len(arms) + 0.5, 1.3) * len(facets.rows) + 0.6, 10.0 if len(facets.columns) > 1 else 7.2
     )
     panels = figure.subplots(len(facets.rows), len(facets.columns), squeeze=False, sharex=True, sharey=True)
     colors = {arm: style.color for arm, style in arm_styles(data.frame).items()}

@@ -50,12 +50,12 @@ def prepare(frame: pd.DataFrame) -> FigureData | None:
         else "num_kv_heads"
     )
     measured = measured[measured[across].notna()]
-    columns = spread_out(axis_values(measured, across), MAX_COLUMNS)
-    parts = []
-    for stage in stages(measured)[:MAX_STAGES]:
-        part = measured[(measured["stage"] == stage) & measured[across].isin(columns)]
-        parts.append(take_slice(part, (across,)).frame)
-    drawn = pd.concat(parts).sort_values("peak_workspace_bytes", kind="stable")
+    if len(measured) == 0:
+        return None
+    by_stage = [measured[measured["stage"] == stage] for stage in stages(measured)[:MAX_STAGES]]
+    drawn = pd.concat([take_slice(rows, (across,)).frame for rows in by_stage])
+    columns = spread_out(axis_values(drawn, across), MAX_COLUMNS)
+    drawn = drawn[drawn[across].isin(columns)].sort_values("peak_workspace_bytes", kind="stable")
     drawn = drawn.drop_duplicates(["arm", "stage", across], keep="last")
     arms = _in_workspace_order(drawn)
     drawn = drawn[drawn["arm"].isin(arms)]
@@ -98,7 +98,7 @@ def draw(data: FigureData) -> Figure:
     """Bars are workspace; the solid line is the cache, the dashed one the cache that MHA would need."""
     facets, arms = data.facets, data.extras["arms"]
     styles = arm_styles(data.frame)
-    height = (0.27 * len(arms) + 0.62) * len(facets.rows) + 0.95
+    height = max(0.27 * len(arms) + 0.62, 1.3) * len(facets.rows) + 0.95
     figure = new_figure(height, 10.0 if len(facets.columns) > 1 else 7.2)
     panels = figure.subplots(len(facets.rows), len(facets.columns), squeeze=False, sharex="row", sharey=True)
     for row, stage in enumerate(facets.rows):

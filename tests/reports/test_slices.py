@@ -62,6 +62,14 @@ def test_a_slice_is_the_fullest_then_the_largest_and_says_so(record, frame_of):
     assert drawn.note == "Drawn: float16; batch 4. Also measured: float32; batch 1, 16."
 
 
+def test_models_are_never_mixed_along_contexts(record, frame_of):
+    small = [record(model="small", kv_len=length) for length in (64, 128)]
+    large = [record(model="large", kv_len=length) for length in (1024, 2048, 4096)]
+    drawn = take_slice(tidy(frame_of(small + large)), free=("kv_len",))
+    assert set(drawn.frame["model"]) == {"large"}
+    assert drawn.note.startswith("Drawn: large; context 1K, 2K, 4K. Also measured: small; ")
+
+
 def test_nothing_left_out_needs_no_note(record, frame_of):
     frame = tidy(frame_of([record(kv_len=1024), record(kv_len=2048)]))
     assert take_slice(frame, free=("kv_len",)).note == ""

@@ -58,6 +58,12 @@ def test_environments_and_runs_are_named_only_where_they_differ(record, frame_of
     assert list(other["arm"]) == ["sdpa", "sdpa"]
 
 
+def test_runs_that_share_a_few_cells_are_one_larger_run(record, frame_of):
+    one = [record("sdpa", kv_len=length) for length in (64, 128, 256)]
+    other = [record("sdpa", kv_len=length, run_id="run-b") for length in (256, 512, 1024)]
+    assert set(tidy(frame_of(one + other))["arm"]) == {"sdpa"}
+
+
 def test_stage_names_the_workload_where_the_phase_does_not(record, frame_of):
     out = tidy(
         frame_of(
