@@ -81,9 +81,20 @@ class Record:
     timing_method: str | None = None
     cache_state: str | None = None
     """`cold`: more than the last-level cache was flushed before each call; `warm`: it was not."""
+    warm_latency_ms: float | None = None
+    """Median of `warm_samples_ms`: the same calls without the flush, where both states were asked for."""
+    warm_samples_ms: list[float] | None = None
+    eager_ms: float | None = None
+    """CUDA: median wall time of a call and the wait for it, as a caller sees it, launches included."""
     prepare_ms: float | None = None
-    """Host time of `prepare`: layout conversion, planning, compilation. Not part of the latency."""
+    """Host time of `prepare`, all of what follows included. Not part of the latency."""
+    compile_ms: float | None = None
+    """The part of `prepare` that the implementation calls compilation."""
+    autotune_ms: float | None = None
+    plan_ms: float | None = None
     first_call_ms: float | None = None
+    num_threads: int | None = None
+    """Threads that a CPU call may use."""
 
     # Derived
     tokens_per_s: float | None = None
@@ -93,7 +104,10 @@ class Record:
     model_flops: int | None = None
     achieved_gb_per_s: float | None = None
     achieved_tflop_per_s: float | None = None
+    roof: str | None = None
+    """The measured ceiling that bounds this problem: `read_gb_per_s`, or `matmul_tflop_per_s` of its dtype."""
     roof_fraction: float | None = None
+    """Achieved share of that ceiling."""
 
     # Memory, of one layer unless the name says otherwise
     kv_cache_bytes_model: int | None = None
@@ -105,14 +119,38 @@ class Record:
     """Cache bytes as the implementation holds them."""
     peak_workspace_bytes: int | None = None
     """Allocator peak of one call less what was resident before it: its output and all temporaries."""
+    allocator_allocated_bytes: int | None = None
+    """CUDA: what the allocator had handed out before the call."""
     allocator_reserved_bytes: int | None = None
+    """CUDA: what the allocator had taken from the device after the call."""
+    graph_pool_bytes: int | None = None
+    """CUDA: memory that the captured graph of the calls keeps to itself."""
     process_bytes: int | None = None
     """Memory of the measuring process: on the device by NVML, or resident set size on a CPU."""
     device_bytes: int | None = None
     """Memory in use on the device by NVML, all processes."""
+    unexplained_bytes: int | None = None
+    """What the process holds beyond what the allocator reserved: context, libraries, caches."""
 
     # Energy
     energy_j_per_call: float | None = None
+    """Energy of the device for one call, less what it draws when idle."""
+    energy_j_per_token: float | None = None
+    idle_power_w: float | None = None
+    """What was subtracted: the device's power with nothing to do, measured when the run began."""
+    energy_source: str | None = None
+    """`nvml` or `rapl`: whose counter was read."""
+    energy_window_s: float | None = None
+
+    # Conditions while it was timed
+    clock_mhz: float | None = None
+    """Median SM clock."""
+    temperature_c: float | None = None
+    """Highest temperature of the device."""
+    throttle_reasons: list[str] | None = None
+    """NVML's clock event reasons that were active in any sample, idle apart."""
+    background_load: float | None = None
+    """Cores that processes other than the worker kept busy, on average; on CUDA, not known to be."""
 
     # Checks
     kernels: list[str] | None = None
