@@ -27,6 +27,8 @@ class MeasureConfig:
     """Calls of one arm in one round take about this long together; at least one call."""
     timeout_s: float = MISSING
     """An arm that answers nothing for so long is stopped; its row says `timeout`."""
+    caches: list[str] = MISSING
+    """`cold`, `warm` or both: whether the last-level cache is flushed before each timed call."""
     max_check_gflop: float = MISSING
     """The float64 reference of a case may cost this much; beyond it, sampled queries are checked."""
 

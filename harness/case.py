@@ -12,6 +12,7 @@ from attention_impls.cost import kv_cache_bytes, kv_cache_bytes_per_token, layer
 from attention_impls.cost import model_bytes as attention_bytes
 from attention_impls.cost import model_flops as attention_flops
 
+CACHE_STATES = ("cold", "warm")
 CURRENT_ENVIRONMENT = "current"
 LAYER_WORKLOAD = "layer"
 
@@ -34,12 +35,20 @@ class MeasureSettings:
     seconds_per_arm: float
     slice_ms: float
     timeout_s: float
+    caches: tuple[str, ...]
     max_check_gflop: float
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "caches", tuple(sorted(self.caches)))  # cold before warm
         for key, value in asdict(self).items():
-            if key != "name" and not value > 0:
+            if key not in {"name", "caches"} and not value > 0:
                 raise ValueError(f"measure.{key}={value}: must be positive")
+        if (
+            not self.caches
+            or len(set(self.caches)) < len(self.caches)
+            or not set(self.caches) <= set(CACHE_STATES)
+        ):
+            raise ValueError(f"measure.caches={list(self.caches)}: must be [cold], [warm] or [cold,warm]")
 
 
 @dataclass(frozen=True, kw_only=True)

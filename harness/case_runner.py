@@ -11,11 +11,12 @@ from typing import Any
 from harness.case import CURRENT_ENVIRONMENT, Arm, Case, InvalidCase
 from harness.cell import cell_id
 from harness.nvml import Nvml
-from harness.rounds import ArmSamples, measure_in_rounds
+from harness.rounds import Samples, Stream, measure_in_rounds
 from harness.worker_pool import WorkerPool
 from harness.worker_process import Environment, RequestFailed, WorkerFailed, WorkerProcess
 from results import Outcome, Record
 from results.derive import FLAG_UNSTABLE, rate_fields, timing_fields
+from results.statistics import median
 
 OnRecord = Callable[[Record], None]
 
@@ -110,10 +111,11 @@ class _Attempt:
             for arm in list(self._active):
                 with self._blaming(arm):
                     step(arm)
-        for arm, samples in self._time().items():
+        timed = self._time()
+        for arm in list(self._active):
             with self._blaming(arm):
                 self._verify(arm)
-                self._record_ok(arm, samples)
+                self._record_ok(arm, timed)
         for environment in dict.fromkeys(arm.environment for arm in self._case.arms):
             self._worker(environment).request("close_case", self._case.measure.timeout_s)
 
@@ -165,20 +167,21 @@ class _Attempt:
                 }
             )
 
-    def _time(self) -> dict[Arm, ArmSamples]:
+    def _time(self) -> dict[Stream, Samples]:
         """Time the arms in rounds. An arm that fails on the way is dropped, and the rounds start again."""
         while self._active:
-            arms = list(self._active)
+            streams = [Stream(arm, state) for arm in self._active for state in self._case.measure.caches]
             try:
-                return measure_in_rounds(arms, self._case.measure, self._case.seed, self._measure)
+                return measure_in_rounds(streams, self._case.measure, self._case.seed, self._measure)
             except _ArmDropped:
                 continue
         return {}
 
-    def _measure(self, arm: Arm, num_calls: int) -> list[float]:
+    def _measure(self, stream: Stream, num_calls: int) -> list[float]:
         samples_ms: list[float] | None = None
-        with self._blaming(arm):
-            samples_ms = self._ask(arm, "measure", num_calls=num_calls)["samples_ms"]
+        with self._blaming(stream.arm):
+            is_cold = stream.cache_state == "cold"
+            samples_ms = self._ask(stream.arm, "measure", num_calls=num_calls, is_cold=is_cold)["samples_ms"]
         if samples_ms is None:
             raise _ArmDropped
         return samples_ms
@@ -186,9 +189,14 @@ class _Attempt:
     def _verify(self, arm: Arm) -> None:
         self._facts[arm].add(self._ask(arm, "verify"))
 
-    def _record_ok(self, arm: Arm, samples: ArmSamples) -> None:
+    def _record_ok(self, arm: Arm, timed: dict[Stream, Samples]) -> None:
         case = self._case
+        state, *other_states = case.measure.caches
+        samples = timed[Stream(arm, state)]
         timing = timing_fields(samples.samples_ms)
+        if other_states:
+            warm_ms = timed[Stream(arm, other_states[0])].samples_ms
+            timing |= {"warm_samples_ms": warm_ms, "warm_latency_ms": median(warm_ms)}
         model = case.model_fields()
         rates = rate_fields(
             timing["latency_ms"],
@@ -204,7 +212,7 @@ class _Attempt:
                 **timing,
                 **rates,
                 "num_processes": 1,
-                "cache_state": "cold",
+                "cache_state": state,
                 "flags": [] if samples.is_narrow else [FLAG_UNSTABLE],
             },
         )

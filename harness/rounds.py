@@ -1,4 +1,4 @@
-"""Arms of a case are measured in rounds, each in a fresh seeded order, so that drift hits all alike."""
+"""Streams of a case are measured in rounds, each in a fresh seeded order, so that drift hits all alike."""
 
 from __future__ import annotations
 
@@ -10,17 +10,26 @@ from dataclasses import dataclass, field
 from harness.case import Arm, MeasureSettings
 from results.derive import is_narrow
 
-MeasureArm = Callable[[Arm, int], list[float]]
-"""Times a number of calls of an arm; returns milliseconds of each."""
+
+@dataclass(frozen=True)
+class Stream:
+    """One series of samples: an arm in one state of the cache."""
+
+    arm: Arm
+    cache_state: str
+
+
+MeasureStream = Callable[[Stream, int], list[float]]
+"""Times a number of calls; returns milliseconds of each."""
 
 _WARM_UP_CALLS = 2
 _MAX_CALLS_PER_SLICE = 100
-_MAX_SAMPLES_PER_ARM = 2000
+_MAX_SAMPLES_PER_STREAM = 2000
 
 
 @dataclass
-class ArmSamples:
-    """What was timed of one arm."""
+class Samples:
+    """What was timed of one stream."""
 
     samples_ms: list[float] = field(default_factory=list)
     calls_per_slice: int = 1
@@ -28,24 +37,24 @@ class ArmSamples:
 
 
 def measure_in_rounds(
-    arms: Sequence[Arm], settings: MeasureSettings, seed: int, measure: MeasureArm
-) -> dict[Arm, ArmSamples]:
-    """Measure until the interval of every arm's median is narrow, or the time budget is spent.
+    streams: Sequence[Stream], settings: MeasureSettings, seed: int, measure: MeasureStream
+) -> dict[Stream, Samples]:
+    """Measure until the interval of every stream's median is narrow, or the time budget is spent.
 
     The first round warms up and tells how many calls fill a slice; its samples are not kept.
     """
     order = random.Random(seed)
-    measured = {arm: ArmSamples() for arm in arms}
-    for arm in order.sample(list(arms), len(arms)):
+    measured = {stream: Samples() for stream in streams}
+    for stream in order.sample(list(streams), len(streams)):
         started = time.monotonic()
-        measure(arm, _WARM_UP_CALLS)
+        measure(stream, _WARM_UP_CALLS)
         call_ms = (time.monotonic() - started) * 1e3 / _WARM_UP_CALLS
-        measured[arm].calls_per_slice = calls_per_slice(call_ms, settings.slice_ms)
-    deadline = time.monotonic() + settings.seconds_per_arm * len(arms)
+        measured[stream].calls_per_slice = calls_per_slice(call_ms, settings.slice_ms)
+    deadline = time.monotonic() + settings.seconds_per_arm * len(streams)
     num_rounds = 0
     while not _is_done(measured, settings, num_rounds, is_late=time.monotonic() >= deadline):
-        for arm in order.sample(list(arms), len(arms)):
-            measured[arm].samples_ms.extend(measure(arm, measured[arm].calls_per_slice))
+        for stream in order.sample(list(streams), len(streams)):
+            measured[stream].samples_ms.extend(measure(stream, measured[stream].calls_per_slice))
         num_rounds += 1
     for result in measured.values():
         result.is_narrow = is_narrow(result.samples_ms, settings.target_interval)
@@ -53,11 +62,11 @@ def measure_in_rounds(
 
 
 def _is_done(
-    measured: dict[Arm, ArmSamples], settings: MeasureSettings, num_rounds: int, *, is_late: bool
+    measured: dict[Stream, Samples], settings: MeasureSettings, num_rounds: int, *, is_late: bool
 ) -> bool:
     if num_rounds < settings.min_rounds:
         return False
-    if is_late or max(len(result.samples_ms) for result in measured.values()) >= _MAX_SAMPLES_PER_ARM:
+    if is_late or max(len(result.samples_ms) for result in measured.values()) >= _MAX_SAMPLES_PER_STREAM:
         return True
     return all(is_narrow(result.samples_ms, settings.target_interval) for result in measured.values())
 

@@ -1,4 +1,4 @@
-"""How calls are timed: one method per kind of device, each from a cold cache."""
+"""How calls are timed: one method per kind of device."""
 
 from __future__ import annotations
 
@@ -20,22 +20,23 @@ class Clock(ABC):
     method: ClassVar[str]
     """Name of the method, kept in the record: one for all rows of a table."""
 
+    def __init__(self, device: str) -> None:
+        self.flush = CacheFlush(device)
+        """Evicts the inputs of a call from the last-level cache."""
+
     @abstractmethod
     def synchronize(self) -> None:
         """Wait until the device has done all that was asked of it."""
 
     @abstractmethod
     def time_calls(self, call: Call, num_calls: int, before_each: Callable[[], None]) -> list[float]:
-        """Milliseconds of each call. `before_each` runs, and the cache is flushed, outside the timed part."""
+        """Milliseconds of each call. `before_each` runs outside the timed part."""
 
 
 class CpuClock(Clock):
     """The monotonic clock around each call."""
 
     method = "perf_counter"
-
-    def __init__(self) -> None:
-        self._flush = CacheFlush("cpu")
 
     def synchronize(self) -> None:
         """A CPU call has ended when it returns."""
@@ -44,7 +45,6 @@ class CpuClock(Clock):
         samples_ms = []
         for _ in range(num_calls):
             before_each()
-            self._flush()
             started = time.perf_counter_ns()
             output = call()
             samples_ms.append((time.perf_counter_ns() - started) / 1e6)
@@ -61,8 +61,8 @@ class CudaClock(Clock):
     """About 0.2 ms: longer than the host needs to queue the flush, the event and the first launch."""
 
     def __init__(self, device: str) -> None:
+        super().__init__(device)
         self._device = torch.device(device)
-        self._flush = CacheFlush(device)
 
     def synchronize(self) -> None:
         torch.cuda.synchronize(self._device)
@@ -72,7 +72,6 @@ class CudaClock(Clock):
         with torch.cuda.device(self._device):
             for _ in range(num_calls):
                 before_each()
-                self._flush()
                 started = torch.cuda.Event(enable_timing=True)
                 ended = torch.cuda.Event(enable_timing=True)
                 torch.cuda._sleep(self._SLEEP_CYCLES)
@@ -86,4 +85,4 @@ class CudaClock(Clock):
 
 def make_clock(device: str) -> Clock:
     """The clock of a device (`cpu`, `cuda`, `cuda:N`)."""
-    return CpuClock() if device == "cpu" else CudaClock(device)
+    return CpuClock(device) if device == "cpu" else CudaClock(device)

@@ -86,13 +86,19 @@ class Session:
             weight: Weight = weigh_call(self._arms[arm], self._problem.device)
         return weight.to_dict()
 
-    def measure(self, arm: str, num_calls: int) -> dict[str, Any]:
-        """Time some calls, each on queries other than the last one's and from a cold cache."""
+    def measure(self, arm: str, num_calls: int, is_cold: bool) -> dict[str, Any]:
+        """Time some calls, each on queries other than the last one's, with or without flushing the cache."""
+        prepared, clock = self._arms[arm], self._clock
+
+        def before_each() -> None:
+            self._rotate(arm)
+            if is_cold:
+                clock.flush()
+
         with torch.inference_mode():
-            samples_ms = self._clock.time_calls(
-                self._arms[arm], num_calls, before_each=lambda: self._rotate(arm)
-            )
-        return {"samples_ms": samples_ms}
+            if not is_cold:
+                prepared()  # other arms have used the cache since
+            return {"samples_ms": clock.time_calls(prepared, num_calls, before_each)}
 
     def verify(self, arm: str) -> dict[str, Any]:
         """Check once more, after timing, on queries other than those of the last timed call."""

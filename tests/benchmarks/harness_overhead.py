@@ -187,6 +187,7 @@ def _write_run(folder: Path) -> Path:
         seconds_per_arm=1,
         slice_ms=1,
         timeout_s=1,
+        caches=("cold",),
         max_check_gflop=1,
     )
     header = RunHeader(

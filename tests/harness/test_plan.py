@@ -72,6 +72,7 @@ def test_auto_means_float32_on_a_cpu_and_bfloat16_where_the_gpu_has_it(host: Hos
         (["impls=[sdpa,sdpa]"], "names sdpa twice"),
         (["impls=[gone.py:Impl]"], "impls=gone.py:Impl: no file gone.py"),
         (["measure.slice_ms=0"], "measure.slice_ms=0.0: must be positive"),
+        (["measure.caches=[hot]"], r"measure.caches=\['hot'\]: must be \[cold\], \[warm\]"),
     ],
 )
 def test_values_that_are_never_valid(host: Host, overrides: list[str], complaint: str) -> None:

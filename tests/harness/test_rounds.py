@@ -6,15 +6,15 @@ import pytest
 
 import harness.rounds
 from harness.case import Arm, MeasureSettings
-from harness.rounds import calls_per_slice, measure_in_rounds
+from harness.rounds import Stream, calls_per_slice, measure_in_rounds
 
-ARMS = [Arm("a"), Arm("b"), Arm("c")]
+STREAMS = [Stream(Arm(name), "cold") for name in "abc"]
 
 
 def settings(**changes: float) -> MeasureSettings:
     values = {
         "target_interval": 0.01, "min_rounds": 6, "seconds_per_arm": 1.0, "slice_ms": 10.0, "timeout_s": 1.0,
-        "max_check_gflop": 1.0,
+        "max_check_gflop": 1.0, "caches": ("cold",),
     }  # fmt: skip
     return MeasureSettings(name="test", **values | changes)  # type: ignore[arg-type]
 
@@ -28,9 +28,9 @@ class FakeMachine:
         self._durations_ms = durations_ms
         monkeypatch.setattr(harness.rounds.time, "monotonic", lambda: self.now_s)
 
-    def measure(self, arm: Arm, num_calls: int) -> list[float]:
-        self.order.append(arm.impl)
-        samples_ms = [next(self._durations_ms[arm.impl]) for _ in range(num_calls)]
+    def measure(self, stream: Stream, num_calls: int) -> list[float]:
+        self.order.append(stream.arm.impl)
+        samples_ms = [next(self._durations_ms[stream.arm.impl]) for _ in range(num_calls)]
         self.now_s += sum(samples_ms) / 1e3
         return samples_ms
 
@@ -48,14 +48,18 @@ def noisy(value_ms: float) -> Iterator[float]:
 
 def test_steady_arms_stop_after_the_least_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
     machine = FakeMachine(monkeypatch, {"a": steady(10), "b": steady(5), "c": steady(100)})
-    measured = measure_in_rounds(ARMS, settings(), 0, machine.measure)
-    assert [len(measured[arm].samples_ms) for arm in ARMS] == [6, 12, 6]  # slices of 10 ms: 1, 2 and 1 calls
-    assert all(measured[arm].is_narrow for arm in ARMS)
+    measured = measure_in_rounds(STREAMS, settings(), 0, machine.measure)
+    assert [len(measured[stream].samples_ms) for stream in STREAMS] == [
+        6,
+        12,
+        6,
+    ]  # slices of 10 ms: 1, 2 and 1 calls
+    assert all(measured[stream].is_narrow for stream in STREAMS)
 
 
 def test_every_round_has_every_arm_once_in_changing_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    machine = FakeMachine(monkeypatch, {arm.impl: steady(10) for arm in ARMS})
-    measure_in_rounds(ARMS, settings(min_rounds=20), 0, machine.measure)
+    machine = FakeMachine(monkeypatch, {stream.arm.impl: steady(10) for stream in STREAMS})
+    measure_in_rounds(STREAMS, settings(min_rounds=20), 0, machine.measure)
     rounds = [tuple(machine.order[i : i + 3]) for i in range(0, len(machine.order), 3)]
     assert len(rounds) == 21  # the first warms up
     assert all(sorted(one) == ["a", "b", "c"] for one in rounds)
@@ -65,25 +69,25 @@ def test_every_round_has_every_arm_once_in_changing_order(monkeypatch: pytest.Mo
 def test_the_order_follows_the_seed(monkeypatch: pytest.MonkeyPatch) -> None:
     orders = []
     for seed in (1, 1, 2):
-        machine = FakeMachine(monkeypatch, {arm.impl: steady(10) for arm in ARMS})
-        measure_in_rounds(ARMS, settings(min_rounds=20), seed, machine.measure)
+        machine = FakeMachine(monkeypatch, {stream.arm.impl: steady(10) for stream in STREAMS})
+        measure_in_rounds(STREAMS, settings(min_rounds=20), seed, machine.measure)
         orders.append(machine.order)
     assert orders[0] == orders[1] != orders[2]
 
 
 def test_one_noisy_arm_keeps_all_going_until_the_budget_is_spent(monkeypatch: pytest.MonkeyPatch) -> None:
     machine = FakeMachine(monkeypatch, {"a": noisy(10), "b": steady(10), "c": steady(10)})
-    measured = measure_in_rounds(ARMS, settings(seconds_per_arm=0.5), 0, machine.measure)
-    assert not measured[ARMS[0]].is_narrow
-    assert measured[ARMS[1]].is_narrow
+    measured = measure_in_rounds(STREAMS, settings(seconds_per_arm=0.5), 0, machine.measure)
+    assert not measured[STREAMS[0]].is_narrow
+    assert measured[STREAMS[1]].is_narrow
     assert 1.5 <= machine.now_s <= 1.7  # three arms of half a second, then the round in hand
-    assert len(measured[ARMS[0]].samples_ms) == len(measured[ARMS[1]].samples_ms) > 6
+    assert len(measured[STREAMS[0]].samples_ms) == len(measured[STREAMS[1]].samples_ms) > 6
 
 
 def test_the_least_rounds_are_kept_beyond_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
-    machine = FakeMachine(monkeypatch, {arm.impl: noisy(5000) for arm in ARMS})
-    measured = measure_in_rounds(ARMS, settings(), 0, machine.measure)
-    assert [len(measured[arm].samples_ms) for arm in ARMS] == [6, 6, 6]
+    machine = FakeMachine(monkeypatch, {stream.arm.impl: noisy(5000) for stream in STREAMS})
+    measured = measure_in_rounds(STREAMS, settings(), 0, machine.measure)
+    assert [len(measured[stream].samples_ms) for stream in STREAMS] == [6, 6, 6]
 
 
 @pytest.mark.parametrize(("call_ms", "expected"), [(1.0, 20), (3.0, 7), (19.0, 1), (1000.0, 1), (1e-9, 100)])

@@ -77,7 +77,7 @@ def test_the_flush_is_larger_than_the_last_level_cache() -> None:
 
 def test_calls_are_timed_one_by_one_after_their_preparation() -> None:
     events = []
-    samples = CpuClock().time_calls(
+    samples = CpuClock("cpu").time_calls(
         lambda: events.append("call"), 3, before_each=lambda: events.append("before")
     )
     assert events == ["before", "call"] * 3
