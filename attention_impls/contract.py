@@ -38,6 +38,10 @@ class PreparedAttention:
     """Returns `[batch_size, num_q_heads, q_len, head_dim]`; a view is fine."""
     kv_cache_bytes: int
     """Bytes that this implementation keeps resident for the cache, scales and page padding included."""
+    compile_ms: float | None = None
+    """The part of `prepare` that was compilation; None where there is none."""
+    autotune_ms: float | None = None
+    plan_ms: float | None = None
 
     def __call__(self) -> torch.Tensor:
         return self.run()
@@ -56,6 +60,12 @@ class AttentionImpl(ABC):
     """Whether a prepared call sees what is later written into `inputs.k` and `inputs.v`.
 
     An implementation that converts the cache to a layout of its own says False.
+    """
+
+    promised_operators: ClassVar[tuple[str, ...]] = ()
+    """Operators of PyTorch, by how their names begin, of which a call must run one; empty promises none.
+
+    They are looked up in a profile of one call. A call that runs something else is not `ok`.
     """
 
     @abstractmethod

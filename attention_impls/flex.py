@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
+import time
 from collections.abc import Callable
 
 import torch
@@ -68,10 +69,13 @@ class Flex(AttentionImpl):
 
         # fullgraph: whatever cannot be compiled is an error, never run uncompiled instead.
         compiled = torch.compile(attend, fullgraph=True, dynamic=False)
+        started = time.perf_counter()
         with torch._dynamo.config.patch(recompile_limit=MAX_COMPILED_PROBLEMS):
             compiled(inputs.q, inputs.k, inputs.v)
         return PreparedAttention(
-            lambda: compiled(inputs.q, inputs.k, inputs.v), inputs.k.nbytes + inputs.v.nbytes
+            run=lambda: compiled(inputs.q, inputs.k, inputs.v),
+            kv_cache_bytes=inputs.k.nbytes + inputs.v.nbytes,
+            compile_ms=(time.perf_counter() - started) * 1e3,
         )
 
 

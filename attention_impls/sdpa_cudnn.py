@@ -12,3 +12,4 @@ class SdpaCudnn(PinnedSdpa):
 
     name = "sdpa_cudnn"
     backend = SDPBackend.CUDNN_ATTENTION
+    promised_operators = ("aten::_scaled_dot_product_cudnn_attention",)

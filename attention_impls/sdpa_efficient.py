@@ -12,3 +12,4 @@ class SdpaEfficient(PinnedSdpa):
 
     name = "sdpa_efficient"
     backend = SDPBackend.EFFICIENT_ATTENTION
+    promised_operators = ("aten::_scaled_dot_product_efficient_attention",)

@@ -12,3 +12,4 @@ class SdpaFlash(PinnedSdpa):
 
     name = "sdpa_flash"
     backend = SDPBackend.FLASH_ATTENTION
+    promised_operators = ("aten::_scaled_dot_product_flash_attention",)

@@ -12,3 +12,4 @@ class SdpaMath(PinnedSdpa):
 
     name = "sdpa_math"
     backend = SDPBackend.MATH
+    promised_operators = ("aten::_scaled_dot_product_attention_math",)

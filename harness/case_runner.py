@@ -159,11 +159,13 @@ class _Attempt:
         facts.add(self._ask(arm, "weigh"))
         uuid = self._runner.device_facts(self._case)["uuid"]
         if uuid is not None:
-            pid = self._worker(arm.environment).pid
+            process_bytes = self._runner.nvml.process_memory_bytes(uuid, self._worker(arm.environment).pid)
+            reserved = facts.fields["allocator_reserved_bytes"]
             facts.add(
                 {
                     "device_bytes": self._runner.nvml.device_memory_bytes(uuid),
-                    "process_bytes": self._runner.nvml.process_memory_bytes(uuid, pid),
+                    "process_bytes": process_bytes,
+                    "unexplained_bytes": None if process_bytes is None else process_bytes - reserved,
                 }
             )
 

@@ -10,7 +10,7 @@ import torch
 from attention_impls import BrokenImpl, InvalidProblem
 from harness.worker.host import describe_host
 from harness.worker.protocol import Message, receive, send
-from harness.worker.session import IncorrectOutput, Session, UnsupportedProblem
+from harness.worker.session import BrokenPromise, IncorrectOutput, Session, UnsupportedProblem
 
 _CPU_OUT_OF_MEMORY = "can't allocate memory"
 """What PyTorch's CPU allocator says in its plain RuntimeError."""
@@ -41,6 +41,8 @@ def _answer(operation: Any, arguments: Message) -> Message:
         return _failure("unsupported", str(error))
     except IncorrectOutput as error:
         return _failure("incorrect", str(error)) | {"max_error": error.max_error}
+    except BrokenPromise as error:
+        return _failure("incorrect", str(error))
     except torch.OutOfMemoryError as error:
         return _failure("oom", _first_line(error))
     except BrokenImpl as error:

@@ -11,7 +11,7 @@ from attention_impls import AttentionProblem, PreparedAttention, get_impl
 from harness.worker.clock import Clock, make_clock
 from harness.worker.memory_limit import require_memory_for_inputs
 from harness.worker.subject import Check, Subject, make_subject
-from harness.worker.workspace import Weight, weigh_call
+from harness.worker.workspace import weigh_call
 
 
 class UnsupportedProblem(Exception):
@@ -26,6 +26,10 @@ class IncorrectOutput(Exception):
         self.max_error = check.max_error
 
 
+class BrokenPromise(Exception):
+    """A call ran another kernel than its implementation's name promises; the message names both."""
+
+
 class Session:
     """State of the worker between requests. Every method takes and returns plain values."""
 
@@ -35,6 +39,7 @@ class Session:
         self._clocks: dict[str, Clock] = {}
         self._arms: dict[str, PreparedAttention] = {}
         self._num_calls: dict[str, int] = {}
+        self._promises: dict[str, tuple[str, ...]] = {}
 
     def open_case(
         self, problem: dict[str, Any], workload: str, hidden_size: int, seed: int, max_check_gflop: float
@@ -72,19 +77,26 @@ class Session:
             max_error = max(max_error, self._require_correct(second_output, variant=1, when=when))
         self._arms[arm] = prepared
         self._num_calls[arm] = 0
+        self._promises[arm] = tuple(getattr(implementation, "promised_operators", ()))
         return {
             "prepare_ms": (ready - started) * 1e3,
             "first_call_ms": (first_done - ready) * 1e3,
+            "compile_ms": prepared.compile_ms,
+            "autotune_ms": prepared.autotune_ms,
+            "plan_ms": prepared.plan_ms,
             "kv_cache_bytes": int(prepared.kv_cache_bytes),
             "max_error": max_error,
         }
 
     def weigh(self, arm: str) -> dict[str, Any]:
-        """Memory of one call, and the operators that it ran."""
+        """Memory of one call, and what it ran: `BrokenPromise` when that is not what the name stands for."""
         assert self._problem is not None
         with torch.inference_mode():
-            weight: Weight = weigh_call(self._arms[arm], self._problem.device)
-        return weight.to_dict()
+            weight = weigh_call(self._arms[arm], self._problem.device)
+        promised = self._promises[arm]
+        if promised and not any(name.startswith(promised) for name in weight.operators):
+            raise BrokenPromise(f"promised {' or '.join(promised)}, ran {', '.join(weight.kernels)}")
+        return weight.record_fields()
 
     def measure(self, arm: str, num_calls: int, is_cold: bool) -> dict[str, Any]:
         """Time some calls, each on queries other than the last one's, with or without flushing the cache."""
@@ -115,6 +127,7 @@ class Session:
         """Free everything."""
         self._arms.clear()
         self._num_calls.clear()
+        self._promises.clear()
         self._problem = self._subject = None
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

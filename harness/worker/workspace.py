@@ -17,15 +17,20 @@ _PAGE_SIZE_BYTES = 4096
 
 @dataclass(frozen=True)
 class Weight:
-    """Bytes and names; the fields are those of a record."""
+    """What one call needs and what it runs. Bytes are as in a record."""
 
     peak_workspace_bytes: int
     allocator_reserved_bytes: int | None
+    allocator_allocated_bytes: int | None
     process_bytes: int | None
     kernels: list[str]
+    """What did the work: operators on a CPU, kernels on CUDA."""
+    operators: list[str]
+    """Operators of PyTorch that the call dispatched, on either."""
 
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+    def record_fields(self) -> dict[str, Any]:
+        """As a record has them."""
+        return {key: value for key, value in asdict(self).items() if key != "operators"}
 
 
 def weigh_call(call: Callable[[], torch.Tensor], device: str) -> Weight:
@@ -61,11 +66,14 @@ def warm_up_profiler() -> None:
 
 def _weigh_on_cpu(call: Callable[[], torch.Tensor]) -> Weight:
     events = _profiled(call, [ProfilerActivity.CPU])
+    operators = _first_appearances(event.name() for event in events if event.name() != _MEMORY_EVENT)
     return Weight(
         peak_workspace_bytes=peak_of(event.nbytes() for event in events if event.name() == _MEMORY_EVENT),
         allocator_reserved_bytes=None,  # the CPU allocator keeps nothing back
+        allocator_allocated_bytes=None,
         process_bytes=resident_set_bytes(),
-        kernels=_first_appearances(event.name() for event in events if event.name() != _MEMORY_EVENT),
+        kernels=operators,
+        operators=operators,
     )
 
 
@@ -79,12 +87,16 @@ def _weigh_on_cuda(call: Callable[[], torch.Tensor], device: torch.device) -> We
     reserved = torch.cuda.memory_reserved(device)
     del output
     events = _profiled(call, [ProfilerActivity.CPU, ProfilerActivity.CUDA], device)
-    on_device = [event.name() for event in events if event.device_type() == torch.profiler.DeviceType.CUDA]
+    names: dict[bool, list[str]] = {True: [], False: []}
+    for event in events:
+        names[event.device_type() == torch.profiler.DeviceType.CUDA].append(event.name())
     return Weight(
         peak_workspace_bytes=peak,
         allocator_reserved_bytes=reserved,
+        allocator_allocated_bytes=resident,
         process_bytes=None,  # NVML knows it, from the parent
-        kernels=_first_appearances(on_device),
+        kernels=_first_appearances(names[True]),
+        operators=_first_appearances(names[False]),
     )
 
 

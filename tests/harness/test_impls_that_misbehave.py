@@ -98,6 +98,9 @@ MODULE = """
         def __init__(self):
             raise RuntimeError("no licence")
 
+    class RunsAnotherKernel(Good):
+        promised_operators = ("aten::_scaled_dot_product_flash",)
+
     class HasNoMembers:
         pass
 
@@ -125,6 +128,7 @@ EXPECTED = {
     "WantsTooMuchMemory": ("oom", "allocate"),
     "CannotBeMade": ("error", "no licence"),
     "HasNoMembers": ("error", "has no name"),
+    "RunsAnotherKernel": ("incorrect", "promised aten::_scaled_dot_product_flash, ran aten::"),
     "PrintsALot": ("ok", None),
     "IsNotThere": ("error", "IsNotThere"),
 }
