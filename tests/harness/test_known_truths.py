@@ -1,0 +1,109 @@
+"""Implementations whose time and memory are known beforehand: the harness must read what is true."""
+
+from __future__ import annotations
+
+import statistics
+import textwrap
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pandas as pd
+import pytest
+
+import results
+
+BUSY_MS = 5.0
+SCRATCH_BYTES = 12_345_678
+WARM_PENALTY_MS = 4.0
+
+MODULE = f"""
+    import time
+    import torch
+    from attention_impls import PreparedAttention, get_impl
+
+    def busy_wait(milliseconds):
+        end = time.perf_counter() + milliseconds / 1e3
+        while time.perf_counter() < end:
+            pass
+
+    class Plain:
+        name = "plain"
+        def unsupported_reasons(self, problem):
+            return []
+        def prepare(self, problem, inputs):
+            self.inner = get_impl("sdpa_flash").prepare(problem, inputs)
+            self.last_call = 0.0
+            return PreparedAttention(self.run, self.inner.kv_cache_bytes)
+        def run(self):
+            return self.inner()
+
+    class TakesAKnownTime(Plain):
+        def run(self):
+            end = time.perf_counter() + {BUSY_MS} / 1e3
+            output = self.inner()
+            while time.perf_counter() < end:
+                pass
+            return output
+
+    class AllocatesAKnownScratch(Plain):
+        def run(self):
+            scratch = torch.empty({SCRATCH_BYTES}, dtype=torch.uint8)
+            del scratch
+            return self.inner()
+
+    class IsSlowerWhenWarm(Plain):
+        # Between cold calls a flush takes more than half a millisecond; warm ones follow at once.
+        def run(self):
+            if time.perf_counter() - self.last_call < 0.5e-3:
+                busy_wait({WARM_PENALTY_MS})
+            output = self.inner()
+            self.last_call = time.perf_counter()
+            return output
+"""
+
+
+@pytest.fixture(scope="module")
+def rows(gqabench_in: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
+    folder = tmp_path_factory.mktemp("truths")
+    (folder / "known.py").write_text(textwrap.dedent(MODULE))
+    names = ["Plain", "TakesAKnownTime", "AllocatesAKnownScratch", "IsSlowerWhenWarm"]
+    finished = gqabench_in(
+        folder,
+        "sweep", "measure=smoke", "measure.caches=[cold,warm]", "measure.seconds_per_arm=0.4",
+        "model=gqa_8_2", "kv_len=64", "impls=[" + ",".join(f"known.py:{name}" for name in names) + "]",
+    )  # fmt: skip
+    assert finished.returncode == 0, finished.stderr
+    frame = results.load(folder / "results" / "runs" / "latest").set_index("impl")
+    assert set(frame["outcome"]) == {"ok"}, list(frame["reason"])
+    return frame.rename(index=lambda name: name.removeprefix("known.py:"))
+
+
+def noise_ms() -> float:
+    """How much too long this machine makes a busy wait of the same length, right now (upper quartile)."""
+    excess = []
+    for _ in range(40):
+        started = time.perf_counter()
+        while (now := time.perf_counter()) < started + BUSY_MS / 1e3:
+            pass
+        excess.append((now - started) * 1e3 - BUSY_MS)
+    return statistics.quantiles(excess, n=4)[2]
+
+
+def test_a_known_time_is_read_within_one_percent_and_the_machines_own_noise(rows: pd.DataFrame) -> None:
+    latency_ms = rows.loc["TakesAKnownTime", "latency_ms"]
+    assert BUSY_MS <= latency_ms <= BUSY_MS * 1.01 + noise_ms()
+
+
+def test_a_known_scratch_is_read_to_the_byte(rows: pd.DataFrame) -> None:
+    plain = rows.loc["Plain", "peak_workspace_bytes"]
+    assert rows.loc["AllocatesAKnownScratch", "peak_workspace_bytes"] == max(SCRATCH_BYTES, plain)
+    assert plain < SCRATCH_BYTES
+
+
+def test_what_is_slower_when_warm_is_told_apart(rows: pd.DataFrame) -> None:
+    row = rows.loc["IsSlowerWhenWarm"]
+    assert row["warm_latency_ms"] >= WARM_PENALTY_MS
+    assert row["latency_ms"] < WARM_PENALTY_MS
+    assert row["cache_state"] == "cold"
+    assert rows.loc["Plain", "warm_latency_ms"] < WARM_PENALTY_MS
