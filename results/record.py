@@ -105,7 +105,7 @@ class Record:
     achieved_gb_per_s: float | None = None
     achieved_tflop_per_s: float | None = None
     roof: str | None = None
-    """The measured ceiling that bounds this problem: `read_gb_per_s`, or `matmul_tflop_per_s` of its dtype."""
+    """The measured ceiling that bounds this problem: `read_gb_per_s` or `matmul_tflop_per_s`."""
     roof_fraction: float | None = None
     """Achieved share of that ceiling."""
 
