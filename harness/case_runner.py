@@ -15,7 +15,8 @@ from harness.rounds import Samples, Stream, measure_in_rounds
 from harness.worker_pool import WorkerPool
 from harness.worker_process import Environment, RequestFailed, WorkerFailed, WorkerProcess
 from results import Outcome, Record
-from results.derive import FLAG_UNSTABLE, rate_fields, timing_fields
+from results.derive import rate_fields, timing_fields
+from results.flags import FLAG_UNSTABLE
 from results.statistics import median
 
 OnRecord = Callable[[Record], None]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -10,7 +12,7 @@ import torch
 from attention_impls import AttentionProblem, PreparedAttention, get_impl
 from harness.worker.clock import Clock, make_clock
 from harness.worker.memory_limit import require_memory_for_inputs
-from harness.worker.subject import Check, Subject, make_subject
+from harness.worker.subject import NUM_TIMED_VARIANTS, UNSEEN_VARIANT, Check, Subject, make_subject
 from harness.worker.workspace import weigh_call
 
 
@@ -27,7 +29,7 @@ class IncorrectOutput(Exception):
 
 
 class BrokenPromise(Exception):
-    """A call ran another kernel than its implementation's name promises; the message names both."""
+    """An implementation does what its contract rules out; the message says what."""
 
 
 class Session:
@@ -58,11 +60,11 @@ class Session:
 
     def prepare(self, arm: str, impl: str) -> dict[str, Any]:
         """Set an arm up, and check two outputs on different queries against the reference."""
-        assert self._problem is not None and self._subject is not None
+        assert self._subject is not None
         implementation = get_impl(impl)
         if reasons := self._subject.unsupported_reasons(implementation):
             raise UnsupportedProblem("; ".join(reasons))
-        with torch.inference_mode():
+        with torch.inference_mode(), self._guarding_inputs():
             started = time.perf_counter()
             prepared = self._subject.prepare(implementation)
             self._clock.synchronize()
@@ -113,11 +115,13 @@ class Session:
             return {"samples_ms": clock.time_calls(prepared, num_calls, before_each)}
 
     def verify(self, arm: str) -> dict[str, Any]:
-        """Check once more, after timing, on queries other than those of the last timed call."""
+        """Check once more, after timing, on queries that the arm has not met."""
+        assert self._subject is not None
         with torch.inference_mode():
-            variant = (self._num_calls[arm] + 1) % 2
-            output = self._call(self._arms[arm], variant)
-            return {"max_error": self._require_correct(output, variant, when="after timing")}
+            self._subject.guard.restore_if_changed()  # by whichever arm: each answers for its call here
+            with self._guarding_inputs():
+                output = self._call(self._arms[arm], UNSEEN_VARIANT)
+                return {"max_error": self._require_correct(output, UNSEEN_VARIANT, when="after timing")}
 
     def drop(self, arm: str) -> None:
         """Free what an arm holds."""
@@ -144,7 +148,18 @@ class Session:
     def _rotate(self, arm: str) -> None:
         assert self._subject is not None
         self._num_calls[arm] += 1
-        self._subject.write_queries(self._num_calls[arm] % 2)
+        self._subject.write_queries(self._num_calls[arm] % NUM_TIMED_VARIANTS)
+
+    @contextmanager
+    def _guarding_inputs(self) -> Iterator[None]:
+        """Restores keys and values that are written into; `BrokenPromise` when that happened."""
+        assert self._subject is not None
+        try:
+            yield
+        finally:
+            was_changed = self._subject.guard.restore_if_changed()
+        if was_changed:
+            raise BrokenPromise("it wrote into the keys or values that it was given, which others read too")
 
     def _call(self, prepared: PreparedAttention, variant: int) -> torch.Tensor:
         assert self._subject is not None

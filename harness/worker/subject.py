@@ -25,9 +25,15 @@ from attention_impls.layer import (
 )
 from attention_impls.reference import reference_attention
 from harness.case import LAYER_WORKLOAD
+from harness.worker.input_guard import InputGuard
 
-NUM_QUERY_VARIANTS = 2
-"""Calls alternate between these queries, so that an output kept from the call before is wrong."""
+NUM_TIMED_VARIANTS = 2
+"""Timed calls alternate between these queries, so that an output kept from the call before is wrong."""
+
+UNSEEN_VARIANT = 2
+"""Queries that an implementation meets after timing for the first time, so that no output can be kept."""
+
+NUM_QUERY_VARIANTS = 3
 
 _MIN_CHECKED_QUERIES = 16
 _PASSES_PER_CHECK = NUM_QUERY_VARIANTS + 1
@@ -58,11 +64,13 @@ class Subject(ABC):
         query_rows: torch.Tensor | None,
         output_shape: tuple[int, ...],
         output_dtype: torch.dtype,
+        guard: InputGuard,
     ) -> None:
         self._references = references
         self._query_rows = query_rows
         self._output_shape = output_shape
         self._output_dtype = output_dtype
+        self.guard = guard
         self.error_budget = budget
         self.num_checked_queries = references[0].shape[-2]
 
@@ -100,6 +108,7 @@ class AttentionSubject(Subject):
 
     def __init__(self, problem: AttentionProblem, seed: int, query_rows: torch.Tensor | None) -> None:
         self._problem = problem
+        self._seed = seed
         self._inputs = make_inputs(problem, seed)
         self._queries = make_queries(problem, seed, NUM_QUERY_VARIANTS)
         references = []
@@ -107,8 +116,13 @@ class AttentionSubject(Subject):
             self.write_queries(variant)
             references.append(reference_attention(problem, self._inputs, query_rows))
         budget = error_budget(problem, self._inputs, references[-1], query_rows)
-        inputs_q = self._inputs.q
-        super().__init__(references, budget, query_rows, tuple(inputs_q.shape), inputs_q.dtype)
+        guard = InputGuard([self._inputs.k, self._inputs.v], self._remake)
+        q = self._inputs.q
+        super().__init__(references, budget, query_rows, tuple(q.shape), q.dtype, guard)
+
+    def _remake(self) -> list[torch.Tensor]:
+        inputs = make_inputs(self._problem, self._seed)
+        return [inputs.k, inputs.v]
 
     def unsupported_reasons(self, impl: AttentionImpl) -> list[str]:
         return impl.unsupported_reasons(self._problem)
@@ -133,8 +147,13 @@ class LayerSubject(Subject):
             self.write_queries(variant)
             references.append(layer_reference(problem, self._inputs, seed))
         budget = layer_error_budget(problem, self._inputs, seed, references[-1])
+        guard = InputGuard([self._inputs.past_k, self._inputs.past_v], self._remake)
         hidden = self._inputs.hidden
-        super().__init__(references, budget, None, tuple(hidden.shape), hidden.dtype)
+        super().__init__(references, budget, None, tuple(hidden.shape), hidden.dtype, guard)
+
+    def _remake(self) -> list[torch.Tensor]:
+        inputs = make_layer_inputs(self._problem, self._seed, self._inputs.hidden_size)
+        return [inputs.past_k, inputs.past_v]
 
     def unsupported_reasons(self, impl: AttentionImpl) -> list[str]:
         return layer_unsupported_reasons(impl, self._problem)

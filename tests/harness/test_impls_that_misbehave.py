@@ -98,6 +98,29 @@ MODULE = """
         def __init__(self):
             raise RuntimeError("no licence")
 
+    class ScalesTheCacheInPlace(Good):
+        def prepare(self, problem, inputs):
+            inputs.k.mul_(problem.scale)
+            def run():
+                heads = torch.arange(problem.num_q_heads) // problem.group_size
+                return (inputs.q @ inputs.k[:, heads].mT).softmax(-1) @ inputs.v[:, heads]
+            return PreparedAttention(run, inputs.k.nbytes + inputs.v.nbytes)
+
+    class WritesIntoTheCacheWhenCalled(Good):
+        def run(self):
+            output = super().run()
+            self.inputs.v[..., 0, 0] += 1
+            return output
+
+    class ReplaysTwoOutputs(Good):
+        def run(self):
+            self.kept = getattr(self, "kept", [])
+            if len(self.kept) < 3:
+                self.kept.append(super().run())
+                return self.kept[-1]
+            self.kept[1:] = self.kept[:0:-1]
+            return self.kept[1]
+
     class RunsAnotherKernel(Good):
         promised_operators = ("aten::_scaled_dot_product_flash",)
 
@@ -128,6 +151,9 @@ EXPECTED = {
     "WantsTooMuchMemory": ("oom", "allocate"),
     "CannotBeMade": ("error", "no licence"),
     "HasNoMembers": ("error", "has no name"),
+    "ScalesTheCacheInPlace": ("incorrect", "wrote into the keys or values"),
+    "WritesIntoTheCacheWhenCalled": ("incorrect", "second call"),  # wrong by its own writing
+    "ReplaysTwoOutputs": ("incorrect", "after timing"),
     "RunsAnotherKernel": ("incorrect", "promised aten::_scaled_dot_product_flash, ran aten::"),
     "PrintsALot": ("ok", None),
     "IsNotThere": ("error", "IsNotThere"),
