@@ -76,7 +76,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE")
     parsed = parser.parse_args()
     figures = []
-    for measure in (measure_starts, measure_planning, measure_cases, measure_report):
+    for measure in (measure_starts, measure_planning, measure_cases, measure_share, measure_report):
         for figure in measure():
             figures.append(figure)
             print(figure, flush=True)
@@ -152,6 +152,27 @@ def measure_cases() -> Iterator[Figure]:
     for operation in WORKER_OPERATIONS:
         yield Figure(f"a case: in the worker, {operation}", requests.ms_by_argument[operation] / NUM_CASES)
     yield Figure("a case: outside the worker", (launching.total_ms - in_worker_ms) / NUM_CASES, 100)
+
+
+def measure_share() -> Iterator[Figure]:
+    """A standard sweep of about a hundred cells: how much of its wall time is spent in timed calls."""
+    from harness.cli import main as gqabench
+    from harness.worker_process import WorkerProcess
+    from results import load
+
+    impls = "repeat_kv,repeat_kv_sdpa,grouped_matmul,folded_sdpa,sdpa,sdpa_flash,sdpa_math,reference"
+    arguments = ["sweep", "study=default", "kv_len=512,2048", f"impls=[{impls}]"]
+    requests = Stopwatch(WorkerProcess, "request")
+    with _empty_folder() as folder, _without_output(), requests:
+        started = time.perf_counter()
+        code = gqabench(arguments)
+        wall_ms = (time.perf_counter() - started) * 1e3
+        samples = load(folder / "results" / "runs" / "latest")["samples_ms"].dropna()
+    assert code == 0
+    timed_ms = sum(sum(one) for one in samples)
+    yield Figure(f"a standard sweep of {len(samples)} cells, report included", wall_ms)
+    yield Figure("  of this in timed calls (target: over half, warm-up counted)", timed_ms)
+    yield Figure("  of this in timed calls, warm-up and flushes", requests.ms_by_argument["measure"])
 
 
 def measure_report() -> Iterator[Figure]:
