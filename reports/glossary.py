@@ -8,6 +8,7 @@ import pandas as pd
 
 from reports.tidy import ok_rows
 from reports.units import count_text, is_missing, listed
+from results.flags import FLAG_MEANINGS as FLAG_MEANINGS
 
 GLOSSARY = (
     (
@@ -38,12 +39,6 @@ GLOSSARY = (
 )
 
 
-FLAG_MEANINGS = {
-    "unstable": "the interval of the median is wider than asked for, or there were too few samples for one",
-}
-"""What is known of flags; others speak for themselves."""
-
-
 def method_notes(frame: pd.DataFrame) -> list[str]:
     """How the rows of a tidy frame were measured, as far as they say."""
     rows = ok_rows(frame)
@@ -64,7 +59,8 @@ def method_notes(frame: pd.DataFrame) -> list[str]:
         number = low if low == high else f"{low} to {high}"
         notes.append(f"Samples of each latency: {number}. The latency is their median.")
     notes.append(
-        "The interval is that of the median at 95 %, from order statistics: no distribution is assumed."
+        "The interval is that of the median at 95 %, from interpolated order statistics: no distribution is "
+        "assumed."
     )
     notes.append("Workspace was measured in a pass of its own. What was not measured reads –, never 0.")
     return notes

@@ -7,9 +7,6 @@ from typing import Any
 
 from results.statistics import median, median_interval
 
-FLAG_UNSTABLE = "unstable"
-"""The interval of the median is wider than was asked for, or there were too few samples for one."""
-
 
 def timing_fields(samples_ms: Sequence[float]) -> dict[str, Any]:
     """Record fields of the latency: the median and its 95 % interval. Raises `ValueError` without samples."""

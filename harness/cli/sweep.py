@@ -70,12 +70,11 @@ def finish_run(folder: RunFolder, status: str) -> None:
     header = folder.set_status(status)
     rows = load_runs(folder.path).rows
     write_parquet(folder.path / PARQUET_NAME, rows, [header])
-    page = report_runs([str(folder.path)], folder.path)
     outcomes = Counter(Outcome(row["outcome"]) for row in rows)
     of_planned = "" if status == "complete" else f" of {header.num_planned_records} planned, interrupted"
     print(f"{len(rows)} records{of_planned}: {count_outcomes(outcomes)}")
-    print(f"run: {folder.path}")
-    print(f"report: {page}")
+    print(f"run: {folder.path}", flush=True)  # before the report, which a full disk may refuse
+    print(f"report: {report_runs([str(folder.path)], folder.path)}")
 
 
 def _run_hydra(arguments: list[str]) -> None:
