@@ -16,7 +16,7 @@ from harness.worker_pool import WorkerPool
 from harness.worker_process import Environment, RequestFailed, WorkerFailed, WorkerProcess
 from results import Outcome, Record
 from results.derive import rate_fields, timing_fields
-from results.flags import FLAG_UNSTABLE
+from results.flags import sample_flags
 from results.statistics import median
 
 OnRecord = Callable[[Record], None]
@@ -216,7 +216,10 @@ class _Attempt:
                 **rates,
                 "num_processes": 1,
                 "cache_state": state,
-                "flags": [] if samples.is_narrow else [FLAG_UNSTABLE],
+                "calls_per_slice": samples.calls_per_slice,
+                "flags": sample_flags(
+                    samples.samples_ms, case.measure.target_interval, samples.calls_per_slice
+                ),
             },
         )
 

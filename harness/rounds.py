@@ -33,7 +33,6 @@ class Samples:
 
     samples_ms: list[float] = field(default_factory=list)
     calls_per_slice: int = 1
-    is_narrow: bool = False
 
 
 def measure_in_rounds(
@@ -56,8 +55,6 @@ def measure_in_rounds(
         for stream in order.sample(list(streams), len(streams)):
             measured[stream].samples_ms.extend(measure(stream, measured[stream].calls_per_slice))
         num_rounds += 1
-    for result in measured.values():
-        result.is_narrow = is_narrow(result.samples_ms, settings.target_interval)
     return measured
 
 

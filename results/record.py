@@ -77,6 +77,8 @@ class Record:
     """95 % interval of the median, from order statistics."""
     samples_ms: list[float] | None = None
     """Time of each timed call, raw and in order."""
+    calls_per_slice: int | None = None
+    """Consecutive samples that were taken in one round, before the other arms had their turn."""
     num_processes: int | None = None
     timing_method: str | None = None
     cache_state: str | None = None

@@ -54,7 +54,6 @@ def test_steady_arms_stop_after_the_least_rounds(monkeypatch: pytest.MonkeyPatch
         12,
         6,
     ]  # slices of 10 ms: 1, 2 and 1 calls
-    assert all(measured[stream].is_narrow for stream in STREAMS)
 
 
 def test_every_round_has_every_arm_once_in_changing_order(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,8 +77,6 @@ def test_the_order_follows_the_seed(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_one_noisy_arm_keeps_all_going_until_the_budget_is_spent(monkeypatch: pytest.MonkeyPatch) -> None:
     machine = FakeMachine(monkeypatch, {"a": noisy(10), "b": steady(10), "c": steady(10)})
     measured = measure_in_rounds(STREAMS, settings(seconds_per_arm=0.5), 0, machine.measure)
-    assert not measured[STREAMS[0]].is_narrow
-    assert measured[STREAMS[1]].is_narrow
     assert 1.5 <= machine.now_s <= 1.7  # three arms of half a second, then the round in hand
     assert len(measured[STREAMS[0]].samples_ms) == len(measured[STREAMS[1]].samples_ms) > 6
 

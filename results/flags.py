@@ -1,0 +1,193 @@
+"""Flags: doubts about a measurement, by name. Pure functions of samples and conditions decide them.
+
+The levels and sizes below were chosen by simulation, which `tests/results/test_flags.py` repeats.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from results.derive import is_narrow
+
+FLAG_UNSTABLE = "unstable"
+FLAG_BIMODAL = "bimodal"
+FLAG_DRIFTING = "drifting"
+FLAG_THROTTLED = "throttled"
+FLAG_WARM_SUSPECT = "warm_suspect"
+FLAG_CLOCK_CHANGED = "clock_changed"
+FLAG_BACKGROUND_LOAD = "background_load"
+
+FLAG_MEANINGS: dict[str, str] = {
+    FLAG_UNSTABLE: "the interval of the median is wider than asked for, or too few samples gave none",
+    FLAG_BIMODAL: "the samples fall into two separate groups: the median tells of one of them, or of neither",
+    FLAG_DRIFTING: "calls became slower or faster while they were timed",
+    FLAG_THROTTLED: "the device held its clocks back, to limit power or heat",
+    FLAG_WARM_SUSPECT: "more bytes a second than this machine's memory can deliver: some came from a cache",
+    FLAG_CLOCK_CHANGED: "the device's clock moved while calls were timed",
+    FLAG_BACKGROUND_LOAD: "other processes used the CPU or the GPU while calls were timed",
+}
+"""Every flag and what it says of a measurement, in the order in which flags are listed."""
+
+HARMLESS_CLOCK_REASONS = frozenset({"gpu_idle", "applications_clocks_setting"})
+"""Clock event reasons of NVML that are no doubt: there was nothing to do, or a user has set the clocks."""
+
+_MEANINGFUL_CHANGE = 0.02
+"""Share of the median: groups and trends of less hide in the interval of a standard measurement, +-1 %."""
+
+_FEWEST_FOR_GROUPS = 20
+_LEAST_SHARE_OF_GROUP = 0.1
+"""What is rarer are outliers. Groups of 15 % are to be found, and chance makes some of those smaller."""
+_MOST_IN_VALLEY = 0.5
+"""Share of the poorer outer window. Large samples show shallow valleys too, which separate nothing."""
+_GROUPS_LEVEL = 0.004
+_COARSEST_CLOCK = 0.1
+"""Share of the median: a larger step between values is no step of a clock."""
+
+_MOST_BATCHES = 12
+_FEWEST_BATCHES = 6
+_FEWEST_PER_BATCH = 5
+_DRIFT_LEVEL = 0.005
+
+_CLOCK_RANGE = 0.03
+"""Share of the median clock. NVIDIA's clocks move in steps of 15 MHz, under 1 %: some steps are no change."""
+
+_FEWEST_BUSY_CORES = 0.1
+_BUSY_SHARE_OF_CORES = 0.01
+
+
+def is_unstable(samples: Sequence[float], target_interval: float) -> bool:
+    """Whether half the 95 % interval of the median is more than `target_interval` of it, or there is none."""
+    return not is_narrow(samples, target_interval)
+
+
+def is_bimodal(samples: Sequence[float]) -> bool:
+    """Whether the samples fall into two separate groups. False below 20 samples, which cannot tell.
+
+    Every split of the sorted samples into a lower and an upper part, each of at least 10 %, is a candidate.
+    Three windows, as wide as a third of the distance between the parts' medians, lie around the two medians
+    and half-way between them. If the density has one mode, the middle window holds at least as much of it as
+    the poorer of the outer two. So the counts of these two are compared by a sign test for a valley, which
+    skewness and a few outliers do not make. It is a relative of the excess mass (Mueller and Sawitzki, JASA
+    86 (1991) 738-746) and of the dip (Hartigan and Hartigan, Annals of Statistics 13 (1985) 70-84). Its level
+    of 0.4 % is that of one split; over all splits, in simulations, less than 1 % of unimodal sets of samples
+    are flagged, flat ones included. Besides, 10 % of the samples have to lie on either side of the valley,
+    and the groups' medians have to differ by more than 2 % of the whole median.
+
+    Values that a clock's resolution made equal count as spread over one step of it, the smallest there is
+    between values. Two values alone, up to 10 % apart, are therefore not two groups.
+    """
+    if len(samples) < _FEWEST_FOR_GROUPS:
+        return False
+    ordered = _without_clock_steps(np.asarray(samples, dtype=float) / np.median(samples))
+    num_samples = len(ordered)
+    fewest = math.ceil(_LEAST_SHARE_OF_GROUP * num_samples)
+    num_low = np.arange(fewest, num_samples - fewest + 1)
+    low, high = ordered[(num_low - 1) // 2], ordered[(num_low + num_samples) // 2]
+    width = (high - low) / 3
+    in_low = _count_between(ordered, low - width / 2, low + width / 2)
+    in_valley = _count_between(ordered, low + width, high - width)
+    in_high = _count_between(ordered, high - width / 2, high + width / 2)
+    in_smaller = np.minimum(in_low, in_high)
+    below_valley = np.searchsorted(ordered, (low + high) / 2)
+    is_candidate = (
+        (high - low > _MEANINGFUL_CHANGE)
+        & (in_valley <= _MOST_IN_VALLEY * in_smaller)
+        & (np.minimum(below_valley, num_samples - below_valley) >= fewest)
+    )
+    if not is_candidate.any():
+        return False
+    from scipy.special import bdtr  # here, so that reading records does not wait for scipy
+
+    valley, smaller = in_valley[is_candidate], in_smaller[is_candidate]
+    return bool(np.min(bdtr(valley, valley + smaller, 0.5)) < _GROUPS_LEVEL)
+
+
+def is_drifting(samples: Sequence[float], calls_per_slice: int = 1) -> bool:
+    """Whether calls became slower or faster from first to last. False below 30 samples, or 6 slices.
+
+    Neighbouring samples resemble each other, which makes trend tests of single samples find trends in noise.
+    Medians of long batches hardly do, and a dozen of them are enough (Schmeiser, "Batch size effects in the
+    analysis of simulation output", Operations Research 30 (1982) 556-568). So the samples, in order, are cut
+    into up to 12 batches of 5 or more, never inside one of the slices of `calls_per_slice` in which they were
+    measured. They drift where the batches' medians correlate with their order (Pearson, at 0.5 %) and where
+    those of the last third differ from those of the first by more than 2 % of the median, on average. A step
+    half-way is found as a trend is; one that touches only the first or last fifth is left to `is_bimodal`.
+    """
+    num_slices = len(samples) // calls_per_slice
+    num_batches = min(_MOST_BATCHES, len(samples) // _FEWEST_PER_BATCH, num_slices)
+    if num_batches < _FEWEST_BATCHES:
+        return False
+    slices = np.reshape(samples[: num_slices * calls_per_slice], (num_slices, calls_per_slice))
+    medians = np.array([np.median(batch) for batch in np.array_split(slices, num_batches)])
+    third = num_batches // 3
+    change = abs(medians[-third:].mean() - medians[:third].mean())
+    if change <= _MEANINGFUL_CHANGE * np.median(samples):
+        return False
+    from scipy.stats import pearsonr  # here: it takes half a second to import, and most samples need none
+
+    return bool(pearsonr(np.arange(num_batches), medians).pvalue < _DRIFT_LEVEL)
+
+
+def sample_flags(samples: Sequence[float], target_interval: float, calls_per_slice: int = 1) -> list[str]:
+    """The flags that samples in order raise by themselves, in the order of `FLAG_MEANINGS`."""
+    raised = {
+        FLAG_UNSTABLE: is_unstable(samples, target_interval),
+        FLAG_BIMODAL: is_bimodal(samples),
+        FLAG_DRIFTING: is_drifting(samples, calls_per_slice),
+    }
+    return [flag for flag in FLAG_MEANINGS if raised.get(flag)]
+
+
+def condition_flags(
+    *,
+    throttle_reasons: Sequence[str] | None,
+    clock_mhz: float | None,
+    clock_range_mhz: float | None,
+    background_load: float | None,
+    num_cores: int,
+) -> list[str]:
+    """The flags of what was seen of the machine during timing, in the order of `FLAG_MEANINGS`.
+
+    What is None was not seen and raises none. `clock_mhz` is the median clock, `clock_range_mhz` the highest
+    less the lowest. `background_load` is how many of the `num_cores` other processes kept busy on average. It
+    is too much above 0.1 cores, or 1 % of the cores where that is more: a call on all cores waits for the
+    slowest of them, so that cores delay it and not their share; but what a system does for itself grows with
+    their number.
+    """
+    raised = {
+        FLAG_THROTTLED: not HARMLESS_CLOCK_REASONS.issuperset(throttle_reasons or ()),
+        FLAG_CLOCK_CHANGED: clock_mhz is not None
+        and clock_range_mhz is not None
+        and clock_range_mhz > _CLOCK_RANGE * clock_mhz,
+        FLAG_BACKGROUND_LOAD: background_load is not None
+        and background_load > max(_FEWEST_BUSY_CORES, _BUSY_SHARE_OF_CORES * num_cores),
+    }
+    return [flag for flag in FLAG_MEANINGS if raised.get(flag)]
+
+
+def _without_clock_steps(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Sorted values of about 1, with those that a clock's resolution made equal spread evenly over its step.
+
+    The step is the smallest difference between values; under a millionth they are equal.
+    """
+    ordered = np.sort(np.round(values, 6))
+    distinct, counts = np.unique(ordered, return_counts=True)
+    step = np.diff(distinct).min(initial=np.inf)
+    if step > _COARSEST_CLOCK:
+        return ordered
+    place = np.arange(len(ordered)) - np.repeat(np.cumsum(counts) - counts, counts)
+    return np.asarray(ordered + step * ((place + 0.5) / np.repeat(counts, counts) - 0.5))
+
+
+def _count_between(
+    ordered: npt.NDArray[Any], low: npt.NDArray[Any], high: npt.NDArray[Any]
+) -> npt.NDArray[Any]:
+    """How many of the ordered values lie in each closed range."""
+    return np.asarray(
+        np.searchsorted(ordered, high, side="right") - np.searchsorted(ordered, low, side="left")
+    )
