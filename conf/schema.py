@@ -29,6 +29,8 @@ class MeasureConfig:
     """An arm that answers nothing for so long is stopped; its row says `timeout`."""
     caches: list[str] = MISSING
     """`cold`, `warm` or both: whether the last-level cache is flushed before each timed call."""
+    roofs: bool = MISSING
+    """Whether the ceilings of the device are measured first, unless they were within the last week."""
     max_check_gflop: float = MISSING
     """The float64 reference of a case may cost this much; beyond it, sampled queries are checked."""
 

@@ -6,17 +6,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from harness.case import CURRENT_ENVIRONMENT, Arm, Case, InvalidCase
 from harness.cell import cell_id
 from harness.nvml import Nvml
+from harness.roofs import Roofs, ask_for_roofs, measure_roofs_again
 from harness.rounds import Samples, Stream, measure_in_rounds
 from harness.worker_pool import WorkerPool
 from harness.worker_process import Environment, RequestFailed, WorkerFailed, WorkerProcess
 from results import Outcome, Record
 from results.derive import rate_fields, timing_fields
-from results.flags import sample_flags
+from results.flags import FLAG_WARM_SUSPECT, sample_flags
 from results.statistics import median
 
 OnRecord = Callable[[Record], None]
@@ -53,6 +55,9 @@ class CaseRunner:
     pool: WorkerPool
     nvml: Nvml
     environments: dict[str, Environment]
+    roofs: dict[str, Roofs] = field(default_factory=dict)
+    """Measured ceilings by device; none where they were not asked for."""
+    _beaten: set[str] = field(default_factory=set)
 
     def run(self, case: Case, on_record: OnRecord) -> None:
         """Measure every arm; `on_record` gets each record as soon as it exists."""
@@ -81,6 +86,27 @@ class CaseRunner:
         wanted = "cuda:0" if case.problem.device == "cuda" else case.problem.device
         host = self.pool.host(self.environments[case.arms[0].environment])
         return next(device for device in host["devices"] if device["device"] == wanted)
+
+    def roof_fields(self, case: Case, latency_ms: float, rates: dict[str, Any]) -> dict[str, Any]:
+        """The record's roof and share of it, and `is_warm_suspect`: whether it was beaten."""
+        device = self.device_facts(case)
+        roofs = self.roofs.get(device["device"])
+        if roofs is None:
+            return {"roof": None, "roof_fraction": None, "is_warm_suspect": False}
+        if roofs.is_warm_suspect(rates["achieved_gb_per_s"]) and device["device"] not in self._beaten:
+            # Either the caches were not cold, or the roof was measured while something disturbed: look again.
+            self._beaten.add(device["device"])
+            environment = self.environments[case.arms[0].environment]
+            worker = self.pool.ready(environment)
+            roofs = measure_roofs_again(
+                device, self.pool.host(environment), partial(ask_for_roofs, worker, device)
+            )
+            self.roofs[device["device"]] = roofs
+        model = case.model_fields()
+        fields = roofs.record_fields(
+            latency_ms, model["model_bytes"], model["model_flops"], case.problem.dtype
+        )
+        return fields | {"is_warm_suspect": roofs.is_warm_suspect(rates["achieved_gb_per_s"])}
 
     def _record(self, case: Case | InvalidCase, arm: Arm, fields: dict[str, Any]) -> Record:
         return Record(
@@ -207,6 +233,10 @@ class _Attempt:
             model["model_bytes"],
             model["model_flops"],
         )
+        flags = sample_flags(samples.samples_ms, case.measure.target_interval, samples.calls_per_slice)
+        roof = self._runner.roof_fields(case, timing["latency_ms"], rates)
+        if roof.pop("is_warm_suspect"):
+            flags.append(FLAG_WARM_SUSPECT)
         self._record(
             arm,
             {
@@ -214,12 +244,11 @@ class _Attempt:
                 **self._facts[arm].fields,
                 **timing,
                 **rates,
+                **roof,
                 "num_processes": 1,
                 "cache_state": state,
                 "calls_per_slice": samples.calls_per_slice,
-                "flags": sample_flags(
-                    samples.samples_ms, case.measure.target_interval, samples.calls_per_slice
-                ),
+                "flags": flags,
             },
         )
 

@@ -7,15 +7,18 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
 
 from harness.case import CURRENT_ENVIRONMENT, Case, InvalidCase
+from harness.devices import resolve_device
 from harness.errors import UsageError
 from harness.machine import describe_machine, gqabench_version
 from harness.nvml import open_nvml
+from harness.roofs import ask_for_roofs, roofs_for
 from harness.sweep_job import job_process
 from results import RunFolder, RunHeader
 from results.run_folder import LATEST_LINK
@@ -59,9 +62,25 @@ def _create_run(
         seed=config.seed,
         measure=config.measure.name,
         gqabench_version=gqabench_version(),
-        machine=describe_machine(host, open_nvml()),
+        machine=describe_machine(host, open_nvml()) | {"roofs": _roofs(config, cases, host)},
     )
     return RunFolder.create(results_dir / run_id, header)
+
+
+def _roofs(
+    config: DictConfig, cases: Sequence[Case | InvalidCase], host: dict[str, Any]
+) -> dict[str, dict[str, Any]]:
+    """Measured ceilings of the devices that the cases are for, by device; empty where not asked for."""
+    if not config.measure.roofs:
+        return {}
+    process = job_process()
+    worker = process.pool.ready(process.environments[CURRENT_ENVIRONMENT])
+    used = {resolve_device(case.shape_fields()["device"], host)["device"] for case in cases}
+    return {
+        device["device"]: roofs_for(device, host, partial(ask_for_roofs, worker, device)).to_dict()
+        for device in host["devices"]
+        if device["device"] in used
+    }
 
 
 def _reopen_run(resume: Any, cases: Sequence[Case | InvalidCase], results_dir: Path) -> RunFolder:

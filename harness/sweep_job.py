@@ -19,6 +19,7 @@ from harness.case_runner import CaseRunner
 from harness.nvml import open_nvml
 from harness.plan import plan_case
 from harness.progress import Display, SilentDisplay
+from harness.roofs import Roofs
 from harness.worker_pool import WorkerPool
 from harness.worker_process import Environment
 from results import FINAL_OUTCOMES, Record, RecordWriter, RunFolder, load_runs
@@ -43,7 +44,9 @@ class JobProcess:
             header = folder.header()
             self.writer = folder.writer(f"{platform.node()}-{os.getpid()}")
             self.done_cells = final_cells(folder)
-            self.runner = CaseRunner(header.run_id, self.pool, open_nvml(), self.environments)
+            measured = header.machine.get("roofs", {})
+            roofs = {device: Roofs.from_dict(values) for device, values in measured.items()}
+            self.runner = CaseRunner(header.run_id, self.pool, open_nvml(), self.environments, roofs)
             self.pool.keep_logs_in(folder.path / LOG_FOLDER)
         return self.runner
 

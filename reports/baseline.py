@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
+from reports.doubts import high_end, low_end
 from reports.tidy import PROBLEM_AXES, cells
 
 BASE_IMPLS = ("repeat_kv", "repeat_kv_sdpa", "sdpa_math", "reference", "sdpa")
@@ -29,16 +30,22 @@ def base_arm(frame: pd.DataFrame) -> str | None:
 def speed_ups(frame: pd.DataFrame, base: str) -> pd.DataFrame:
     """The `ok` cells of a tidy frame with `speed_up` over the arm `base` on the same problem.
 
-    Problems that the base has no latency for are left out.
+    `base_flags` are the base's own there, and `is_slower` says that the intervals lie apart. Problems that
+    the base has no latency for are left out.
     """
     rows = cells(frame)
     keys = list(PROBLEM_AXES)
     problem = rows.groupby(keys, dropna=False, sort=False).ngroup()
     of_base = rows["arm"] == base
-    base_latency = pd.Series(rows.loc[of_base, "latency_ms"].to_numpy(), index=problem[of_base].to_numpy())
-    base_latency = base_latency[~base_latency.index.duplicated()]
-    speed_up = problem.map(base_latency) / rows["latency_ms"]
-    return rows.assign(speed_up=speed_up)[speed_up.notna()]
+    of_problem = rows[of_base].set_index(problem[of_base])
+    of_problem = of_problem[~of_problem.index.duplicated()]
+    speed_up = problem.map(of_problem["latency_ms"]) / rows["latency_ms"]
+    compared = rows.assign(
+        speed_up=speed_up,
+        base_flags=problem.map(of_problem["flags"]),
+        is_slower=low_end(rows) > problem.map(high_end(of_problem)),
+    )
+    return compared[speed_up.notna()]
 
 
 def geometric_mean(values: pd.Series[float]) -> float:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import pandas as pd
 
 from reports.baseline import base_arm, geometric_mean, in_speed_order, speed_ups
+from reports.doubts import all_flags, doubt_text, fastest_rows, unflagged, unflagged_first
 from reports.expansion import expanding_arms, workspace_shares
 from reports.figures.kv_heads import relative_to_mha
-from reports.slices import heads_text
+from reports.problem import where_text
+from reports.slices import heads_text, take_slice
 from reports.tidy import PROBLEM_AXES, cells, failed_rows, ok_rows, stages
-from reports.units import bytes_text, count_text, listed, plural, times_text, tokens_text
+from reports.units import bytes_text, count_text, listed, plural, times_text
 
 MAX_STAGES = 3
 
@@ -55,7 +58,7 @@ def cache_finding(frame: pd.DataFrame) -> Finding | None:
         f"The KV cache shrinks by {exactly}{times_text(ratio)}",
         f"From {largest['num_kv_heads']:g} to {heads_text(smallest['num_kv_heads'])}: "
         f"{bytes_text(largest['kv_cache_bytes_model'])} to {bytes_text(smallest['kv_cache_bytes_model'])} "
-        f"for one layer, {tokens_text(largest['kv_len'])} tokens, batch {largest['batch_size']:g}.",
+        f"for one layer, {where_text(largest, rows, ('kv_len', 'batch_size'))}.",
     )
 
 
@@ -69,70 +72,112 @@ def speed_finding(frame: pd.DataFrame, stage: str) -> Finding | None:
     compared = rows[rows.groupby(problem)["arm"].transform("nunique") > 1]
     if len(compared) == 0:
         return None
-    fastest = compared.loc[compared.groupby(problem)["latency_ms"].idxmin(), "arm"]
-    wins = fastest.value_counts()
-    order = in_speed_order(rows)
-    best = min((str(arm) for arm in wins[wins == wins.max()].index), key=order.index)
-    won = f"{count_text(wins.max())} of {plural(len(fastest), 'problem')}"
-    title = f"{stage.capitalize()}: {best} is fastest on {won}"
-    compared = speed_ups(frame, base)
-    faster = compared.loc[compared["arm"] == best, "speed_up"]
+    fastest = [fastest_rows(group) for _, group in compared.groupby(problem, sort=False)]
+    best, title = _fastest(stage, fastest, in_speed_order(rows))
+    faster = speed_ups(frame, base)
+    faster = faster[faster["arm"] == best]
     if best == base or len(faster) == 0:
-        return Finding(title, "No other implementation beats it more often.")
-    spread = f"{times_text(faster.min())} to {times_text(faster.max())}"
+        return Finding(
+            title, f"{base} is what speed-ups are told against: nothing else is fastest more often."
+        )
+    sure = unflagged_first(faster, "flags", "base_flags")
+    spread = f"; {_range(sure['speed_up'], times_text)}" if len(sure) > 1 else ""
+    without = " without flags" if len(sure) < len(faster) else ""
     return Finding(
         title,
-        f"Over {base} it is {times_text(geometric_mean(faster))} as fast (geometric mean of "
-        f"{plural(len(faster), 'shared problem')}; {spread}).",
+        f"Over {base} it is {times_text(geometric_mean(sure['speed_up']))} as fast"
+        f"{doubt_text(all_flags(sure, 'flags', 'base_flags'))} (geometric mean of "
+        f"{plural(len(sure), 'shared problem')}{without}{spread}).",
     )
+
+
+def _fastest(stage: str, fastest: list[pd.DataFrame], order: list[str]) -> tuple[str, str]:
+    """The arm that is most often among the fastest, within the intervals, and a title that says so."""
+    among = pd.Series([str(arm) for rows in fastest for arm in rows["arm"]]).value_counts()
+    alone = pd.Series([str(rows["arm"].iloc[0]) for rows in fastest if len(rows) == 1], dtype=object)
+    clear = alone.value_counts().reindex(among.index, fill_value=0)
+    best = min(among.index, key=lambda arm: (-among[arm], -clear[arm], order.index(arm)))
+    of_best = [rows for rows in fastest if best in set(rows["arm"])]
+    doubtful = sum(bool(rows.loc[rows["arm"] == best, "flags"].iloc[0]) for rows in of_best)
+    doubt = f" (its latency is in doubt on {count_text(doubtful)})" if doubtful else ""
+    problems = plural(len(fastest), "problem")
+    if clear[best] == among[best]:
+        return best, f"{stage.capitalize()}: {best} is fastest on {clear[best]} of {problems}{doubt}"
+    others = [arm for arm in order if arm != best and all(arm in set(rows["arm"]) for rows in of_best)]
+    if others:
+        names = listed([best, *others])
+        text = f"{names} are fastest, within their intervals, on {among[best]} of {problems}{doubt}"
+    elif clear[best] == 0:
+        text = f"{best} and others are fastest, within their intervals, on {among[best]} of {problems}{doubt}"
+    else:
+        level = among[best] - clear[best]
+        text = (
+            f"{best} is fastest on {clear[best]} of {problems}, and with others, within their intervals, on "
+            f"{level} more{doubt}"
+        )
+    return best, f"{stage.capitalize()}: {text}"
 
 
 def heads_finding(frame: pd.DataFrame) -> Finding | None:
     """Decode with the fewest KV heads against MHA: the arm that gains most, and the one that gains least."""
-    rows = relative_to_mha(cells(frame[frame["q_len"] == 1]))
+    measured = cells(frame[frame["q_len"] == 1])
+    rows = relative_to_mha(measured)
     rows = rows[rows["num_kv_heads"] < rows["num_q_heads"]]
     if len(rows) == 0:
         return None
     rows = rows[rows["group_size"] == rows["group_size"].max()]
+    rows = take_slice(rows, ("kv_len", "batch_size")).frame
+    sure = unflagged(rows, "flags", "mha_flags")
+    without = sure["arm"].nunique() > 1 and len(sure) < len(rows)
+    rows = sure if without else rows
     gains = (1 / rows["relative_latency"]).groupby(rows["arm"]).agg(geometric_mean).sort_values(kind="stable")
     if len(gains) < 2:
         return None
     least, most = str(gains.index[0]), str(gains.index[-1])
+    doubts = {
+        arm: doubt_text(all_flags(rows[rows["arm"] == arm], "flags", "mha_flags")) for arm in (least, most)
+    }
+    where = where_text(rows.iloc[0], measured, ("num_kv_heads",))
+    over = "the contexts and batch sizes without flags" if without else "contexts and batch sizes"
     return Finding(
         "Fewer KV heads do not speed up every implementation alike",
-        f"Decoding with {heads_text(rows['num_kv_heads'].min())} is {times_text(gains[most])} as fast as "
-        f"with MHA in {most}, and {times_text(gains[least])} as fast in {least} (geometric mean over "
-        "contexts and batch sizes).",
+        f"Decoding with {where} is {times_text(gains[most])} as fast as with MHA in {most}{doubts[most]}, "
+        f"and {times_text(gains[least])} as fast in {least}{doubts[least]} (geometric mean over {over}).",
     )
 
 
 def expansion_finding(frame: pd.DataFrame) -> Finding | None:
-    """Which arms expand K and V, by their workspace, and what the others need."""
+    """Which arms need the workspace that expanding K and V takes, and what the others need."""
     shares = workspace_shares(frame)
     if len(shares) == 0:
         return None
     shares = shares[shares["kv_cache_bytes_model"] == shares["kv_cache_bytes_model"].max()]
     expanding = [arm for arm in expanding_arms(frame) if (shares["arm"] == arm).any()]
     first = shares.iloc[0]
-    cache = f"a cache of {bytes_text(first['kv_cache_bytes_model'])} ({heads_text(first['num_kv_heads'])})"
+    cache = (
+        f"a cache of {bytes_text(first['kv_cache_bytes_model'])} ({heads_text(first['num_kv_heads'])}), "
+        f"which would be {bytes_text(first['expanded_bytes'])} with MHA"
+    )
     others = shares[~shares["arm"].isin(expanding)]
     largest = bytes_text(others["peak_workspace_bytes"].max())
     if not expanding:
         return Finding(
-            "No implementation expands K and V in decoding",
+            "No implementation needs as much workspace in decoding as the cache of MHA",
             f"Beside {cache}, the largest workspace is {largest}.",
         )
-    rest = f"The others need at most {largest}." if len(others) else ""
-    wide = shares[shares["arm"].isin(expanding)]["peak_workspace_bytes"]
-    low, high = bytes_text(wide.min()), bytes_text(wide.max())
-    amount = low if low == high else f"{low} to {high}"
-    verb, whose = (
-        ("expands", "one decode call") if len(expanding) == 1 else ("expand", "one decode call of each")
-    )
+    rest = f" The others need at most {largest}." if len(others) else ""
+    wide = shares[shares["arm"].isin(expanding)]
+    verb, whose = ("needs", "one decode call") if len(expanding) == 1 else ("need", "one decode call of each")
     return Finding(
-        f"{listed(expanding)} {verb} K and V back to MHA size",
-        f"Beside {cache}, {whose} needs {amount} of workspace. {rest}".strip(),
+        f"{listed(expanding)} {verb} as much workspace as the cache of MHA",
+        f"Beside {cache}, {whose} needs {_range(wide['peak_workspace_bytes'], bytes_text)} of workspace: "
+        f"{_range(wide['share'], times_text)} the bytes of K and V expanded to all query heads.{rest}",
     )
+
+
+def _range(values: pd.Series[float], text: Callable[[float], str]) -> str:
+    low, high = text(values.min()), text(values.max())
+    return low if low == high else f"{low} to {high}"
 
 
 def outcome_finding(frame: pd.DataFrame) -> Finding | None:

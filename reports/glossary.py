@@ -6,8 +6,8 @@ from typing import Any
 
 import pandas as pd
 
-from reports.tidy import ok_rows
-from reports.units import count_text, is_missing, listed
+from reports.tidy import SEQUENCES, ok_rows
+from reports.units import count_text, digits_text, is_missing, listed, plural
 from results.flags import FLAG_MEANINGS as FLAG_MEANINGS
 
 GLOSSARY = (
@@ -32,7 +32,15 @@ GLOSSARY = (
         "GB/s, TFLOP/s",
         "bytes and operations that the problem needs at least, over the latency. GB is 10^9, GiB is 2^30.",
     ),
-    ("of roof", "achieved rate as a share of what this machine was measured to reach."),
+    (
+        "% of roof",
+        "achieved rate as a share of the measured ceiling of this machine that bounds the problem: of "
+        "reading memory or of multiplying matrices.",
+    ),
+    ("warm", "median time of the same calls without flushing the caches before each."),
+    ("energy", "what the device drew for one call, less what it draws when idle; per token, of new tokens."),
+    ("error ratio", "the worst error from a float64 reference over its budget: up to 1 is correct."),
+    ("checked queries", "query positions per sequence whose outputs were compared with the reference."),
     ("error / budget", "largest absolute difference from a float64 reference, and what the dtype allows."),
     ("flags", "doubts about a measurement, by name."),
     ("–", "not measured."),
@@ -42,10 +50,7 @@ GLOSSARY = (
 def method_notes(frame: pd.DataFrame) -> list[str]:
     """How the rows of a tidy frame were measured, as far as they say."""
     rows = ok_rows(frame)
-    notes = [
-        "Every output was checked against a float64 reference on the same inputs before it was timed; what "
-        "was wrong was not timed.",
-    ]
+    notes = [_check_note(rows)]
     for column, what in (
         ("timing_method", "Timing"),
         ("cache_state", "Caches before each call"),
@@ -55,22 +60,70 @@ def method_notes(frame: pd.DataFrame) -> list[str]:
             notes.append(f"{what}: {listed(values)}.")
     samples = rows["num_samples"].dropna()
     if len(samples):
-        low, high = count_text(samples.min()), count_text(samples.max())
-        number = low if low == high else f"{low} to {high}"
-        notes.append(f"Samples of each latency: {number}. The latency is their median.")
+        notes.append(f"Samples of each latency: {_range_text(samples)}. The latency is their median.")
     notes.append(
         "The interval is that of the median at 95 %, from interpolated order statistics: no distribution is "
         "assumed."
     )
+    notes += _condition_notes(rows)
     notes.append("Workspace was measured in a pass of its own. What was not measured reads –, never 0.")
     return notes
+
+
+def _check_note(rows: pd.DataFrame) -> str:
+    """What of the outputs was compared with the reference."""
+    sampled = rows[rows["num_sampled_queries"].notna()]
+    text = (
+        "The output of every row was checked against a float64 reference on the same inputs before it was "
+        "timed; what was wrong was not timed."
+    )
+    if len(sampled) == 0:
+        return text
+    pairs = sampled[["num_sampled_queries", "q_len"]].drop_duplicates().sort_values("q_len", kind="stable")
+    counts = [f"{count_text(checked)} of {count_text(q_len)}" for checked, q_len in pairs.to_numpy()]
+    return (
+        f"{text} In {count_text(len(sampled))} of {plural(len(rows), 'row')} it was checked at some queries: "
+        f"{listed(counts)} queries per sequence, first and last among them."
+    )
+
+
+def _condition_notes(rows: pd.DataFrame) -> list[str]:
+    """What was seen of the device and of other processes, where it was."""
+    notes = []
+    if len(clocks := rows["clock_mhz"].dropna()):
+        notes.append(f"Clock while timing: {_range_text(clocks)} MHz (median of each row).")
+    seen = [names for names in rows["throttle_reasons"] if isinstance(names, SEQUENCES)]
+    if reasons := list(dict.fromkeys(str(name) for names in seen for name in names)):
+        notes.append(f"Reasons for lower clocks that were active in some row: {listed(reasons)}.")
+    if len(load := rows["background_load"].dropna()):
+        notes.append(
+            f"Other processes kept up to {digits_text(load.max(), 2)} cores busy while a row was timed."
+        )
+    return notes
+
+
+def _range_text(values: pd.Series[float]) -> str:
+    low, high = count_text(values.min()), count_text(values.max())
+    return low if low == high else f"{low} to {high}"
 
 
 def _values(rows: pd.DataFrame, column: str) -> list[str]:
     return [str(value) for value in dict.fromkeys(rows[column]) if not is_missing(value)]
 
 
+_NEEDS = {
+    "% of roof": "roof_fraction",
+    "warm": "warm_latency_ms",
+    "energy": "energy_j_per_call",
+    "error ratio": "error_ratio",
+    "checked queries": "num_sampled_queries",
+}
+"""Columns without which a word is not used."""
+
+
 def glossary_of(frame: pd.DataFrame) -> tuple[tuple[str, Any], ...]:
     """The words that a report of this frame uses."""
-    unused = {"of roof"} if not frame["roof_fraction"].notna().any() else set()
+    unused = {word for word, column in _NEEDS.items() if not frame[column].notna().any()}
+    if "error ratio" not in unused:
+        unused.add("error / budget")
     return tuple(entry for entry in GLOSSARY if entry[0] not in unused)

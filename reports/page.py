@@ -16,7 +16,7 @@ from reports.findings import key_findings
 from reports.glossary import glossary_of, method_notes
 from reports.markdown import markdown, markdown_text
 from reports.runs import Header, run_views
-from reports.tables import failures_table, flags_table, outcomes_table, results_table
+from reports.tables import failures_table, flags_table, outcomes_table, results_table, setup_table
 from reports.tidy import tidy
 from reports.writing import write_atomically
 
@@ -51,6 +51,7 @@ def build_report(frame: pd.DataFrame, header: Header | Sequence[Header], folder:
         "drawings": drawings,
         "left_out": left_out,
         "results": results_table(tidied),
+        "setup": setup_table(tidied),
         "failures": failures_table(tidied),
         "outcomes": outcomes_table(tidied),
         "flags": flags_table(tidied),

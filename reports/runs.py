@@ -33,7 +33,7 @@ class RunView:
     run_id: str
     status: str
     line: str
-    """The run in one line: date, device, torch."""
+    """The run in one line: date, device, torch, threads."""
     warning: str
     """Why this is not the whole run; empty when it is."""
     command: str
@@ -99,8 +99,14 @@ def _run_line(rows: pd.DataFrame, header: Header, machine: Header) -> str:
     )
     device = _text(machine.get("device_name")) or ", ".join(devices[:3]) or _first(machine, "name", "cpu")
     torch = _first(machine.get("libraries"), "torch") or _first(machine, "torch_version", "torch")
-    parts = [_date(header.get("created_at")), device, f"torch {torch}" if torch else ""]
+    parts = [_date(header.get("created_at")), device, f"torch {torch}" if torch else "", _threads(machine)]
     return " · ".join(part for part in parts if part)
+
+
+def _threads(machine: Header) -> str:
+    threads = machine.get("threads")
+    number = threads.get("num_torch_threads") if isinstance(threads, Mapping) else None
+    return plural(number, "thread") if isinstance(number, int) else ""
 
 
 def flat_facts(values: Any, name: str = "", depth: int = 0) -> list[Fact]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from reports.doubts import fastest_rows
 from reports.glossary import FLAG_MEANINGS
 from reports.slices import axis_text, axis_values, varies
 from reports.tidy import PROBLEM_AXES, failed_rows, ok_rows
@@ -16,6 +17,8 @@ from reports.units import (
     bytes_text,
     count_text,
     digits_text,
+    duration_text,
+    energy_text,
     error_text,
     interval_text,
     is_missing,
@@ -23,6 +26,7 @@ from reports.units import (
     percent_text,
     plural,
     rate_text,
+    roof_text,
 )
 
 MAX_RESULT_ROWS = 500
@@ -94,25 +98,34 @@ _MEASURES = (
     _Measure(
         "interval (ms)",
         "latency_ci_low_ms",
-        lambda row: interval_text(row.latency_ms, row.latency_ci_low_ms, row.latency_ci_high_ms),
+        lambda row: interval_text(row.latency_ci_low_ms, row.latency_ci_high_ms),
     ),
+    _Measure("warm (ms)", "warm_latency_ms", lambda row: ms_text(row.warm_latency_ms)),
     _Measure("tokens/s", "tokens_per_s", lambda row: rate_text(row.tokens_per_s)),
     _Measure("GB/s", "achieved_gb_per_s", lambda row: digits_text(row.achieved_gb_per_s)),
     _Measure("TFLOP/s", "achieved_tflop_per_s", lambda row: digits_text(row.achieved_tflop_per_s)),
-    _Measure("of roof", "roof_fraction", lambda row: percent_text(row.roof_fraction)),
+    _Measure("% of roof", "roof_fraction", lambda row: percent_text(row.roof_fraction)),
     _Measure("cache held", "kv_cache_bytes", lambda row: bytes_text(row.kv_cache_bytes)),
     _Measure("workspace", "peak_workspace_bytes", lambda row: bytes_text(row.peak_workspace_bytes)),
-    _Measure("energy (mJ)", "energy_j_per_call", lambda row: digits_text(row.energy_j_per_call * 1e3)),
+    _Measure("energy per call", "energy_j_per_call", lambda row: energy_text(row.energy_j_per_call)),
+    _Measure("per token", "energy_j_per_token", lambda row: energy_text(row.energy_j_per_token)),
+    _Measure("error ratio", "error_ratio", lambda row: digits_text(row.error_ratio, 2)),
     _Measure("error / budget", "max_error", lambda row: _error_of_budget(row.max_error, row.error_budget)),
+    _Measure("checked queries", "num_sampled_queries", lambda row: _checked_text(row)),
     _Measure("flags", "flags", lambda row: ", ".join(row.flags), is_number=False),
 )
 
 
 def results_table(frame: pd.DataFrame, max_rows: int = MAX_RESULT_ROWS) -> Table:
-    """The `ok` rows of a tidy frame by problem, the fastest first; a problem's best latency is strong."""
+    """The `ok` rows of a tidy frame by problem, the fastest first.
+
+    A problem's best latency is strong, and so are those whose intervals overlap its own.
+    """
     rows = ok_rows(frame)
     heading = [axis for axis in _HEADING_AXES if varies(rows, axis) or axis in _ALWAYS_NAMED]
     measures = [measure for measure in _MEASURES if _has_any(rows, measure.needs)]
+    if any(measure.needs == "error_ratio" for measure in measures):
+        measures = [measure for measure in measures if measure.needs != "max_error"]
     groups: list[Group] = []
     place = 0
     for _, problem in _by_problem(rows):
@@ -120,10 +133,10 @@ def results_table(frame: pd.DataFrame, max_rows: int = MAX_RESULT_ROWS) -> Table
         if room <= 0:
             break
         ordered = problem.sort_values("latency_ms", kind="stable")
-        best = ordered["latency_ms"].iloc[0]
+        best = set(fastest_rows(ordered).index)
         shown = ordered.head(room)
         place += len(shown)
-        cells = tuple(_result_row(row, measures, best) for row in shown.itertuples())
+        cells = tuple(_result_row(row, measures, row.Index in best) for row in shown.itertuples())
         groups.append(Group(problem_text(problem.iloc[0], heading, rows), cells))
     columns = (Column("impl"), *(Column(measure.title, measure.is_number) for measure in measures))
     return Table(columns, tuple(groups), _results_note(rows, heading, place))
@@ -159,18 +172,17 @@ def problem_text(row: Any, axes: Sequence[str], frame: pd.DataFrame) -> str:
     return " · ".join(texts)
 
 
-def _result_row(row: Any, measures: Sequence[_Measure], best: float) -> tuple[Cell, ...]:
+def _result_row(row: Any, measures: Sequence[_Measure], is_best: bool) -> tuple[Cell, ...]:
     cells = [Cell(str(row.arm), hint=str(row.impl) if row.impl != row.arm else "")]
     for measure in measures:
-        is_best = measure.needs == "latency_ms" and row.latency_ms == best
-        cells.append(Cell(measure.text(row) or "", strong=is_best, hint=_hint(row, measure.needs)))
+        strong = is_best and measure.needs == "latency_ms"
+        cells.append(Cell(measure.text(row) or "", strong=strong, hint=_hint(row, measure.needs)))
     return tuple(cells)
 
 
 def _hint(row: Any, column: str) -> str:
-    if column == "latency_ci_low_ms" and not is_missing(row.latency_ci_low_ms):
-        low, high = ms_text(row.latency_ci_low_ms), ms_text(row.latency_ci_high_ms)
-        return f"95 % interval of the median: {low} to {high} ms"
+    if column == "roof_fraction" and row.roof is not None:
+        return f"of the {roof_text(row.roof)}"
     if column == "latency_ms" and not is_missing(row.num_samples):
         return f"median of {plural(int(row.num_samples), 'sample')}"
     return ""
@@ -243,6 +255,40 @@ def outcomes_table(frame: pd.DataFrame) -> Table:
     return Table(columns, (Group("", lines),) if lines else ())
 
 
+_SETUP = {
+    "prepare_ms": "prepare, in all",
+    "compile_ms": "compile",
+    "autotune_ms": "autotune",
+    "plan_ms": "plan",
+    "first_call_ms": "first call",
+}
+
+
+def setup_table(frame: pd.DataFrame) -> Table:
+    """Host time before the first timed call, by implementation: the median over its rows, and the longest."""
+    rows = ok_rows(frame)
+    measured = [column for column in _SETUP if rows[column].notna().any()]
+    columns = [Column("impl"), Column("rows", is_number=True)]
+    columns += [Column(_SETUP[column], is_number=True) for column in measured]
+    lines = [
+        (
+            Cell(str(arm)),
+            Cell(count_text(len(of_arm))),
+            *(Cell(_median_and_most(of_arm[column])) for column in measured),
+        )
+        for arm, of_arm in rows.groupby("arm", sort=False)
+    ]
+    return Table(tuple(columns), (Group("", tuple(lines)),) if measured else ())
+
+
+def _median_and_most(milliseconds: pd.Series[Any]) -> str:
+    known = milliseconds.dropna()
+    if len(known) == 0:
+        return MISSING
+    median, most = duration_text(known.median()), duration_text(known.max())
+    return median if median == most else f"{median}, up to {most}"
+
+
 def flags_table(frame: pd.DataFrame) -> Table:
     """How many rows carry which flag."""
     names = [name for flags in frame["flags"] for name in flags]
@@ -257,6 +303,12 @@ def flags_table(frame: pd.DataFrame) -> Table:
 
 def _has_any(rows: pd.DataFrame, column: str) -> bool:
     return any(rows[column]) if column == "flags" else bool(rows[column].notna().any())
+
+
+def _checked_text(row: Any) -> str:
+    if is_missing(row.num_sampled_queries):
+        return "all" if not is_missing(row.num_checked_queries) else MISSING
+    return f"{count_text(row.num_sampled_queries)} of {count_text(row.q_len)}"
 
 
 def _error_of_budget(error: float, budget: float) -> str:

@@ -17,8 +17,11 @@ NUMERIC_FIELDS = tuple(
 )
 """Fields that hold one number; they become floats, with NaN for "not measured"."""
 
-_DROPPED_FIELDS = ("samples_ms",)
+_DROPPED_FIELDS = ("samples_ms", "warm_samples_ms")
 """Long and not shown; `num_samples` stands in for them."""
+
+_LATER_FIELDS = tuple(name for name in ("error_ratio",) if name not in RECORD_FIELDS)
+"""Numbers that records of another version have: the worst error over its budget."""
 
 PROBLEM_AXES = (
     "model", "tp", "workload", "phase", "num_q_heads", "head_dim", "num_layers", "dtype", "kv_dtype",
@@ -39,11 +42,14 @@ PHASE_ORDER = ("decode", "prefill", "extend")
 def tidy(frame: pd.DataFrame) -> pd.DataFrame:
     """A new frame with the columns of `Record` and of the report; the one given stays as it is.
 
-    Added: `num_samples`; `stage`, the phase, or workload and phase where they differ; `arm`, the label of
-    an implementation in its environment and run; `variant`, its number among arms of the same impl. A
-    latency remains only where the outcome is `ok`. A failure that was measured again later is left out.
+    Added: `num_samples`; `num_sampled_queries`, how many were checked where not all were; `stage`, the
+    phase, or workload and phase where they differ; `arm`, the label of an implementation in its environment
+    and run; `variant`, its number among arms of the same impl. A latency remains only where the outcome is
+    `ok`. A failure that was measured again later is left out.
     """
-    given = frame.reindex(columns=[name for name in RECORD_FIELDS if name not in _DROPPED_FIELDS])
+    given = frame.reindex(
+        columns=[name for name in (*RECORD_FIELDS, *_LATER_FIELDS) if name not in _DROPPED_FIELDS]
+    )
     columns: dict[str, Any] = {name: _column(given[name]) for name in given.columns}
     out = pd.DataFrame(columns, index=pd.RangeIndex(len(given)))
     samples = frame["samples_ms"] if "samples_ms" in frame else pd.Series([None] * len(frame), dtype=object)
@@ -53,6 +59,7 @@ def tidy(frame: pd.DataFrame) -> pd.DataFrame:
     timed = (out["outcome"] == Outcome.OK.value) & (out["latency_ms"] > 0)
     for name in ("latency_ms", "latency_ci_low_ms", "latency_ci_high_ms", "tokens_per_s"):
         out[name] = out[name].where(timed)
+    out["num_sampled_queries"] = out["num_checked_queries"].where(out["num_checked_queries"] < out["q_len"])
     out["stage"] = _objects([_stage(*pair) for pair in zip(out["workload"], out["phase"], strict=True)])
     out = _without_superseded(out)
     return _with_arms(out)
@@ -93,7 +100,7 @@ def num_cells(frame: pd.DataFrame) -> int:
 
 
 def _column(values: pd.Series[Any]) -> Any:
-    if values.name in NUMERIC_FIELDS:
+    if values.name in NUMERIC_FIELDS or values.name in _LATER_FIELDS:
         return pd.to_numeric(values, errors="coerce").to_numpy(dtype=float, na_value=np.nan)
     return _objects(
         [None if not isinstance(value, SEQUENCES) and is_missing(value) else value for value in values]

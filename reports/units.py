@@ -56,15 +56,23 @@ def duration_text(milliseconds: float) -> str:
     return f"{_short(milliseconds / 1e3)} s"
 
 
-def interval_text(value: float, low: float, high: float) -> str:
-    """The wider side of an interval around `value`, to the decimals that `value` is shown with: `± 0.02`."""
-    if is_missing(value) or is_missing(low) or is_missing(high):
+def interval_text(low: float, high: float) -> str:
+    """Both ends, to three digits or as many (up to five) as tell them apart: `0.730 – 24.0`."""
+    if is_missing(low) or is_missing(high):
         return MISSING
-    shown = ms_text(value)
-    decimals = len(shown.partition(".")[2])
-    side = max(value - low, high - value, 0.0)
-    smallest = 10.0**-decimals
-    return f"< {smallest:.{decimals}f}" if 0 < side < smallest / 2 else f"± {side:,.{decimals}f}"
+    ends = [(digits_text(low, num_digits), digits_text(high, num_digits)) for num_digits in (3, 4, 5)]
+    first, last = next((pair for pair in ends if pair[0] != pair[1]), ends[0])
+    return f"{first} – {last}"
+
+
+def energy_text(joules: float) -> str:
+    """An energy with the unit that suits it: `12 µJ`, `3.4 mJ`, `1.2 J`."""
+    if is_missing(joules):
+        return MISSING
+    for size, unit in ((1.0, "J"), (1e-3, "mJ"), (1e-6, "µJ")):
+        if abs(joules) >= size:
+            return f"{_short(joules / size)} {unit}"
+    return f"{_short(joules * 1e9)} nJ"
 
 
 def ratio_text(ratio: float) -> str:
@@ -82,6 +90,14 @@ def times_text(ratio: float) -> str:
 def percent_text(share: float) -> str:
     """A share of one, as a percentage: `87 %`."""
     return MISSING if is_missing(share) else f"{share * 100:.0f} %"
+
+
+ROOFS = {"read_gb_per_s": "read roof", "matmul_tflop_per_s": "matrix roof"}
+
+
+def roof_text(roof: str) -> str:
+    """A measured ceiling as a reader says it; one of a later version by its column's name."""
+    return ROOFS.get(roof, f"roof {roof}")
 
 
 def count_text(count: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import re
 from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,19 @@ from harness.worker.protocol import PROTOCOL_VERSION
 from harness.worker.workspace import warm_up_profiler
 
 _REPORTED_LIBRARIES = (
-    "torch", "triton", "numpy", "nvidia-cudnn-cu13", "nvidia-cudnn-cu12", "flash-attn", "flashinfer-python",
-    "xformers", "transformers", "onnxruntime", "jax",
+    "torch", "triton", "numpy", "nvidia-cublas", "nvidia-cublas-cu12", "nvidia-cudnn-cu13",
+    "nvidia-cudnn-cu12", "nvidia-cudnn-frontend", "nvidia-cutlass-dsl", "flash-attn", "flash-attn-3",
+    "flash-attn-4", "fa3-fwd", "tokenspeed-fa3", "flashinfer-python", "flashinfer-cubin",
+    "flashinfer-jit-cache", "apache-tvm-ffi", "xformers", "transformers", "kernels", "onnxruntime",
+    "onnxruntime-gpu", "jax", "jaxlib",
 )  # fmt: skip
 """Libraries whose version can change an attention kernel."""
 
 _BF16_CAPABILITY = (8, 0)
+_NVIDIA_DRIVER = Path("/proc/driver/nvidia/version")
+_DRIVER_VERSION = re.compile(r"Kernel Module.*?\s(\d+\.[\d.]+)")
+_BUILD_LIBRARIES = {"mkl": r"Math Kernel Library Version ([\d.]+)", "onednn": r"MKL-DNN v([\d.]+)"}
+"""Libraries inside a build of torch, and how `torch.__config__.show()` tells their versions."""
 
 
 def describe_host() -> dict[str, Any]:
@@ -30,7 +38,9 @@ def describe_host() -> dict[str, Any]:
         "python": platform.python_version(),
         "cuda": torch.version.cuda,
         "cudnn": torch.backends.cudnn.version() if torch.cuda.is_available() else None,
+        "driver": driver_version(),
         "num_threads": torch.get_num_threads(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "libraries": _library_versions(),
         "devices": [_describe_cpu(), *(_describe_gpu(index) for index in range(torch.cuda.device_count()))],
     }
@@ -73,6 +83,17 @@ def _cpu_name() -> str:
     return platform.processor() or platform.machine()
 
 
+def driver_version(file: Path = _NVIDIA_DRIVER) -> str | None:
+    """Version of the NVIDIA kernel module; None where it is not loaded."""
+    try:
+        found = _DRIVER_VERSION.search(file.read_text())
+    except OSError:
+        return None
+    return found[1] if found else None
+
+
 def _library_versions() -> dict[str, str]:
-    installed = {dist.metadata["Name"].lower(): dist.version for dist in distributions()}
-    return {name: installed[name] for name in _REPORTED_LIBRARIES if name in installed}
+    installed = {dist.name.lower().replace("_", "-"): dist.version for dist in distributions() if dist.name}
+    build = torch.__config__.show()
+    inside = {name: found[1] for name, form in _BUILD_LIBRARIES.items() if (found := re.search(form, build))}
+    return {name: installed[name] for name in _REPORTED_LIBRARIES if name in installed} | inside

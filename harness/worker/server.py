@@ -10,6 +10,7 @@ import torch
 from attention_impls import BrokenImpl, InvalidProblem
 from harness.worker.host import describe_host
 from harness.worker.protocol import Message, receive, send
+from harness.worker.roofs import measure_roofs
 from harness.worker.session import BrokenPromise, IncorrectOutput, Session, UnsupportedProblem
 
 _CPU_OUT_OF_MEMORY = "can't allocate memory"
@@ -21,6 +22,7 @@ def serve(requests: IO[str], replies: IO[str]) -> None:
     session = Session()
     operations = {
         "describe_host": describe_host,
+        "measure_roofs": measure_roofs,
         "open_case": session.open_case,
         "prepare": session.prepare,
         "weigh": session.weigh,

@@ -7,37 +7,56 @@ import seaborn as sns
 from matplotlib.figure import Figure
 
 from reports.axes import linear_bytes_axis
-from reports.figures.cache_lines import held_text
-from reports.figures.spec import FigureData
+from reports.figures.cache_lines import WHERE_AXES, held_text
+from reports.figures.spec import FigureData, NotDrawn
 from reports.palette import KV_HEADS_COLORS
+from reports.problem import where_text
 from reports.slices import axis_text, axis_values, heads_text, spread_out, take_slice
 from reports.theme import new_figure
-from reports.units import bytes_text, times_text, tokens_text
+from reports.units import bytes_text, times_text
 
 MAX_BARS = 8
 
 
-def prepare(frame: pd.DataFrame) -> FigureData | None:
+def prepare(frame: pd.DataFrame) -> FigureData | NotDrawn:
     """One row for each number of KV heads, by the formula."""
     rows = frame[frame["kv_cache_bytes_model"] > 0]
-    if rows["model"].nunique(dropna=False) > 1 and not _varies_within_a_model(rows):
-        return None
+    if reason := _reason(rows):
+        return NotDrawn(reason)
     drawn = take_slice(rows, free=("num_kv_heads",), all_rows=rows)
     heads = spread_out(axis_values(drawn.frame, "num_kv_heads"), MAX_BARS)
-    if len(heads) < 2 or rows["kv_len"].nunique() > 1:
-        return None
+    if len(heads) < 2:
+        return NotDrawn("no two numbers of KV heads were planned on otherwise the same problem")
     kept = drawn.frame[drawn.frame["num_kv_heads"].isin(heads)]
     bars = kept.drop_duplicates("num_kv_heads").sort_values("num_kv_heads", ascending=False)
     bars = bars.assign(label=[axis_text("num_kv_heads", value, kept) for value in bars["num_kv_heads"]])
     most, fewest = bars.iloc[0], bars.iloc[-1]
     ratio = most["kv_cache_bytes_model"] / fewest["kv_cache_bytes_model"]
+    of_stage = rows[rows["stage"] == most["stage"]]
     exactly = "exactly " if ratio == most["num_kv_heads"] / fewest["num_kv_heads"] else ""
     caption = (
         f"From {most['num_kv_heads']:g} to {heads_text(fewest['num_kv_heads'])} the cache falls by {exactly}"
-        f"{times_text(ratio)} (one layer, {tokens_text(most['kv_len'])} tokens, "
-        f"batch {most['batch_size']:g}). " + held_text(kept[kept["outcome"] == "ok"])
+        f"{times_text(ratio)} (one layer, {where_text(most, of_stage, WHERE_AXES)}). "
+        + held_text(kept[kept["outcome"] == "ok"])
     )
     return FigureData(bars, caption.strip(), drawn.note)
+
+
+def _reason(rows: pd.DataFrame) -> str:
+    """Why nothing can be drawn; empty where it can, as far as whole columns tell."""
+    if len(rows) == 0:
+        return "no row tells the size of its cache"
+    if rows["num_kv_heads"].nunique() < 2:
+        return f"only {heads_text(rows['num_kv_heads'].iloc[0])} {_was(rows['num_kv_heads'].iloc[0])} planned"
+    if rows["model"].nunique(dropna=False) > 1 and not _varies_within_a_model(rows):
+        return "each model was planned with one number of KV heads"
+    if rows["kv_len"].nunique() > 1:
+        return f"{rows['kv_len'].nunique()} contexts were planned, and bars show one"
+    return ""
+
+
+def _was(count: float) -> str:
+    return "was" if count == 1 else "were"
 
 
 def _varies_within_a_model(rows: pd.DataFrame) -> bool:

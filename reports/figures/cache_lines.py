@@ -10,35 +10,45 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from reports.axes import arm_styles, count_axis, label_line_ends, log_bytes_axis
-from reports.figures.spec import FigureData
+from reports.figures.spec import FigureData, NotDrawn
 from reports.palette import KV_HEADS_COLORS, NEUTRAL
+from reports.problem import where_text
 from reports.slices import axis_values, heads_kind, heads_text, spread_out, take_slice
 from reports.theme import new_figure
 from reports.units import bytes_text, listed, times_text, tokens_text
 
 MAX_LINES = 6
+WHERE_AXES = ("kv_len", "batch_size")
 EXACT = 1.005
 """A cache within half a percent of the formula lies on its line."""
 
 
-def prepare(frame: pd.DataFrame) -> FigureData | None:
+def prepare(frame: pd.DataFrame) -> FigureData | NotDrawn:
     """Rows at two contexts or more; every outcome has a formula's line, only `ok` has a marker."""
     rows = frame[(frame["kv_cache_bytes_model"] > 0)]
     drawn = take_slice(rows, free=("kv_len", "num_kv_heads"))
     if drawn.frame["kv_len"].nunique() < 2:
-        return None
+        return NotDrawn(_reason(rows))
     heads = spread_out(axis_values(drawn.frame, "num_kv_heads"), MAX_LINES)
     kept = drawn.frame[drawn.frame["num_kv_heads"].isin(heads)].copy()
     kept["kv_cache_bytes"] = kept["kv_cache_bytes"].where(kept["outcome"] == "ok")
-    return FigureData(kept, _caption(kept, heads), drawn.note)
+    return FigureData(kept, _caption(kept, rows), drawn.note)
 
 
-def _caption(frame: pd.DataFrame, heads: list[Any]) -> str:
+def _reason(rows: pd.DataFrame) -> str:
+    if len(rows) == 0:
+        return "no row tells the size of its cache"
+    if rows["kv_len"].nunique() < 2:
+        return f"only context {tokens_text(rows['kv_len'].iloc[0])} was planned"
+    return "no problem was planned at two contexts"
+
+
+def _caption(frame: pd.DataFrame, planned: pd.DataFrame) -> str:
     longest = frame[frame["kv_len"] == frame["kv_len"].max()]
     by_heads = longest.groupby("num_kv_heads")["kv_cache_bytes_model"].first()
     most, fewest = by_heads.index.max(), by_heads.index.min()
-    context, batch_size = tokens_text(longest["kv_len"].iloc[0]), longest["batch_size"].iloc[0]
-    where = f"at {context} tokens, batch {batch_size:g}, one layer"
+    first = longest.iloc[0]
+    where = f"in one layer, at {where_text(first, planned[planned['stage'] == first['stage']], WHERE_AXES)}"
     if most == fewest:
         text = f"{heads_text(most)} need {bytes_text(by_heads[most])} of cache {where}."
     else:

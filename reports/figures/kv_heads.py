@@ -21,12 +21,14 @@ from reports.axes import (
     panel_grid,
 )
 from reports.baseline import in_speed_order
+from reports.doubts import doubt_text
 from reports.expansion import expanding_arms
-from reports.figures.spec import FigureData
+from reports.figures.spec import NO_LATENCY, FigureData, NotDrawn
 from reports.palette import DOTTED, NEUTRAL
+from reports.problem import one_problem, where_text
 from reports.slices import Facets, axis_text, axis_values, heads_text, slice_note, spread_out, take_slice
 from reports.tidy import PROBLEM_AXES, cells, stages
-from reports.units import listed, times_text, tokens_text
+from reports.units import listed, times_text
 
 MAX_CONTEXTS = 3
 MAX_STAGES = 2
@@ -34,19 +36,30 @@ LOWEST_TOP = 0.45
 """The axis reaches at least this far down: what changes nothing shall look flat."""
 
 
-def prepare(frame: pd.DataFrame) -> FigureData | None:
+def prepare(frame: pd.DataFrame) -> FigureData | NotDrawn:
     """Adds the columns of `relative_to_mha`, and `place`: the panel of a row's context in its stage."""
     measured = cells(frame)
     rows = relative_to_mha(measured)
     if len(rows) == 0:
-        return None
+        return NotDrawn(_reason(measured))
     drawn = pd.concat([_of_stage(rows[rows["stage"] == stage]) for stage in stages(rows)[:MAX_STAGES]])
     arms = in_speed_order(drawn)[:MAX_ARMS]
     drawn = drawn[drawn["arm"].isin(arms)]
     places = tuple(range(int(drawn["place"].max()) + 1))
     facets = Facets("place", places, "stage", tuple(stages(drawn)))
-    caption = _caption(drawn, expanding_arms(frame))
+    caption = _caption(drawn, measured, expanding_arms(frame))
     return FigureData(drawn, caption, slice_note(drawn, measured), facets, extras={"arms": arms})
+
+
+def _reason(measured: pd.DataFrame) -> str:
+    if len(measured) == 0:
+        return NO_LATENCY
+    is_mha = measured["num_kv_heads"] == measured["num_q_heads"]
+    if not is_mha.any():
+        return "nothing was measured with as many KV heads as query heads (MHA)"
+    if is_mha.all():
+        return "nothing was measured with fewer KV heads than query heads"
+    return "no implementation was measured with MHA and with fewer KV heads on otherwise the same problem"
 
 
 def _of_stage(rows: pd.DataFrame) -> pd.DataFrame:
@@ -57,7 +70,10 @@ def _of_stage(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def relative_to_mha(rows: pd.DataFrame) -> pd.DataFrame:
-    """Cells of arms with two numbers of KV heads or more, one of them the number of query heads (MHA)."""
+    """Cells of arms with two numbers of KV heads or more, one of them the number of query heads (MHA).
+
+    `mha_flags` are those of the same arm with MHA: what is relative to a doubtful latency is doubtful.
+    """
     keys = ["arm", *(axis for axis in PROBLEM_AXES if axis != "num_kv_heads")]
     grouped = rows.groupby(keys, dropna=False)
     is_mha = rows["num_kv_heads"] == rows["num_q_heads"]
@@ -68,28 +84,37 @@ def relative_to_mha(rows: pd.DataFrame) -> pd.DataFrame:
         rows["model_bytes"].where(is_mha).groupby([rows[key] for key in keys], dropna=False).transform("min")
     )
     several = grouped["num_kv_heads"].transform("nunique") > 1
+    place = grouped.ngroup()
+    mha_flags = dict(zip(place[is_mha], rows.loc[is_mha, "flags"], strict=True))
     return rows.assign(
-        relative_latency=rows["latency_ms"] / mha_latency, relative_bytes=rows["model_bytes"] / mha_bytes
+        relative_latency=rows["latency_ms"] / mha_latency,
+        relative_bytes=rows["model_bytes"] / mha_bytes,
+        mha_flags=place.map(mha_flags),
     )[several & mha_latency.notna()]
 
 
-def _caption(frame: pd.DataFrame, expanding: list[str]) -> str:
+def _caption(frame: pd.DataFrame, measured: pd.DataFrame, expanding: list[str]) -> str:
     stage = frame["stage"].iloc[0]
-    rows = frame[(frame["stage"] == stage)]
-    rows = rows[rows["kv_len"] == rows["kv_len"].max()]
-    fewest = rows[rows["num_kv_heads"] == rows["num_kv_heads"].min()].sort_values("relative_latency")
+    fewest = one_problem(frame[frame["stage"] == stage]).sort_values("relative_latency", kind="stable")
     best = fewest.iloc[0]
+    where = where_text(best, measured[measured["stage"] == stage], ("kv_len", "batch_size"))
     text = (
-        f"From {best['num_q_heads']:g} to {heads_text(best['num_kv_heads'])}, {stage} at "
-        f"{tokens_text(best['kv_len'])} tokens becomes {times_text(1 / best['relative_latency'])} as fast "
-        f"with {best['arm']}"
+        f"From {best['num_q_heads']:g} to {heads_text(best['num_kv_heads'])}, {stage} at {where} becomes "
+        f"{_factor(best)} as fast with {best['arm']}{doubt_text(best['flags'], best['mha_flags'])}"
     )
     flat = fewest[fewest["arm"].isin(expanding)]
-    if len(flat) == 0:
+    if len(flat) == 0 or best["arm"] in expanding:
         return f"{text}."
-    factors = listed([f"{times_text(1 / row.relative_latency)} with {row.arm}" for row in flat.itertuples()])
-    verb = "which expands" if len(flat) == 1 else "which expand"
-    return f"{text}, but {factors}, {verb} K and V."
+    factors = [
+        f"{_factor(row)} with {row['arm']}{doubt_text(row['flags'], row['mha_flags'])}"
+        for _, row in flat.iterrows()
+    ]
+    verb = "which needs" if len(flat) == 1 else "which need"
+    return f"{text}, but {listed(factors)}, {verb} as much workspace as the cache of MHA."
+
+
+def _factor(row: Any) -> str:
+    return times_text(1 / row["relative_latency"])
 
 
 def draw(data: FigureData) -> Figure:

@@ -24,10 +24,12 @@ from reports.axes import (
     rate_tick,
 )
 from reports.baseline import base_arm, in_speed_order
-from reports.figures.spec import FigureData
-from reports.slices import axis_text, choose_facets, slice_note, take_slice
+from reports.captions import fastest_text
+from reports.figures.spec import NO_LATENCY, FigureData, NotDrawn
+from reports.problem import one_problem, where_text
+from reports.slices import choose_facets, slice_note, take_slice
 from reports.tidy import cells
-from reports.units import duration_text, rate_text, times_text
+from reports.units import duration_text, rate_text
 
 X_LABELS = {"kv_len": "context (tokens)", "batch_size": "batch size (sequences)"}
 
@@ -38,34 +40,32 @@ class Measure:
 
     column: str
     label: str
-    lower_is_better: bool
     max_rows: int
     tick: Any
     text: Any
 
 
-LATENCY = Measure("latency_ms", "latency (ms)", True, 2, latency_tick, duration_text)
+LATENCY = Measure("latency_ms", "latency (ms)", 2, latency_tick, duration_text)
 THROUGHPUT = Measure(
     "tokens_per_s",
     "throughput of one layer\n(tokens/s)",
-    False,
     1,
     rate_tick,
     lambda rate: f"{rate_text(rate)} tokens/s",
 )
 
 
-def _prepare(measure: Measure, frame: pd.DataFrame) -> FigureData | None:
+def _prepare(measure: Measure, frame: pd.DataFrame) -> FigureData | NotDrawn:
     rows = cells(frame)
     rows = rows[rows[measure.column] > 0]
     x = next((axis for axis in X_LABELS if rows[axis].nunique() > 1), None)
     if x is None:
-        return None
+        return NotDrawn("only one context and one batch size were measured" if len(rows) else NO_LATENCY)
     faceted, facets = choose_facets(rows, fixed=[x], max_rows=measure.max_rows)
     free = [x, *(axis for axis in (facets.column, facets.row) if axis)]
     drawn = take_slice(faceted, free, all_rows=rows).frame
     if drawn[x].nunique() < 2:
-        return None
+        return NotDrawn(f"no problem was measured at two {'contexts' if x == 'kv_len' else 'batch sizes'}")
     note = slice_note(drawn, rows)
     arms = in_speed_order(drawn)
     if len(arms) > MAX_ARMS:
@@ -73,32 +73,18 @@ def _prepare(measure: Measure, frame: pd.DataFrame) -> FigureData | None:
         arms = [*[arm for arm in arms if arm != base][: MAX_ARMS - 1], *([base] if base else [])]
         note = f"{note} The {MAX_ARMS} fastest implementations and the base are drawn.".strip()
     drawn = drawn[drawn["arm"].isin(arms)]
-    return FigureData(drawn, _caption(measure, drawn, x), note, facets, extras={"x": x, "arms": arms})
+    return FigureData(drawn, _caption(measure, drawn, rows, x), note, facets, extras={"x": x, "arms": arms})
 
 
 prepare_latency = partial(_prepare, LATENCY)
 prepare_throughput = partial(_prepare, THROUGHPUT)
 
 
-def _caption(measure: Measure, frame: pd.DataFrame, x: str) -> str:
-    """The best and the base at the largest problem with the fewest KV heads, where grouping matters most."""
-    rows = frame[frame[x] == frame[x].max()]
-    rows = rows[rows["batch_size"] == rows["batch_size"].max()]
-    rows = rows[rows["num_kv_heads"] == rows["num_kv_heads"].min()]
-    best = rows.nsmallest(1, "latency_ms").iloc[0]
-    where = [axis_text(axis, best[axis]) for axis in ("kv_len", "batch_size", "num_kv_heads")]
-    word = "is fastest with" if measure.lower_is_better else "delivers most,"
-    text = (
-        f"At {where[0]}, {where[1]} and {where[2]}, {best['arm']} {word} {measure.text(best[measure.column])}"
-    )
-    base = base_arm(rows)
-    if base is None or base == best["arm"]:
-        return f"{text}."
-    other = rows[rows["arm"] == base].iloc[0]
-    factor = times_text(other["latency_ms"] / best["latency_ms"])
-    return f"{text}; {base} {'takes' if measure.lower_is_better else 'reaches'} " + (
-        f"{measure.text(other[measure.column])}, {factor} {'as long' if measure.lower_is_better else 'less'}."
-    )
+def _caption(measure: Measure, frame: pd.DataFrame, measured: pd.DataFrame, x: str) -> str:
+    """The best and the base on the largest problem with the fewest KV heads, where grouping matters most."""
+    rows = one_problem(frame, x)
+    where = where_text(rows.iloc[0], measured)
+    return f"At {where}, {fastest_text(rows, measure.column, measure.text)}"
 
 
 def _draw(measure: Measure, data: FigureData) -> Figure:

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from reports.axes import MAX_ARMS, arm_legend, arm_styles, latency_tick, linear_bytes_axis, log_number_axis
 from reports.baseline import in_speed_order
-from reports.figures.spec import FigureData
+from reports.figures.spec import FigureData, NotDrawn
 from reports.palette import KV_HEADS_COLORS
 from reports.slices import axis_text, heads_text, slice_note, take_slice
 from reports.theme import new_figure
@@ -20,17 +20,18 @@ MAX_MODELS = 16
 COST = "kv_cache_bytes_model_per_token"
 
 
-def prepare(frame: pd.DataFrame) -> FigureData | None:
+def prepare(frame: pd.DataFrame) -> FigureData | NotDrawn:
     """Every model's cache per token (any outcome has it) and its latencies, at one problem."""
     rows = frame[frame["model"].notna() & (frame[COST] > 0)]
     if rows["model"].nunique() < 2:
-        return None
+        names = list(rows["model"].unique())
+        return NotDrawn(f"only one model was planned: {names[0]}" if names else "no record names a model")
     first = rows[rows["stage"] == stages(rows)[0]]
     drawn = take_slice(first, ("model", "num_kv_heads", "num_q_heads", "head_dim", "num_layers")).frame
     drawn = pd.concat([take_slice(of_model, ()).frame for _, of_model in drawn.groupby("model", sort=False)])
     costs = drawn.drop_duplicates("model").sort_values(COST, ascending=False, kind="stable").head(MAX_MODELS)
     if len(costs) < 2:
-        return None
+        return NotDrawn("no two models were planned on otherwise the same problem")
     drawn = drawn[drawn["model"].isin(costs["model"])]
     latencies = cells(drawn)
     latencies = latencies[latencies["arm"].isin(in_speed_order(latencies)[:MAX_ARMS])]

@@ -10,39 +10,39 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from reports.axes import arm_styles, outer_labels, panel_titles
-from reports.baseline import base_arm, in_speed_order
-from reports.figures.spec import FigureData
-from reports.slices import axis_text, choose_facets, slice_note, take_slice, varies
+from reports.baseline import in_speed_order
+from reports.captions import fastest_text
+from reports.figures.spec import NO_LATENCY, FigureData, NotDrawn
+from reports.problem import one_problem, where_text
+from reports.slices import choose_facets, slice_note, take_slice, varies
 from reports.theme import INK, new_figure
 from reports.tidy import cells
-from reports.units import MISSING, duration_text, is_missing, ms_text, times_text
+from reports.units import MISSING, duration_text, is_missing, listed, ms_text
 
 MAX_BARS = 20
+_ONE_OF = {"kv_len": "contexts", "batch_size": "batch sizes", "model": "models"}
 
 
-def prepare(frame: pd.DataFrame) -> FigureData | None:
+def prepare(frame: pd.DataFrame) -> FigureData | NotDrawn:
     """Latencies at one context and batch size, a panel for each number of KV heads."""
     rows = cells(frame)
-    if len(rows) < 2 or any(varies(rows, axis) for axis in ("kv_len", "batch_size", "model")):
-        return None
+    if len(rows) < 2:
+        return NotDrawn("only one latency was measured" if len(rows) else NO_LATENCY)
+    several = [name for axis, name in _ONE_OF.items() if varies(rows, axis)]
+    if several:
+        return NotDrawn(f"several {listed(several)} were measured, and bars show one")
     faceted, facets = choose_facets(rows, fixed=[], max_columns=3, max_rows=2)
     free = [axis for axis in (facets.column, facets.row) if axis]
     drawn = take_slice(faceted, free, all_rows=rows).frame
     arms = in_speed_order(drawn)[:MAX_BARS]
     drawn = drawn[drawn["arm"].isin(arms)]
-    return FigureData(drawn, _caption(drawn), slice_note(drawn, rows), facets, extras={"arms": arms})
+    return FigureData(drawn, _caption(drawn, rows), slice_note(drawn, rows), facets, extras={"arms": arms})
 
 
-def _caption(frame: pd.DataFrame) -> str:
-    rows = frame[frame["num_kv_heads"] == frame["num_kv_heads"].min()]
-    best = rows.nsmallest(1, "latency_ms").iloc[0]
-    heads = axis_text("num_kv_heads", best["num_kv_heads"], frame)
-    text = f"With {heads} {best['arm']} takes {duration_text(best['latency_ms'])}"
-    base = base_arm(rows)
-    if base is None or base == best["arm"]:
-        return f"{text}."
-    factor = rows.loc[rows["arm"] == base, "latency_ms"].iloc[0] / best["latency_ms"]
-    return f"{text}, {times_text(factor)} as fast as {base}."
+def _caption(frame: pd.DataFrame, measured: pd.DataFrame) -> str:
+    rows = one_problem(frame)
+    where = where_text(rows.iloc[0], measured, ("num_kv_heads",))
+    return f"With {where}, {fastest_text(rows, 'latency_ms', duration_text)}"
 
 
 def draw(data: FigureData) -> Figure:

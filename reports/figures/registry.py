@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
 
-from reports.figures import cache_bars, cache_lines, kv_heads, lines, models, ranking, speed_up, workspace
-from reports.figures.spec import FigureData, FigureSpec
+from reports.figures import (
+    cache_bars,
+    cache_lines,
+    kv_heads,
+    lines,
+    models,
+    ranking,
+    roof_share,
+    speed_up,
+    workspace,
+)
+from reports.figures.spec import FigureData, FigureSpec, NotDrawn
 from reports.theme import png_bytes, svg_bytes, theme
 from reports.tidy import stages
 
@@ -19,70 +29,46 @@ FIGURES = (
     FigureSpec(
         "kv_cache",
         "KV cache against context",
-        "two contexts or more were planned",
         cache_lines.prepare,
         cache_lines.draw,
+        instead=("kv_cache_by_heads",),
     ),
     FigureSpec(
         "kv_cache_by_heads",
         "KV cache by number of KV heads",
-        "two numbers of KV heads or more were planned at one context",
         cache_bars.prepare,
         cache_bars.draw,
+        instead=("kv_cache",),
     ),
-    FigureSpec(
-        "models",
-        "Models: cache of one token, and latency",
-        "two models or more were planned",
-        models.prepare,
-        models.draw,
-    ),
-    FigureSpec(
-        "latency_by_kv_heads",
-        "Who gains from fewer KV heads",
-        "an implementation was measured with as many KV heads as query heads (MHA) and with fewer",
-        kv_heads.prepare,
-        kv_heads.draw,
-    ),
-    FigureSpec(
-        "workspace",
-        "Workspace beside the cache",
-        "the workspace of two rows or more was measured",
-        workspace.prepare,
-        workspace.draw,
-    ),
+    FigureSpec("models", "Models: cache of one token, and latency", models.prepare, models.draw),
+    FigureSpec("latency_by_kv_heads", "Who gains from fewer KV heads", kv_heads.prepare, kv_heads.draw),
+    FigureSpec("workspace", "Workspace beside the cache", workspace.prepare, workspace.draw),
     FigureSpec(
         "latency",
         "Latency",
-        "two contexts or two batch sizes were measured",
         lines.prepare_latency,
         lines.draw_latency,
         per_stage=True,
+        instead=("ranking",),
     ),
     FigureSpec(
         "throughput",
         "Throughput",
-        "two contexts or two batch sizes were measured",
         lines.prepare_throughput,
         lines.draw_throughput,
         per_stage=True,
+        instead=("ranking",),
     ),
     FigureSpec(
         "ranking",
         "Latency by implementation",
-        "two rows or more were measured of one model at one context and one batch size",
         ranking.prepare,
         ranking.draw,
         per_stage=True,
+        instead=("latency",),
     ),
-    FigureSpec(
-        "speed_up",
-        "Speed-up",
-        "two implementations or more were measured, the base among them",
-        speed_up.prepare,
-        speed_up.draw,
-        per_stage=True,
-    ),
+    FigureSpec("roof_share", "Share of the roof", roof_share.prepare, roof_share.draw, per_stage=True),
+    FigureSpec("speed_up", "Speed-up", speed_up.prepare, speed_up.draw, per_stage=True),
 )
 """In the order of the page."""
 
@@ -101,42 +87,57 @@ class Drawing:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """A figure that the run has no data for."""
+    """A figure that the run has no data for, and what it lacks."""
 
     title: str
-    applies_when: str
+    reason: str
 
 
-def prepare_figures(frame: pd.DataFrame) -> Iterator[tuple[FigureSpec, str, FigureData | None]]:
-    """For a tidy frame: every spec with its stage (empty if it has none) and its data, or None."""
+def prepare_figures(frame: pd.DataFrame) -> Iterator[tuple[FigureSpec, str, FigureData | NotDrawn]]:
+    """For a tidy frame: every spec, for each stage if it is of one stage (else empty), and its data."""
     for spec in FIGURES:
         if not spec.per_stage:
             yield spec, "", spec.prepare(frame)
             continue
-        prepared = [
-            (stage, spec.prepare(frame[frame["stage"] == stage])) for stage in stages(frame)[:MAX_STAGES]
-        ]
-        applying = [(stage, data) for stage, data in prepared if data is not None]
-        if not applying:
-            yield spec, "", None
-        for stage, data in applying:
-            yield spec, stage, data
+        for stage in stages(frame)[:MAX_STAGES]:
+            yield spec, stage, spec.prepare(frame[frame["stage"] == stage])
 
 
 def draw_figures(frame: pd.DataFrame) -> tuple[list[Drawing], list[LeftOut]]:
     """Draw what a tidy frame has the data for; matplotlib's settings are left as they were."""
-    drawings, left_out = [], []
-    for spec, stage, data in prepare_figures(frame):
-        if data is None:
-            left_out.append(LeftOut(spec.title, spec.applies_when))
-            continue
-        with theme():
-            figure = spec.draw(data)
-            png, svg = png_bytes(figure), svg_bytes(figure)
-        name = re.sub(r"\W+", "_", f"{spec.name}_{stage}") if stage else spec.name
-        title = data.title or (f"{spec.title}, {stage}" if stage else spec.title)
-        drawings.append(Drawing(name, title, data.caption, data.note, png, svg))
+    if len(frame) == 0:
+        return [], [LeftOut("All figures", "there are no records yet")]
+    prepared = list(prepare_figures(frame))
+    drawings = [_drawing(spec, stage, data) for spec, stage, data in prepared if isinstance(data, FigureData)]
+    left_out = _left_out(prepared, stages(frame)[:MAX_STAGES])
     if beyond := stages(frame)[MAX_STAGES:]:
         fewer = f"a report has no more than {MAX_STAGES} phases and workloads"
         left_out.append(LeftOut(f"Figures of {', '.join(beyond)}", fewer))
     return drawings, left_out
+
+
+def _drawing(spec: FigureSpec, stage: str, data: FigureData) -> Drawing:
+    with theme():
+        figure = spec.draw(data)
+        png, svg = png_bytes(figure), svg_bytes(figure)
+    name = re.sub(r"\W+", "_", f"{spec.name}_{stage}") if stage else spec.name
+    title = data.title or (f"{spec.title}, {stage}" if stage else spec.title)
+    return Drawing(name, title, data.caption, data.note, png, svg)
+
+
+def _left_out(
+    prepared: Sequence[tuple[FigureSpec, str, FigureData | NotDrawn]], all_stages: Sequence[str]
+) -> list[LeftOut]:
+    """Figures that were not drawn, with the reason: one line where it holds for all stages.
+
+    A figure whose place another one took is not among them.
+    """
+    drawn = {(spec.name, stage) for spec, stage, data in prepared if isinstance(data, FigureData)}
+    stages_of: dict[tuple[str, str], list[str]] = {}
+    for spec, stage, data in prepared:
+        if isinstance(data, NotDrawn) and not any((name, stage) in drawn for name in spec.instead):
+            stages_of.setdefault((spec.title, data.reason), []).append(stage)
+    return [
+        LeftOut(title if of in ([""], list(all_stages)) else f"{title}, {' and '.join(of)}", reason)
+        for (title, reason), of in stages_of.items()
+    ]

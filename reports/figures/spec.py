@@ -29,16 +29,26 @@ class FigureData:
 
 
 @dataclass(frozen=True)
+class NotDrawn:
+    """Why a figure does not apply to a run: a statement about that run."""
+
+    reason: str
+
+
+NO_LATENCY = "no latency was measured"
+
+
+@dataclass(frozen=True)
 class FigureSpec:
     """One kind of figure."""
 
     name: str
     """File name without its ending; a figure of one stage adds `_STAGE`."""
     title: str
-    applies_when: str
-    """What the run must hold, in words: shown where the figure is left out."""
-    prepare: Callable[[pd.DataFrame], FigureData | None]
-    """From a tidy frame (of one stage, if `per_stage`); None where the figure does not apply."""
+    prepare: Callable[[pd.DataFrame], FigureData | NotDrawn]
+    """From a tidy frame (of one stage, if `per_stage`); the reason where the figure does not apply."""
     draw: Callable[[FigureData], Figure]
     per_stage: bool = False
     """One figure for each of decode, prefill and extend: their latencies have nothing in common."""
+    instead: tuple[str, ...] = ()
+    """Figures that show the same of other runs: where one of them is drawn, this one is not missed."""

@@ -12,8 +12,10 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 from reports.baseline import base_arm, geometric_mean, speed_ups
-from reports.figures.spec import FigureData
-from reports.slices import axis_text, axis_values, heads_text, is_one_of, slice_note, spread_out, take_slice
+from reports.doubts import doubt_text, unflagged, unflagged_first
+from reports.figures.spec import NO_LATENCY, FigureData, NotDrawn
+from reports.problem import where_text
+from reports.slices import axis_text, axis_values, is_one_of, slice_note, spread_out, take_slice
 from reports.theme import INK, new_figure
 from reports.tidy import cells
 from reports.units import is_missing, ratio_text, times_text, tokens_text
@@ -31,11 +33,13 @@ DIVERGING = LinearSegmentedColormap.from_list(
 """Orange is slower than the base, blue is faster: safe for colour-blind readers."""
 
 
-def prepare(frame: pd.DataFrame) -> FigureData | None:
+def prepare(frame: pd.DataFrame) -> FigureData | NotDrawn:
     """Cells with `speed_up` over the base, at no more problems than can be read."""
-    base = base_arm(cells(frame))
+    measured = cells(frame)
+    base = base_arm(measured)
     if base is None:
-        return None
+        arms = list(measured["arm"].unique())
+        return NotDrawn(f"only one implementation was measured: {arms[0]}" if arms else NO_LATENCY)
     rows = speed_ups(frame, base)
     free = ["num_kv_heads", "kv_len", "batch_size"]
     if rows["model"].nunique(dropna=False) > 1:
@@ -45,11 +49,11 @@ def prepare(frame: pd.DataFrame) -> FigureData | None:
     arms = [*[str(arm) for arm in means.index if arm != base][: MAX_ROWS - 1], base]
     drawn = drawn[drawn["arm"].isin(arms)]
     if drawn["arm"].nunique() < 2:
-        return None
+        return NotDrawn(f"no other implementation was measured on the problems of {base}")
     return FigureData(
         drawn,
-        _caption(drawn, base),
-        slice_note(drawn, cells(frame)),
+        _caption(drawn, measured, base),
+        slice_note(drawn, measured),
         title=f"Speed-up over {base}, {drawn['stage'].iloc[0]}",
         extras={"base": base, "arms": arms, "free": free},
     )
@@ -69,16 +73,20 @@ def _few_enough(rows: pd.DataFrame, free: list[str]) -> pd.DataFrame:
     return drawn
 
 
-def _caption(frame: pd.DataFrame, base: str) -> str:
+def _caption(frame: pd.DataFrame, measured: pd.DataFrame, base: str) -> str:
     others = frame[frame["arm"] != base]
-    best = others.nlargest(1, "speed_up").iloc[0]
-    slower = int((others["speed_up"] < 1).sum())
+    sure = unflagged_first(others, "flags", "base_flags")
+    best = sure.nlargest(1, "speed_up").iloc[0]
+    among = " without flags" if len(sure) < len(others) else ""
+    where = where_text(best, measured, ("num_kv_heads", "kv_len", "batch_size"))
     text = (
-        f"The largest speed-up over {base} is {times_text(best['speed_up'])}: {best['arm']} with "
-        f"{heads_text(best['num_kv_heads'])}, context {tokens_text(best['kv_len'])}, "
-        f"batch {best['batch_size']:g}."
+        f"The largest speed-up{among} over {base} is {times_text(best['speed_up'])}"
+        f"{doubt_text(best['flags'], best['base_flags'])}: {best['arm']} with {where}."
     )
-    return f"{text} {slower} of {len(others)} cells are slower than {base}."
+    slower = others[others["is_slower"]]
+    doubtful = len(slower) - len(unflagged(slower, "flags", "base_flags"))
+    doubt = f" ({doubtful} of them in doubt)" if doubtful else ""
+    return f"{text} {len(slower)} of {len(others)} cells are slower than {base}, beyond the intervals{doubt}."
 
 
 def heat_table(data: FigureData) -> pd.DataFrame:

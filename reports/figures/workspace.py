@@ -13,13 +13,13 @@ from matplotlib.patches import Patch
 
 from reports.axes import arm_styles, linear_bytes_axis, outer_labels
 from reports.expansion import expanding_arms
-from reports.figures.spec import FigureData
+from reports.figures.spec import FigureData, NotDrawn
 from reports.palette import DASHED, NEUTRAL
+from reports.problem import one_problem, where_text
 from reports.slices import (
     Facets,
     axis_text,
     axis_values,
-    heads_text,
     slice_note,
     spread_out,
     take_slice,
@@ -38,12 +38,12 @@ LETTER_WIDTH = 0.022
 """Of a bar's text, as a share of the panel."""
 
 
-def prepare(frame: pd.DataFrame) -> FigureData | None:
+def prepare(frame: pd.DataFrame) -> FigureData | NotDrawn:
     """Rows with a measured workspace, at one problem for each stage and number of KV heads."""
     measured = ok_rows(frame)
     measured = measured[measured["peak_workspace_bytes"].notna()]
     if len(measured) < 2:
-        return None
+        return NotDrawn(f"the workspace of {'one row' if len(measured) else 'no row'} was measured")
     across = (
         "model"
         if varies(measured, "model") and not varies(measured, "num_kv_heads", ["model"])
@@ -51,7 +51,7 @@ def prepare(frame: pd.DataFrame) -> FigureData | None:
     )
     measured = measured[measured[across].notna()]
     if len(measured) == 0:
-        return None
+        return NotDrawn("no row tells its KV heads")
     by_stage = [measured[measured["stage"] == stage] for stage in stages(measured)[:MAX_STAGES]]
     drawn = pd.concat([take_slice(rows, (across,)).frame for rows in by_stage])
     columns = spread_out(axis_values(drawn, across), MAX_COLUMNS)
@@ -62,7 +62,7 @@ def prepare(frame: pd.DataFrame) -> FigureData | None:
     columns = [value for value in columns if (drawn[across] == value).any()]
     facets = Facets(across, tuple(columns), "stage", tuple(stages(drawn)))
     extras = {"arms": arms, "expanding": expanding_arms(frame)}
-    return FigureData(drawn, _caption(drawn), slice_note(drawn, measured), facets, extras=extras)
+    return FigureData(drawn, _caption(drawn, measured), slice_note(drawn, measured), facets, extras=extras)
 
 
 def _in_workspace_order(frame: pd.DataFrame) -> list[str]:
@@ -77,16 +77,14 @@ def _in_workspace_order(frame: pd.DataFrame) -> list[str]:
     return arms if len(arms) <= MAX_BARS else [*arms[: MAX_BARS // 2], *arms[-(MAX_BARS // 2) :]]
 
 
-def _caption(frame: pd.DataFrame) -> str:
-    rows = frame[frame["stage"] == stages(frame)[0]]
-    rows = rows[rows["num_kv_heads"] == rows["num_kv_heads"].min()].sort_values(
-        "peak_workspace_bytes", kind="stable"
-    )
+def _caption(frame: pd.DataFrame, measured: pd.DataFrame) -> str:
+    stage = stages(frame)[0]
+    rows = one_problem(frame[frame["stage"] == stage]).sort_values("peak_workspace_bytes", kind="stable")
     most, least = rows.iloc[-1], rows.iloc[0]
     cache = bytes_text(most["kv_cache_bytes_model"])
-    of_model = f" ({most['model']})" if frame["model"].nunique(dropna=False) > 1 else ""
+    where = where_text(most, measured[measured["stage"] == stage])
     text = (
-        f"With {heads_text(most['num_kv_heads'])}{of_model}, one {most['stage']} call of {most['arm']} needs "
+        f"At {where}, one {most['stage']} call of {most['arm']} needs "
         f"{bytes_text(most['peak_workspace_bytes'])} of workspace beside a cache of {cache}"
     )
     if most["arm"] == least["arm"]:

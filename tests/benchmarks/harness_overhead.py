@@ -209,6 +209,7 @@ def _write_run(folder: Path) -> Path:
         slice_ms=1,
         timeout_s=1,
         caches=("cold",),
+        roofs=False,
         max_check_gflop=1,
     )
     header = RunHeader(

@@ -48,7 +48,7 @@ def test_a_sweep_imports_no_torch_in_the_parent(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["swep"], "swep: unknown command; valid: sweep, report, list"),
+        (["swep"], "swep: unknown command; valid: sweep, report, doctor, list"),
         (["report", "nowhere"], "nowhere: no such run"),
         (["report", "/etc/passwd"], "/etc/passwd: not a run"),
         (["list", "nothing"], "invalid choice: 'nothing'"),
@@ -96,8 +96,8 @@ def test_hydra_shows_configuration_without_running(gqabench: Gqabench, tmp_path:
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("gqabench ", {"sweep", "report", "list"}),
-        ("gqabench s", {"sweep", "report", "list"}),
+        ("gqabench ", {"sweep", "report", "doctor", "list"}),
+        ("gqabench s", {"sweep", "report", "doctor", "list"}),
         ("gqabench list ", {"impls", "shapes", "studies", "runs"}),
         ("gqabench sweep model=mqa", {"model=mqa_8"}),
         ("gqabench sweep study=k", {"study=kv_heads", "study=kv_len"}),

@@ -14,7 +14,7 @@ STREAMS = [Stream(Arm(name), "cold") for name in "abc"]
 def settings(**changes: float) -> MeasureSettings:
     values = {
         "target_interval": 0.01, "min_rounds": 6, "seconds_per_arm": 1.0, "slice_ms": 10.0, "timeout_s": 1.0,
-        "max_check_gflop": 1.0, "caches": ("cold",),
+        "max_check_gflop": 1.0, "caches": ("cold",), "roofs": False,
     }  # fmt: skip
     return MeasureSettings(name="test", **values | changes)  # type: ignore[arg-type]
 

@@ -58,6 +58,7 @@ def make_record(impl: str = "sdpa", **values: Any) -> Record:
         "timing_method": "cuda_events", "cache_state": "cold",
         "tokens_per_s": batch_size * q_len / latency * 1e3,
         "achieved_gb_per_s": model_bytes / latency / 1e6, "achieved_tflop_per_s": model_flops / latency / 1e9,
+        "roof": "read_gb_per_s",
         "roof_fraction": model_bytes / latency / READ_BYTES_PER_MS, "kv_cache_bytes": cache,
         "peak_workspace_bytes": output + expanded + scores + (65536 if impl == "sdpa_flash" else 0),
         "max_error": 4.1e-4, "error_budget": 2.0e-3, "kernels": [f"{impl}_kernel"],

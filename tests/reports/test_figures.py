@@ -1,5 +1,7 @@
 """Figures by their frames and their axes, not by their pixels."""
 
+import re
+
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
@@ -8,16 +10,20 @@ from matplotlib.colors import to_hex
 
 from reports.figures import (
     FIGURES,
+    FigureData,
+    cache_bars,
     cache_lines,
     draw_figures,
     kv_heads,
     lines,
     models,
     ranking,
+    roof_share,
     speed_up,
     workspace,
 )
 from reports.figures.registry import prepare_figures
+from reports.figures.spec import NotDrawn
 from reports.palette import impl_style
 from reports.theme import theme
 from reports.tidy import tidy
@@ -31,30 +37,32 @@ def drawn(module, data, name="draw"):
     return figure
 
 
-def test_every_figure_has_its_own_name_and_says_when_it_applies():
+def test_every_figure_has_its_own_name_and_knows_those_that_stand_for_it():
     assert len({spec.name for spec in FIGURES}) == len(FIGURES)
-    assert all(spec.applies_when for spec in FIGURES)
+    names = {spec.name for spec in FIGURES}
+    assert all(set(spec.instead) <= names for spec in FIGURES)
 
 
 def test_a_figure_without_data_is_left_out_with_the_reason(sweep_frame):
     drawings, left_out = draw_figures(tidy(sweep_frame))
     assert {drawing.name for drawing in drawings} == {
         "kv_cache", "latency_by_kv_heads", "workspace", "latency_decode", "throughput_decode",
-        "speed_up_decode",
+        "roof_share_decode", "speed_up_decode",
     }  # fmt: skip
-    assert "Models: cache of one token, and latency" in {one.title for one in left_out}
-    assert all(one.applies_when for one in left_out)
+    assert [(one.title, one.reason) for one in left_out] == [
+        ("Models: cache of one token, and latency", "only one model was planned: llama3_8b")
+    ]
 
 
 def test_no_row_of_another_outcome_is_drawn_as_measured(two_phase_frame):
     for spec, _, data in prepare_figures(tidy(two_phase_frame)):
-        if data is not None and spec.name not in {"kv_cache", "kv_cache_by_heads", "models"}:
+        if isinstance(data, FigureData) and spec.name not in {"kv_cache", "kv_cache_by_heads", "models"}:
             assert set(data.frame["outcome"]) == {"ok"}, spec.name
 
 
 def test_cache_lines_are_the_formula_and_markers_what_is_held(sweep_frame):
     data = cache_lines.prepare(tidy(sweep_frame))
-    assert data is not None
+    assert isinstance(data, FigureData)
     assert "falls by exactly 32×" in data.caption
     assert "All measured caches hold exactly" in data.caption
     assert data.note == "Drawn: batch 16. Also measured: batch 1."
@@ -72,7 +80,7 @@ def test_a_failed_row_has_a_cache_line_but_no_marker(record, frame_of):
     frame = frame_of(rows)
     frame.loc[1, "kv_cache_bytes"] = 1
     data = cache_lines.prepare(tidy(frame))
-    assert data is not None
+    assert isinstance(data, FigureData)
     assert data.frame["kv_cache_bytes_model"].notna().all()
     assert list(data.frame["kv_cache_bytes"].isna()) == [False, True]
 
@@ -84,7 +92,7 @@ def test_a_cache_beside_the_formula_is_told(record, frame_of):
         for length in (1024, 2048)
     ]
     data = cache_lines.prepare(tidy(frame_of(held + padded)))
-    assert data is not None
+    assert isinstance(data, FigureData)
     assert "flex 2×" in data.caption
 
 
@@ -97,7 +105,7 @@ def test_a_cache_beside_the_formula_is_told(record, frame_of):
 )
 def test_lines_have_units_and_the_colours_of_their_impls(sweep_frame, prepare, draw, unit):
     data = prepare(tidy(sweep_frame))
-    assert data is not None
+    assert isinstance(data, FigureData)
     with theme():
         figure = draw(data)
     assert unit in figure.axes[0].get_ylabel()
@@ -115,33 +123,35 @@ def test_a_colour_does_not_depend_on_who_else_is_there(sweep_frame):
 
 
 def test_lines_need_two_contexts_or_batches(record, frame_of):
-    assert lines.prepare_latency(tidy(frame_of([record("sdpa"), record("flex")]))) is None
+    one = lines.prepare_latency(tidy(frame_of([record("sdpa"), record("flex")])))
+    assert one == NotDrawn("only one context and one batch size were measured")
     batches = lines.prepare_latency(tidy(frame_of([record(batch_size=1), record(batch_size=8)])))
-    assert batches is not None
+    assert isinstance(batches, FigureData)
     assert batches.extras["x"] == "batch_size"
 
 
 def test_relative_latency_is_one_for_mha_and_below_where_nothing_is_expanded(sweep_frame):
     data = kv_heads.prepare(tidy(sweep_frame))
-    assert data is not None
+    assert isinstance(data, FigureData)
     mha = data.frame[data.frame["num_kv_heads"] == 32]
     assert (mha["relative_latency"] == 1).all()
     mqa = data.frame[(data.frame["num_kv_heads"] == 1) & (data.frame["kv_len"] == 32768)].set_index("arm")
     assert mqa.loc["sdpa_flash", "relative_latency"] < 0.1
     assert mqa.loc["repeat_kv", "relative_latency"] > 1
-    assert "which expand K and V" in data.caption
+    assert "which need as much workspace as the cache of MHA" in data.caption
     figure = drawn(kv_heads, data)
     assert figure.axes[0].get_xlim()[0] > figure.axes[0].get_xlim()[1]  # MHA at the left
 
 
 def test_without_mha_nothing_is_relative_to_it(sweep_frame):
     frame = tidy(sweep_frame)
-    assert kv_heads.prepare(frame[frame["num_kv_heads"] != 32]) is None
+    missing = kv_heads.prepare(frame[frame["num_kv_heads"] != 32])
+    assert missing == NotDrawn("nothing was measured with as many KV heads as query heads (MHA)")
 
 
 def test_workspace_bars_show_expansion_at_the_size_of_mha(sweep_frame):
     data = workspace.prepare(tidy(sweep_frame))
-    assert data is not None
+    assert isinstance(data, FigureData)
     assert data.extras["expanding"] == ["repeat_kv", "repeat_kv_sdpa"]
     assert data.extras["arms"][:2] == ["repeat_kv", "repeat_kv_sdpa"]
     mqa = data.frame[data.frame["num_kv_heads"] == 1].set_index("arm")
@@ -155,7 +165,7 @@ def test_workspace_bars_show_expansion_at_the_size_of_mha(sweep_frame):
 
 def test_speed_up_is_one_for_the_base_and_missing_where_not_measured(sweep_frame):
     data = speed_up.prepare(tidy(sweep_frame))
-    assert data is not None
+    assert isinstance(data, FigureData)
     assert data.title == "Speed-up over repeat_kv, decode"
     table = speed_up.heat_table(data)
     assert np.allclose(table.loc["repeat_kv"], 1)
@@ -169,14 +179,14 @@ def test_speed_up_is_one_for_the_base_and_missing_where_not_measured(sweep_frame
 def test_without_a_known_base_the_slowest_is_the_base(record, frame_of):
     frame = tidy(frame_of([record("fast", latency_ms=1.0), record("slow", latency_ms=3.0)]))
     data = speed_up.prepare(frame)
-    assert data is not None
+    assert isinstance(data, FigureData)
     assert data.extras["base"] == "slow"
     assert list(speed_up.heat_table(data).loc["fast"]) == [3.0]
 
 
 def test_models_are_ordered_by_what_a_token_costs(models_frame):
     data = models.prepare(tidy(models_frame))
-    assert data is not None
+    assert isinstance(data, FigureData)
     assert data.extras["models"] == ["llama2_7b", "llama3_70b", "llama3_8b", "gemma_2b"]
     # llama2_7b: 2 * 32 layers * 32 heads * 128 * 2 bytes = 512 KiB; gemma_2b: 2 * 18 * 1 * 256 * 2 = 18 KiB
     assert data.caption.startswith(
@@ -190,7 +200,7 @@ def test_models_are_ordered_by_what_a_token_costs(models_frame):
 def test_ranking_has_the_fastest_on_top(record, frame_of):
     frame = tidy(frame_of([record("repeat_kv"), record("sdpa_flash"), record("grouped_matmul")]))
     data = ranking.prepare(frame)
-    assert data is not None
+    assert isinstance(data, FigureData)
     assert data.extras["arms"] == ["sdpa_flash", "grouped_matmul", "repeat_kv"]
     labels = [label.get_text() for label in drawn(ranking, data).axes[0].get_yticklabels()]
     assert labels == data.extras["arms"]
@@ -224,10 +234,141 @@ def test_a_large_sweep_is_drawn_within_caps(swept_many):
     frame = tidy(swept_many)
     assert len(frame) >= 10_000
     for spec, stage, data in prepare_figures(frame):
-        if data is None:
+        if isinstance(data, NotDrawn):
             continue
         assert data.facets.num_panels <= 8, (spec.name, stage)
         assert data.frame["arm"].nunique() <= 20
         assert len(data.frame) <= 1000
         assert data.note.startswith("Drawn: "), spec.name
-    assert sum(spec.per_stage for spec in FIGURES) * 4 + len(FIGURES) < 30
+    assert sum(4 if spec.per_stage else 1 for spec in FIGURES) < 30
+
+
+def default_like(record, dtypes=("float32",)):
+    """Decode of one model at three numbers of KV heads, three contexts and two batch sizes."""
+    return [
+        record(impl, num_kv_heads=heads, kv_len=length, batch_size=size, dtype=dtype)
+        for impl in ("repeat_kv", "sdpa")
+        for heads in (32, 8, 1)
+        for length in (512, 2048, 8192)
+        for size in (1, 4)
+        for dtype in dtypes
+    ]
+
+
+def test_reasons_are_true_and_a_figure_with_a_substitute_is_not_missed(record, frame_of):
+    _, left_out = draw_figures(tidy(frame_of(default_like(record))))
+    assert {one.title: one.reason for one in left_out} == {
+        "Models: cache of one token, and latency": "only one model was planned: llama3_8b"
+    }
+    no_roofs = frame_of([record("sdpa", roof=None, roof_fraction=None)])
+    _, left_out = draw_figures(tidy(no_roofs))
+    assert {one.title: one.reason for one in left_out} == {
+        "KV cache against context": "only context 4K was planned",
+        "KV cache by number of KV heads": "only 8 KV heads were planned",
+        "Models: cache of one token, and latency": "only one model was planned: llama3_8b",
+        "Who gains from fewer KV heads": "nothing was measured with as many KV heads as query heads (MHA)",
+        "Workspace beside the cache": "the workspace of one row was measured",
+        "Latency": "only one context and one batch size were measured",
+        "Throughput": "only one context and one batch size were measured",
+        "Latency by implementation": "only one latency was measured",
+        "Share of the roof": "the share of a measured roof is known of no row",
+        "Speed-up": "only one implementation was measured: sdpa",
+    }
+
+
+def test_bars_are_left_out_for_the_number_of_contexts_not_of_heads(record, frame_of):
+    reason = cache_bars.prepare(tidy(frame_of(default_like(record))))
+    assert reason == NotDrawn("3 contexts were planned, and bars show one")
+
+
+def test_a_stage_that_lacks_a_figure_is_named(record, frame_of):
+    decode = [record("sdpa", kv_len=length) for length in (512, 2048)]
+    frame = frame_of([*decode, record("sdpa", phase="prefill")])
+    left_out = {one.title: one.reason for one in draw_figures(tidy(frame))[1]}
+    assert left_out["Latency, prefill"] == "only one context and one batch size were measured"
+    assert "Latency" not in left_out
+
+
+@pytest.mark.parametrize("prepare", [lines.prepare_latency, lines.prepare_throughput])
+def test_a_caption_compares_one_dtype_and_names_it(record, frame_of, prepare):
+    fast_half = [
+        record("sdpa", phase="prefill", kv_len=length, dtype="bfloat16", latency_ms=0.5, roof=None)
+        for length in (512, 2048)
+    ]
+    frame = frame_of(
+        [
+            record(impl, phase="prefill", kv_len=length, dtype=dtype)
+            for impl in ("sdpa", "repeat_kv")
+            for length in (512, 2048)
+            for dtype in ("float32", "bfloat16")
+            if (impl, dtype) != ("sdpa", "bfloat16")
+        ]
+        + fast_half
+    )
+    data = prepare(tidy(frame))
+    assert isinstance(data, FigureData)
+    assert data.caption.startswith("At context 2K, batch 1, 8 KV heads (GQA) and float32, sdpa ")
+    rows = frame[(frame["dtype"] == "float32") & (frame["kv_len"] == 2048)].set_index("impl")["latency_ms"]
+    assert f"{rows['repeat_kv'] / rows['sdpa']:.1f}×" in data.caption
+
+
+def test_a_caption_names_the_model_where_there_are_several(models_frame):
+    data = speed_up.prepare(tidy(models_frame))
+    assert isinstance(data, FigureData)
+    assert re.search(r"with 8 KV heads \(GQA\), context 4K, batch 1 and llama3_70b\.", data.caption)
+
+
+def test_no_caption_claims_a_winner_within_the_intervals(record, frame_of):
+    near = [record("sdpa", latency_ms=1.0, latency_ci_low_ms=0.9, latency_ci_high_ms=1.2)]
+    near += [record("flex", latency_ms=1.1, latency_ci_low_ms=1.0, latency_ci_high_ms=1.3)]
+    far = record(
+        "repeat_kv", latency_ms=9.0, latency_ci_low_ms=2.0, latency_ci_high_ms=30.0, flags=["unstable"]
+    )
+    data = ranking.prepare(tidy(frame_of([*near, far])))
+    assert isinstance(data, FigureData)
+    assert data.caption == (
+        "With 8 KV heads (GQA), sdpa and flex are fastest, within their intervals, with 1 ms and 1.1 ms; "
+        "repeat_kv takes 9 ms (unstable), 9× as long as sdpa."
+    )
+
+
+def test_speed_up_prefers_pairs_without_flags_and_counts_as_slower_only_what_is(record, frame_of):
+    rows = [
+        record("repeat_kv", kv_len=512, latency_ms=10.0, latency_ci_low_ms=9.0, latency_ci_high_ms=11.0),
+        record("sdpa", kv_len=512, latency_ms=5.0, latency_ci_low_ms=4.9, latency_ci_high_ms=5.1),
+        record("flex", kv_len=512, latency_ms=10.5, latency_ci_low_ms=9.5, latency_ci_high_ms=12.0),
+        record("repeat_kv", kv_len=1024, latency_ms=88.0, latency_ci_high_ms=99.0, flags=["unstable"]),
+        record("flex", kv_len=1024, latency_ms=120.0, latency_ci_low_ms=110.0),
+        record("sdpa", kv_len=1024, latency_ms=2.0, latency_ci_low_ms=1.9, latency_ci_high_ms=2.1),
+    ]
+    data = speed_up.prepare(tidy(frame_of(rows)))
+    assert isinstance(data, FigureData)
+    assert data.caption.startswith("The largest speed-up without flags over repeat_kv is 2×: sdpa with ")
+    assert data.caption.endswith(
+        " 1 of 4 cells are slower than repeat_kv, beyond the intervals (1 of them in doubt)."
+    )
+    doubtful = speed_up.prepare(tidy(frame_of(rows[3:])))
+    assert isinstance(doubtful, FigureData)
+    assert "is 44× (unstable): sdpa" in doubtful.caption
+
+
+def test_roof_shares_are_lines_over_contexts_and_bars_for_one_problem(sweep_frame, record, frame_of):
+    data = roof_share.prepare(tidy(sweep_frame))
+    assert isinstance(data, FigureData)
+    assert data.title == "Share of the read roof, decode"
+    figure = drawn(roof_share, data)
+    assert "(%)" in figure.axes[0].get_ylabel()
+    assert figure.axes[0].get_ylim()[0] == 0
+    one = roof_share.prepare(tidy(frame_of([record("sdpa"), record("repeat_kv")])))
+    assert isinstance(one, FigureData)
+    assert re.search(r"sdpa reaches \d+ % and repeat_kv reaches \d+ % of the read roof\.$", one.caption)
+    assert "(%)" in drawn(roof_share, one).axes[0].get_xlabel()
+
+
+def test_roof_shares_of_two_roofs_are_not_mixed(record, frame_of):
+    rows = [record("sdpa", kv_len=length) for length in (512, 1024, 2048)]
+    rows.append(record("sdpa", kv_len=4096, roof="matmul_tflop_per_s", roof_fraction=0.4))
+    data = roof_share.prepare(tidy(frame_of(rows)))
+    assert isinstance(data, FigureData)
+    assert set(data.frame["roof"]) == {"read_gb_per_s"}
+    assert "Also measured: context 4K" in data.note

@@ -9,6 +9,7 @@ from reports.units import (
     bytes_text,
     digits_text,
     duration_text,
+    energy_text,
     error_text,
     interval_text,
     listed,
@@ -74,13 +75,17 @@ def test_durations_choose_their_unit(milliseconds, text):
     assert duration_text(milliseconds) == text
 
 
-def test_interval_shows_its_wider_side_with_the_decimals_of_the_value():
-    assert interval_text(1.23, 1.22, 1.26) == "± 0.03"
-    assert interval_text(0.0123, 0.0121, 0.0124) == "± 0.0002"
-    assert interval_text(1.23, 1.2299, 1.2301) == "< 0.01"
-    assert interval_text(123.0, 121.0, 124.0) == "± 2"
-    assert interval_text(1.23, 1.23, 1.23) == "± 0.00"
-    assert interval_text(1.23, None, None) == "–"
+def test_an_interval_is_its_two_ends():
+    assert interval_text(0.73, 24.0) == "0.730 – 24.0"
+    assert interval_text(1.22, 1.26) == "1.22 – 1.26"
+    assert interval_text(1.2299, 1.2301) == "1.2299 – 1.2301"  # as many digits as tell them apart
+    assert interval_text(1.23, 1.23) == "1.23 – 1.23"
+    assert interval_text(None, 1.2) == "–"
+
+
+def test_energies_choose_their_unit():
+    texts = [energy_text(value) for value in (1.5, 0.0123, 4.2e-6, 3e-9, None)]
+    assert texts == ["1.5 J", "12.3 mJ", "4.2 µJ", "3 nJ", "–"]
 
 
 def test_factors():

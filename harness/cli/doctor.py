@@ -1,0 +1,217 @@
+"""`gqabench doctor`: what will disturb measurements on this machine, and its measured roofs.
+
+Exit code: 0 nothing disturbs, 1 something does, 2 it could not look.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from harness.devices import AUTO, resolve_device
+from harness.doctor import Finding, Load, Neighbour, Observed, check_roofs, examine
+from harness.errors import UsageError
+from harness.machine import cgroup_folders, describe_machine
+from harness.nvml import Nvml, open_nvml
+from harness.roofs import Roof, Roofs, ask_for_roofs, measure_roofs_again
+from harness.worker_process import Environment, RequestFailed, WorkerFailed, WorkerProcess
+
+_DEFAULT_RESULTS_DIR = Path("results/runs")
+_START_TIMEOUT_S = 300.0
+_SAMPLE_SECONDS = 1.0
+_COMPILERS = ("cc", "gcc", "clang")
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="gqabench doctor", description=__doc__)
+    parser.add_argument("--no-roofs", action="store_true", help="look only; measure nothing")
+    parser.add_argument("--json", action="store_true", help="findings, roofs and the machine, as JSON")
+    parser.add_argument("--device", default=AUTO, help="whose roofs: auto, cpu, cuda or cuda:N")
+    parser.add_argument("--results-dir", type=Path, default=_DEFAULT_RESULTS_DIR, help="where runs will go")
+    parsed = parser.parse_args(arguments)
+    try:
+        observed, roofs = _look(parsed)
+    except (WorkerFailed, RequestFailed) as failure:
+        raise UsageError(f"could not look: {failure}") from failure
+    findings = examine(observed)
+    if roofs is not None:
+        findings.append(check_roofs(roofs))
+    if parsed.json:
+        values = {
+            "findings": [asdict(finding) for finding in findings],
+            "roofs": None if roofs is None else roofs.to_dict(),
+            "machine": observed.machine,
+        }
+        print(json.dumps(values, indent=1))
+    else:
+        print("\n".join([*finding_lines(findings), *([] if roofs is None else roof_lines(roofs))]))
+    return int(any(finding.level.disturbs for finding in findings))
+
+
+def finding_lines(findings: Sequence[Finding]) -> list[str]:
+    """One line for each, and one more that says how to mend it."""
+    width = max(len(finding.check) for finding in findings)
+    lines = []
+    for finding in findings:
+        lines.append(f"{finding.level:<7}  {finding.check:<{width}}  {finding.what}")
+        if finding.mend is not None:
+            lines.append(f"{'':<7}  {'':<{width}}  mend: {finding.mend}")
+    return lines
+
+
+def roof_lines(roofs: Roofs) -> list[str]:
+    """The measured ceilings, one a line."""
+    named = {"read": (roofs.read, "GB/s"), "copy": (roofs.copy, "GB/s")}
+    named |= {f"matmul {dtype}": (roof, "TFLOP/s") for dtype, roof in roofs.matmul.items()}
+    width = max(map(len, named))
+    return [
+        "",
+        "roofs, the best repetition of the best way:",
+        *(f"  {name:<{width}}  {_roof_text(roof, unit)}" for name, (roof, unit) in named.items()),
+    ]
+
+
+def _roof_text(roof: Roof, unit: str) -> str:
+    repetitions = f"median {roof.median:.4g} of {roof.num_repetitions}"
+    return f"{roof.best:8.4g} {unit:<7}  {repetitions:<22}  {roof.method}"
+
+
+def _look(parsed: argparse.Namespace) -> tuple[Observed, Roofs | None]:
+    """Start a worker, look at the machine while it is idle, and have it measure the roofs."""
+    with tempfile.TemporaryDirectory(prefix="gqabench-") as folder:
+        environment = Environment("current")
+        with WorkerProcess(environment, Path(folder) / "worker.log") as worker:
+            host = worker.describe_host(_START_TIMEOUT_S)
+            device = resolve_device(parsed.device, host)
+            observed = observe(host, open_nvml(), worker.pid, parsed.results_dir)
+            if parsed.no_roofs:
+                return observed, None
+            measured = ask_for_roofs(worker, device)
+    measure_roofs_again(device, host, lambda: measured)  # the next sweep knows them
+    return observed, Roofs.from_dict(measured)
+
+
+def observe(host: dict[str, Any], nvml: Nvml, worker_pid: int, results_dir: Path) -> Observed:
+    """Look at the machine for about a second. `host` is the description that the worker gave of itself."""
+    before = take_snapshot()
+    time.sleep(_SAMPLE_SECONDS)
+    load = load_between(before, take_snapshot())
+    battery = psutil.sensors_battery()
+    num_cores = os.cpu_count() or 1
+    return Observed(
+        machine=describe_machine(host, nvml),
+        num_cores=num_cores,
+        num_usable_cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else num_cores,
+        load=load,
+        available_bytes=available_bytes(),
+        swap_used_bytes=psutil.swap_memory().used,
+        is_on_battery=None if battery is None else not battery.power_plugged,
+        compiler=next(filter(None, map(shutil.which, (os.environ.get("CC") or "cc", *_COMPILERS))), None),
+        results_dir=results_dir,
+        disk_free_bytes=shutil.disk_usage(nearest_folder(results_dir)).free,
+        has_nvidia_gpu=has_nvidia_gpu(),
+        gpu_memory_bytes=dict(_foreign_gpu_memory(host, nvml, worker_pid)),
+    )
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Counters at one moment, in seconds of CPU time since boot."""
+
+    at_s: float
+    busy_s: float
+    steal_s: float
+    total_s: float
+    swapped_bytes: int
+    processes: Mapping[int, tuple[str, float]] = field(default_factory=dict)
+    """By process id: name and CPU time."""
+    own_pids: frozenset[int] = frozenset()
+
+
+def take_snapshot() -> Snapshot:
+    """The counters now. Processes that end meanwhile, or that hide, are left out."""
+    times, swap = psutil.cpu_times(), psutil.swap_memory()
+    seconds = {name: float(value) for name, value in times._asdict().items()}
+    busy = sum(seconds.get(name, 0.0) for name in ("user", "nice", "system", "irq", "softirq"))
+    steal = seconds.get("steal", 0.0)
+    idle = seconds.get("idle", 0.0) + seconds.get("iowait", 0.0)
+    processes = {
+        process.pid: (process.info["name"], process.info["cpu_times"].user + process.info["cpu_times"].system)
+        for process in psutil.process_iter(["name", "cpu_times"])
+        if process.info["cpu_times"] is not None
+    }
+    own = psutil.Process()
+    return Snapshot(
+        at_s=time.monotonic(),
+        busy_s=busy,
+        steal_s=steal,
+        total_s=busy + steal + idle,
+        swapped_bytes=swap.sin + swap.sout,
+        processes=processes,
+        own_pids=frozenset({own.pid, *(child.pid for child in own.children(recursive=True))}),
+    )
+
+
+def load_between(before: Snapshot, after: Snapshot) -> Load:
+    """What others did between two snapshots. A process that began in between counts from its beginning."""
+    seconds = after.at_s - before.at_s
+    own_s = 0.0
+    neighbours = []
+    for pid, (name, cpu_s) in after.processes.items():
+        used_s = cpu_s - before.processes.get(pid, (name, 0.0))[1]
+        if pid in after.own_pids:
+            own_s += used_s
+        elif used_s > 0:
+            neighbours.append(Neighbour(name, pid, used_s / seconds))
+    total_s = after.total_s - before.total_s
+    return Load(
+        num_busy_cores=max(after.busy_s - before.busy_s - own_s, 0.0) / seconds,
+        steal_share=(after.steal_s - before.steal_s) / total_s if total_s > 0 else 0.0,
+        swapped_bytes=after.swapped_bytes - before.swapped_bytes,
+        neighbours=tuple(sorted(neighbours, key=lambda one: one.num_cores, reverse=True)),
+    )
+
+
+def available_bytes(root: Path = Path("/")) -> int:
+    """Memory that can be had: what the kernel estimates, or less where a control group's limit is nearer."""
+    rooms = []
+    for folder in cgroup_folders(root, "memory"):
+        for limit, used in (
+            ("memory.max", "memory.current"),
+            ("memory.limit_in_bytes", "memory.usage_in_bytes"),
+        ):
+            try:
+                rooms.append(int((folder / limit).read_text()) - int((folder / used).read_text()))
+            except (OSError, ValueError):  # no such file, or `max`
+                continue
+    return max(min([int(psutil.virtual_memory().available), *rooms]), 0)
+
+
+def nearest_folder(path: Path) -> Path:
+    """The folder itself, or the nearest one above it that exists."""
+    path = path.absolute()
+    return next(folder for folder in (path, *path.parents) if folder.is_dir())
+
+
+def has_nvidia_gpu(root: Path = Path("/")) -> bool:
+    """Whether an NVIDIA driver shows a GPU, torch or not."""
+    return any((root / "proc/driver/nvidia/gpus").glob("*")) or any((root / "dev").glob("nvidia[0-9]*"))
+
+
+def _foreign_gpu_memory(host: Mapping[str, Any], nvml: Nvml, worker_pid: int) -> Iterator[tuple[str, int]]:
+    for device in host["devices"]:
+        if device["uuid"] is None:
+            continue
+        used = nvml.device_memory_bytes(device["uuid"])
+        if used is not None:
+            yield device["device"], used - (nvml.process_memory_bytes(device["uuid"], worker_pid) or 0)
