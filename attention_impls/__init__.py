@@ -1,17 +1,25 @@
 """Grouped-query attention implementations under one contract, one implementation a file.
 
-Importing this package imports no torch: an implementation is loaded when it is asked for.
+Importing this package imports no torch: an implementation and the layer are loaded when asked for.
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 from attention_impls.contract import AttentionImpl, AttentionInputs, PreparedAttention
 from attention_impls.problem import AttentionProblem, InvalidCombination, InvalidProblem
 from attention_impls.registry import BrokenImpl, UnknownImpl, get_impl, list_impls
+
+if TYPE_CHECKING:
+    from attention_impls.layer import GroupedQueryAttention
 
 __all__ = [
     "AttentionImpl",
     "AttentionInputs",
     "AttentionProblem",
     "BrokenImpl",
+    "GroupedQueryAttention",
     "InvalidCombination",
     "InvalidProblem",
     "PreparedAttention",
@@ -19,3 +27,12 @@ __all__ = [
     "get_impl",
     "list_impls",
 ]
+
+
+def __getattr__(name: str) -> object:
+    """`GroupedQueryAttention` is imported when it is first asked for, since it needs torch (PEP 562)."""
+    if name == "GroupedQueryAttention":
+        from attention_impls.layer import GroupedQueryAttention
+
+        return GroupedQueryAttention
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

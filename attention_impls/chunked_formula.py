@@ -3,12 +3,13 @@
 In float64 it is the reference. Rounded to a dtype wherever the textbook code would store a tensor of that
 dtype, it shows what error that dtype costs.
 
-Shape suffixes: B batch, H query heads, R query rows, N rows of one key/value head (R of each query head in
-its group), K keys, D head_dim.
+Shape suffixes: B batch, H query heads, G key/value heads, R query rows, N rows of one key/value head (R of
+each query head in its group), K keys, D head_dim.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -36,6 +37,44 @@ class Precision:
 EXACT = Precision(compute=torch.float64, store=torch.float64)
 
 
+@dataclass(frozen=True)
+class FormulaChunk:
+    """Some query rows of one key/value head, up to the probabilities."""
+
+    precision: Precision
+    sequence: int
+    kv_head: int
+    rows: slice
+    """Which of the N rows of the head"""
+    q: torch.Tensor
+    """`[N, D]`"""
+    k: torch.Tensor
+    """`[K, D]`: keys that some row of the chunk sees, as `inputs` hold them"""
+    v: torch.Tensor
+    """`[K, D]`: their values"""
+    logits: torch.Tensor
+    """`[N, K]`: -inf where a query does not see a key"""
+    probs: torch.Tensor
+    """`[N, K]`: stored; 0 in rows that see no key"""
+
+    @property
+    def place(self) -> tuple[int, int, slice]:
+        """Where its rows stand in a tensor `[B, G, N, ...]`."""
+        return self.sequence, self.kv_head, self.rows
+
+    def output(self) -> torch.Tensor:
+        """`[N, D]`, stored."""
+        return self.precision.stored(self.weighted_sum(self.probs))
+
+    def weighted_sum(self, weights_NK: torch.Tensor) -> torch.Tensor:
+        """Sums of the values with weights of one's own, `[N, D]`."""
+        shape = (len(weights_NK), self.v.shape[1])
+        output_ND = torch.zeros(shape, dtype=self.precision.compute, device=weights_NK.device)
+        for chunk in key_chunks(self.v):
+            output_ND += weights_NK[:, chunk] @ self.v[chunk].to(self.precision.compute)
+        return output_ND
+
+
 def chunked_formula(
     problem: AttentionProblem,
     inputs: AttentionInputs,
@@ -47,68 +86,91 @@ def chunked_formula(
     In `precision.compute`. Temporaries stay below 512 MiB whatever the problem.
     `query_rows` selects queries by index (int64, `[num_rows]`); None means all.
     """
+    num_rows = problem.q_len if query_rows is None else len(query_rows)
+    shape = grouped_shape(problem, num_rows)
+    output_BGND = torch.empty(*shape, problem.head_dim, dtype=precision.compute, device=inputs.q.device)
+    for chunk in formula_chunks(problem, inputs, precision, query_rows):
+        output_BGND[chunk.place] = chunk.output()
+    return ungrouped(output_BGND, num_rows)
+
+
+def grouped_shape(problem: AttentionProblem, num_rows: int) -> tuple[int, int, int]:
+    """`[B, G, N]`: one entry for each query row of each query head."""
+    return problem.batch_size, problem.num_kv_heads, problem.group_size * num_rows
+
+
+def ungrouped(values_BGN: torch.Tensor, num_rows: int) -> torch.Tensor:
+    """`[B, G, N, ...]` as `[B, H, R, ...]`."""
+    batch_size, num_kv_heads = values_BGN.shape[:2]
+    return values_BGN.reshape(
+        batch_size, num_kv_heads * values_BGN.shape[2] // num_rows, num_rows, *values_BGN.shape[3:]
+    )
+
+
+def formula_chunks(
+    problem: AttentionProblem,
+    inputs: AttentionInputs,
+    precision: Precision,
+    query_rows: torch.Tensor | None = None,
+) -> Iterator[FormulaChunk]:
+    """All query rows, as many at a time as memory allows."""
     q_BHRD = inputs.q if query_rows is None else inputs.q.index_select(2, query_rows)
     first_BR, end_BR = key_ranges(problem, query_rows)
-    output_BHRD = torch.empty(q_BHRD.shape, dtype=precision.compute, device=q_BHRD.device)
-    for b in range(problem.batch_size):
-        first_N = first_BR[b].repeat(problem.group_size)
-        end_N = end_BR[b].repeat(problem.group_size)
+    rows_per_chunk = max(MAX_CHUNK_ELEMENTS // problem.kv_len, 1)
+    for sequence in range(problem.batch_size):
+        first_N1 = first_BR[sequence].repeat(problem.group_size)[:, None]
+        end_N1 = end_BR[sequence].repeat(problem.group_size)[:, None]
         for kv_head in range(problem.num_kv_heads):
             group = slice(kv_head * problem.group_size, (kv_head + 1) * problem.group_size)
-            k_KD, v_KD = inputs.k[b, kv_head], inputs.v[b, kv_head]
-            q_ND = q_BHRD[b, group].flatten(0, 1)
-            output_ND = _attend(problem, precision, q_ND, k_KD, v_KD, first_N, end_N)
-            output_BHRD[b, group] = output_ND.view_as(output_BHRD[b, group])
-    return output_BHRD
+            q_ND = q_BHRD[sequence, group].flatten(0, 1)
+            for start in range(0, len(q_ND), rows_per_chunk):
+                rows = slice(start, start + rows_per_chunk)
+                ranges = first_N1[rows], end_N1[rows]
+                yield _chunk(problem, inputs, precision, (sequence, kv_head, rows), q_ND[rows], ranges)
 
 
-def _attend(
+def _chunk(
     problem: AttentionProblem,
+    inputs: AttentionInputs,
     precision: Precision,
+    place: tuple[int, int, slice],
     q_ND: torch.Tensor,
-    k_KD: torch.Tensor,
-    v_KD: torch.Tensor,
-    first_N: torch.Tensor,
-    end_N: torch.Tensor,
-) -> torch.Tensor:
-    """Rows of one key/value head, as many at a time as memory allows."""
-    rows_per_chunk = max(MAX_CHUNK_ELEMENTS // problem.kv_len, 1)
-    output_ND = torch.empty(q_ND.shape, dtype=precision.compute, device=q_ND.device)
-    for start in range(0, len(q_ND), rows_per_chunk):
-        rows = slice(start, start + rows_per_chunk)
-        first_N1, end_N1 = first_N[rows, None], end_N[rows, None]
-        lowest, highest = int(first_N1.min()), int(end_N1.max())
-        seen = slice(lowest, max(lowest, highest))  # keys that some row of the chunk sees
-        logits_NK = _logits(problem, precision, q_ND[rows].to(precision.compute), k_KD[seen])
-        keys_K = torch.arange(seen.start, seen.stop, device=q_ND.device)
-        hidden_NK = (keys_K < first_N1) | (keys_K >= end_N1)
-        probs_NK = torch.softmax(logits_NK.masked_fill_(hidden_NK, float("-inf")), dim=-1)
-        probs_NK.masked_fill_(end_N1 <= first_N1, 0)  # a query that sees no key: its softmax is NaN
-        output_ND[rows] = _weighted_sum(precision, precision.stored(probs_NK), v_KD[seen])
-    return output_ND
+    ranges: tuple[torch.Tensor, torch.Tensor],
+) -> FormulaChunk:
+    first_N1, end_N1 = ranges
+    lowest, highest = int(first_N1.min()), int(end_N1.max())
+    seen = slice(lowest, max(lowest, highest))  # keys that some row of the chunk sees
+    sequence, kv_head, rows = place
+    k_KD, v_KD = inputs.k[sequence, kv_head, seen], inputs.v[sequence, kv_head, seen]
+    q_ND = q_ND.to(precision.compute)
+    logits_NK = _logits(problem, precision, q_ND, k_KD)
+    keys_K = torch.arange(seen.start, seen.stop, device=q_ND.device)
+    logits_NK.masked_fill_((keys_K < first_N1) | (keys_K >= end_N1), float("-inf"))
+    probs_NK = torch.softmax(logits_NK, dim=-1)
+    probs_NK.masked_fill_(end_N1 <= first_N1, 0)  # a query that sees no key: its softmax is NaN
+    probs_NK = precision.stored(probs_NK)
+    return FormulaChunk(precision, sequence, kv_head, rows, q_ND, k_KD, v_KD, logits_NK, probs_NK)
 
 
 def _logits(
     problem: AttentionProblem, precision: Precision, q_ND: torch.Tensor, k_KD: torch.Tensor
 ) -> torch.Tensor:
     logits_NK = torch.empty(len(q_ND), len(k_KD), dtype=precision.compute, device=q_ND.device)
-    for chunk in _key_chunks(k_KD):
+    for chunk in key_chunks(k_KD):
         products = precision.stored(q_ND @ k_KD[chunk].to(precision.compute).mT)
         logits_NK[:, chunk] = precision.stored(products * problem.scale)
+    return capped(problem, precision, logits_NK)
+
+
+def capped(problem: AttentionProblem, precision: Precision, logits: torch.Tensor) -> torch.Tensor:
+    """The logits after the problem's soft cap, if it has one."""
     if problem.logits_soft_cap is None:
-        return logits_NK
+        return logits
     cap = problem.logits_soft_cap
-    return precision.stored(cap * precision.stored(torch.tanh(precision.stored(logits_NK / cap))))
+    return precision.stored(cap * precision.stored(torch.tanh(precision.stored(logits / cap))))
 
 
-def _weighted_sum(precision: Precision, probs_NK: torch.Tensor, v_KD: torch.Tensor) -> torch.Tensor:
-    output_ND = torch.zeros(len(probs_NK), v_KD.shape[1], dtype=precision.compute, device=probs_NK.device)
-    for chunk in _key_chunks(v_KD):
-        output_ND += probs_NK[:, chunk] @ v_KD[chunk].to(precision.compute)
-    return precision.stored(output_ND)
-
-
-def _key_chunks(kv_KD: torch.Tensor) -> list[slice]:
+def key_chunks(kv_KD: torch.Tensor) -> list[slice]:
     """Slices of the keys, so that one slice of K or V is no larger than a chunk."""
     num_keys, head_dim = kv_KD.shape
     step = max(MAX_CHUNK_ELEMENTS // head_dim, 1)

@@ -34,7 +34,7 @@ class FoldedSdpa(AttentionImpl):
         folded = (problem.batch_size, problem.num_kv_heads, problem.group_size, problem.head_dim)
 
         def run() -> torch.Tensor:
-            output_BGSD = call(inputs.q.view(folded), inputs.k, inputs.v)
+            output_BGSD = call(inputs.q.reshape(folded), inputs.k, inputs.v)
             return output_BGSD.reshape(inputs.q.shape)
 
         return PreparedAttention(run, inputs.k.nbytes + inputs.v.nbytes)

@@ -30,7 +30,7 @@ class GroupedMatmul(AttentionImpl):
         grouped = (problem.batch_size, problem.num_kv_heads, problem.group_size, problem.q_len)
 
         def run() -> torch.Tensor:
-            q_BGND = q_BHQD.view(*grouped[:2], -1, problem.head_dim)
+            q_BGND = q_BHQD.reshape(*grouped[:2], -1, problem.head_dim)
             products_BGSQK = (q_BGND @ inputs.k.mT).view(*grouped, problem.kv_len)
             probs_BGSQK = attention_probabilities(
                 products_BGSQK, problem.scale, problem.logits_soft_cap, bias_B11QK

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+import operator
 import re
 from dataclasses import dataclass
+from numbers import Real
+from typing import Any
 
 DTYPE_ITEMSIZES = {"float32": 4, "float16": 2, "bfloat16": 2}
 """Bytes of one element of a problem's queries, outputs and (unless `kv_dtype` says otherwise) cache."""
@@ -12,6 +15,7 @@ DTYPE_ITEMSIZES = {"float32": 4, "float16": 2, "bfloat16": 2}
 KV_DTYPE_ITEMSIZES = {"int8": 1, "float8_e4m3": 1}
 """Bytes of one element of a quantised cache; its scales are counted apart."""
 
+_COUNTS = ("batch_size", "q_len", "kv_len", "num_q_heads", "num_kv_heads", "head_dim")
 _DEVICE_PATTERN = re.compile(r"cpu|cuda(:\d+)?")
 
 
@@ -23,7 +27,7 @@ class InvalidCombination(InvalidProblem):
     """Values that are each valid, but not together: in a sweep such a point is a row, not the end."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class AttentionProblem:
     """What an implementation is asked to compute.
 
@@ -65,8 +69,7 @@ class AttentionProblem:
     """Tokens of one cache page; None leaves the layout to the implementation."""
 
     def __post_init__(self) -> None:
-        if isinstance(self.kv_lens, list):
-            object.__setattr__(self, "kv_lens", tuple(self.kv_lens))
+        self._normalise()
         self._check_values()
         self._check_combination()
 
@@ -111,8 +114,17 @@ class AttentionProblem:
         """Tokens that exist in one sequence."""
         return self.kv_len if self.kv_lens is None else self.kv_lens[sequence]
 
+    def _normalise(self) -> None:
+        """Numbers of other libraries, such as NumPy's, become Python's own, and a list of lengths a tuple."""
+        for key in (*_COUNTS, "window", "page_size"):
+            object.__setattr__(self, key, _as_int(getattr(self, key)))
+        for key in ("softmax_scale", "logits_soft_cap"):
+            object.__setattr__(self, key, _as_float(getattr(self, key)))
+        if isinstance(self.kv_lens, (list, tuple)):
+            object.__setattr__(self, "kv_lens", tuple(_as_int(length) for length in self.kv_lens))
+
     def _check_values(self) -> None:
-        for key in ("batch_size", "q_len", "kv_len", "num_q_heads", "num_kv_heads", "head_dim"):
+        for key in _COUNTS:
             _require_count(key, getattr(self, key))
         for key in ("window", "page_size"):
             if getattr(self, key) is not None:
@@ -124,15 +136,18 @@ class AttentionProblem:
             raise InvalidProblem(f"device={self.device}: must be cpu, cuda or cuda:N")
         for key in ("softmax_scale", "logits_soft_cap"):
             value = getattr(self, key)
-            if value is not None and not (_is_number(value) and math.isfinite(value) and value > 0):
+            if value is not None and not (isinstance(value, float) and math.isfinite(value) and value > 0):
                 raise InvalidProblem(f"{key}={value}: must be a positive number or null")
         if not isinstance(self.causal, bool):
             raise InvalidProblem(f"causal={self.causal}: must be true or false")
         if self.kv_lens is not None:
             if not isinstance(self.kv_lens, tuple):
                 raise InvalidProblem(f"kv_lens={self.kv_lens}: must be one length per sequence, or null")
-            for length in self.kv_lens:
-                _require_count("kv_lens", length)
+            if not all(_is_count(length) for length in self.kv_lens):
+                raise InvalidProblem(
+                    f"kv_lens={list(self.kv_lens)}: each must be a whole number"
+                    f" between 1 and kv_len={self.kv_len}"
+                )
 
     def _check_combination(self) -> None:
         if self.num_q_heads % self.num_kv_heads:
@@ -160,12 +175,27 @@ def divisors(number: int) -> list[int]:
     return [candidate for candidate in range(1, number + 1) if number % candidate == 0]
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+def _as_int(value: Any) -> Any:
+    """A whole number of any type as an int; anything else, and a bool, as it is."""
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        return value
+    try:
+        return operator.index(value)
+    except TypeError:  # an array of several, for one
+        return value
+
+
+def _as_float(value: Any) -> Any:
+    """A real number of any type as a float; anything else, and a bool, as it is."""
+    return float(value) if isinstance(value, Real) and not isinstance(value, bool) else value
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 def _require_count(key: str, value: object, *, or_none: bool = False) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    if not _is_count(value):
         raise InvalidProblem(f"{key}={value}: must be a positive whole number{' or null' if or_none else ''}")
 
 

@@ -23,6 +23,8 @@ from results.statistics import median
 
 OnRecord = Callable[[Record], None]
 
+_ERRORS = ("max_error", "error_ratio")
+
 
 class ArmLost(Exception):
     """An arm took its worker with it: the other arms of the case have to start again."""
@@ -38,13 +40,14 @@ class _ArmFacts:
     """What has been learnt of one arm so far, as record fields."""
 
     fields: dict[str, Any] = field(default_factory=dict)
-    max_error: float | None = None
 
     def add(self, reply: dict[str, Any]) -> None:
-        error = reply.get("max_error")
-        if error is not None:
-            self.max_error = error if self.max_error is None else max(self.max_error, error)
-        self.fields |= {key: value for key, value in reply.items() if key not in {"ok", "max_error"}}
+        """Of errors the largest is kept, of all else the latest."""
+        for key, value in reply.items():
+            known = self.fields.get(key)
+            is_smaller = key in _ERRORS and known is not None and (value is None or value < known)
+            if key != "ok" and not is_smaller:
+                self.fields[key] = value
 
 
 @dataclass
@@ -146,10 +149,10 @@ class _Attempt:
         for environment in dict.fromkeys(arm.environment for arm in self._case.arms):
             self._worker(environment).request("close_case", self._case.measure.timeout_s)
 
-    def fail(self, arm: Arm, outcome: str, reason: str, max_error: float | None = None) -> None:
+    def fail(self, arm: Arm, outcome: str, reason: str, errors: dict[str, Any] | None = None) -> None:
         """Record that an arm ended without a measurement."""
         facts = self._facts[arm]
-        facts.add({"max_error": max_error})
+        facts.add(errors or {})
         self._record(arm, {**facts.fields, "outcome": Outcome(outcome), "reason": reason})
 
     def _open(self, environment: str) -> None:
@@ -256,7 +259,6 @@ class _Attempt:
         fields = {
             **self._case.model_fields(),
             "device_name": self._runner.device_facts(self._case)["name"],
-            "max_error": self._facts[arm].max_error,
             **fields,
         }
         self._on_record(self._runner._record(self._case, arm, fields))
@@ -273,7 +275,7 @@ class _Attempt:
         try:
             yield
         except RequestFailed as failure:
-            self.fail(arm, failure.outcome, str(failure), failure.max_error)
+            self.fail(arm, failure.outcome, str(failure), failure.errors)
             self._worker(arm.environment).request("drop", self._case.measure.timeout_s, arm=_label(arm))
         except WorkerFailed as failure:
             raise ArmLost(arm, failure) from failure

@@ -308,13 +308,16 @@ def check_gpu(gpu: Mapping[str, Any], foreign_bytes: int | None) -> list[Finding
 
 
 def check_roofs(roofs: Roofs) -> Finding:
-    """Memory whose speed changes from one second to the next."""
+    """Memory whose speed changes from one moment to the next, and cores that neighbours took meanwhile."""
+    if roofs.is_disturbed:
+        what = f"torch's threads got {roofs.cpu_share:.0%} of their cores' time: these roofs may be too low"
+        return Finding("roofs", Level.WARNING, what, "end the neighbours, and run gqabench doctor again")
     best, median = roofs.read.best, roofs.read.median
     what = f"memory was read at {best:.4g} GB/s at best and {median:.4g} GB/s in the median"
     if best / median - 1 <= _UNSTEADY_SHARE:
-        return Finding("bandwidth", Level.OK, what)
+        return Finding("roofs", Level.OK, what)
     what += ": its speed changes from one moment to the next"
-    return Finding("bandwidth", Level.WARNING, what, "look for neighbours, on a virtual machine's host too")
+    return Finding("roofs", Level.WARNING, what, "look for neighbours, on a virtual machine's host too")
 
 
 def _is_busy(num_busy_cores: float, num_cores: int) -> bool:

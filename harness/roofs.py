@@ -28,6 +28,8 @@ MAX_AGE = timedelta(days=7)
 _LEAST_SPREAD = 0.05
 """What two measurements of a roof may differ by, however well each repeats itself: 3.5 % were seen within ten
 minutes on two cores of a virtual machine."""
+_LEAST_CPU_SHARE = 0.85
+"""Quiet cores give their threads 0.97 of the time and more, two cores with one busy neighbour 0.75."""
 _MEASURING_SOURCE = Path(__file__).parent / "worker" / "roofs.py"
 _TIMEOUT_S = 120.0
 
@@ -65,6 +67,13 @@ class Roofs:
     copy: Roof
     matmul: Mapping[str, Roof]
     """By dtype."""
+    cpu_share: float | None = None
+    """How much of the time that a CPU's threads could have run meanwhile they did; None on a GPU."""
+
+    @property
+    def is_disturbed(self) -> bool:
+        """Whether neighbours took so much of the cores that the roofs may be far too low."""
+        return self.cpu_share is not None and self.cpu_share < _LEAST_CPU_SHARE
 
     def bound_of(self, model_bytes: int, model_flops: int, dtype: str) -> str | None:
         """`read_gb_per_s` or `matmul_tflop_per_s`: the ceiling that a problem meets first.
@@ -105,6 +114,7 @@ class Roofs:
             read=_higher(self.read, other.read),
             copy=_higher(self.copy, other.copy),
             matmul={dtype: _higher(*pair) for dtype, pair in pairs.items()},
+            cpu_share=max((roofs.cpu_share for roofs in (self, other) if roofs.cpu_share), default=None),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -113,6 +123,7 @@ class Roofs:
             READ_ROOF: asdict(self.read),
             COPY_ROOF: asdict(self.copy),
             MATMUL_ROOF: {dtype: asdict(roof) for dtype, roof in self.matmul.items()},
+            "cpu_share": self.cpu_share,
         }
 
     @classmethod
@@ -123,6 +134,7 @@ class Roofs:
                 read=Roof(**values[READ_ROOF]),
                 copy=Roof(**values[COPY_ROOF]),
                 matmul={dtype: Roof(**roof) for dtype, roof in values[MATMUL_ROOF].items()},
+                cpu_share=values.get("cpu_share"),
             )
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"not roofs: {error}") from error
@@ -146,6 +158,7 @@ def roofs_for(
 ) -> Roofs:
     """The device's roofs: those kept in the folder if they are of this machine and recent, else measured.
 
+    Disturbed ones are returned, but not kept.
     `device_entry` is one of the devices of `host`, a worker's description of itself.
     """
     file = _RoofsFile(folder or cache_folder(), fingerprint(device_entry, host))
@@ -227,7 +240,12 @@ class _RoofsFile:
             return None
 
     def write(self, kept: _KeptRoofs) -> None:
-        """Replace the file in one step. Where that cannot be done, the next run measures again."""
+        """Replace the file in one step. Where that cannot be done, the next run measures again.
+
+        So it does where neighbours disturbed the measuring.
+        """
+        if kept.roofs.is_disturbed:
+            return
         values = {
             "measured_at": kept.measured_at.isoformat(),
             "fingerprint": self._fingerprint,

@@ -48,7 +48,10 @@ class RequestFailed(Exception):
     def __init__(self, reply: Message) -> None:
         super().__init__(reply["reason"])
         self.outcome: str = reply["outcome"]
-        self.max_error: float | None = reply.get("max_error")
+        self.errors: dict[str, Any] = {
+            key: reply[key] for key in ("max_error", "error_ratio") if key in reply
+        }
+        """How wrong an output was, as record fields."""
 
 
 class WorkerProcess:

@@ -16,7 +16,8 @@ from reports.findings import key_findings
 from reports.glossary import glossary_of, method_notes
 from reports.markdown import markdown, markdown_text
 from reports.runs import Header, run_views
-from reports.tables import failures_table, flags_table, outcomes_table, results_table, setup_table
+from reports.setup_times import setup_table
+from reports.tables import failures_table, flags_table, outcomes_table, results_table
 from reports.tidy import tidy
 from reports.writing import write_atomically
 

@@ -17,7 +17,6 @@ from reports.units import (
     bytes_text,
     count_text,
     digits_text,
-    duration_text,
     energy_text,
     error_text,
     interval_text,
@@ -253,40 +252,6 @@ def outcomes_table(frame: pd.DataFrame) -> Table:
         for arm, row in counts.iterrows()
     )
     return Table(columns, (Group("", lines),) if lines else ())
-
-
-_SETUP = {
-    "prepare_ms": "prepare, in all",
-    "compile_ms": "compile",
-    "autotune_ms": "autotune",
-    "plan_ms": "plan",
-    "first_call_ms": "first call",
-}
-
-
-def setup_table(frame: pd.DataFrame) -> Table:
-    """Host time before the first timed call, by implementation: the median over its rows, and the longest."""
-    rows = ok_rows(frame)
-    measured = [column for column in _SETUP if rows[column].notna().any()]
-    columns = [Column("impl"), Column("rows", is_number=True)]
-    columns += [Column(_SETUP[column], is_number=True) for column in measured]
-    lines = [
-        (
-            Cell(str(arm)),
-            Cell(count_text(len(of_arm))),
-            *(Cell(_median_and_most(of_arm[column])) for column in measured),
-        )
-        for arm, of_arm in rows.groupby("arm", sort=False)
-    ]
-    return Table(tuple(columns), (Group("", tuple(lines)),) if measured else ())
-
-
-def _median_and_most(milliseconds: pd.Series[Any]) -> str:
-    known = milliseconds.dropna()
-    if len(known) == 0:
-        return MISSING
-    median, most = duration_text(known.median()), duration_text(known.max())
-    return median if median == most else f"{median}, up to {most}"
 
 
 def flags_table(frame: pd.DataFrame) -> Table:

@@ -161,6 +161,8 @@ class Record:
     """Largest absolute difference from the float64 reference."""
     error_budget: float | None = None
     """The largest `max_error` that counts as correct, derived from the dtype and the problem."""
+    error_ratio: float | None = None
+    """The worst error over what is allowed, by all criteria together: correct at 1 and below."""
     num_checked_queries: int | None = None
     """Query positions per sequence that the reference was computed for (all, where it is affordable)."""
     flags: list[str] = field(default_factory=list)

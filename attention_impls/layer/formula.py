@@ -13,15 +13,18 @@ import torch
 
 from attention_impls.chunked_formula import EXACT, Precision, chunked_formula
 from attention_impls.contract import AttentionInputs
+from attention_impls.dtypes import torch_dtype, unit_roundoff
 from attention_impls.error_budget import (
+    ErrorBudget,
     attention_summation_error,
-    budget_from_textbook,
-    textbook_precision,
-    typical_logit,
+    max_error_budget,
+    row_budget,
+    typical_attention_logit,
 )
 from attention_impls.layer.inputs import LayerInputs, LayerWeights, make_layer_weights
 from attention_impls.layer.rope import DEFAULT_THETA, rope_tables, rotate
 from attention_impls.problem import AttentionProblem
+from attention_impls.textbook import textbook_pass, textbook_precision
 
 
 def layer_reference(problem: AttentionProblem, inputs: LayerInputs, seed: int) -> torch.Tensor:
@@ -31,20 +34,45 @@ def layer_reference(problem: AttentionProblem, inputs: LayerInputs, seed: int) -
 
 def layer_error_budget(
     problem: AttentionProblem, inputs: LayerInputs, seed: int, reference: torch.Tensor
-) -> float:
-    """The largest error that counts as correct, by the principle of `attention_impls.error_budget`.
+) -> ErrorBudget:
+    """What an output may differ by, by the principles of `attention_impls.error_budget`; rows are `[B, L]`.
 
     The textbook formula includes the projections and RoPE, whose results it rounds to the problem's dtype.
     The sums in projections, of `hidden_size` and of `num_q_heads * head_dim` terms, count as the others do.
+    A row mixes all heads, so there are no edges: that is left to the attention inside.
     """
     precision = textbook_precision(problem)
     textbook = _layer_formula(problem, inputs, seed, precision)
     weights = _weights(problem, inputs, seed, precision)
-    logit = typical_logit(problem, _attention_inputs(problem, inputs, weights, precision, sequence=0))
+    first = _attention_inputs(problem, inputs, weights, precision, sequence=0)
+    logit = typical_attention_logit(problem, first)
     summation = attention_summation_error(problem, logit) + (
         math.sqrt(inputs.hidden_size) * (1 + logit) + math.sqrt(problem.num_q_heads * problem.head_dim)
     )
-    return budget_from_textbook(problem, textbook, reference, summation)
+    noise_BL = torch.empty(reference.shape[:-1], device=reference.device)
+    for sequence in range(problem.batch_size):
+        attention_inputs = _attention_inputs(problem, inputs, weights, precision, sequence)
+        attended = textbook_pass(replace(problem, batch_size=1), attention_inputs)
+        noise_BL[sequence] = _row_noise(problem, weights, attended.row_noise[0], reference[sequence])
+    return ErrorBudget(
+        max_error_budget(problem, textbook, reference, summation), row_budget(textbook, reference, noise_BL)
+    )
+
+
+def _row_noise(
+    problem: AttentionProblem, weights: LayerWeights, noise_HL: torch.Tensor, reference_LE: torch.Tensor
+) -> torch.Tensor:
+    """Size of rounding errors in rows of a sequence, `[L]`: of attention, mixed by `w_o`, and of the output.
+
+    Sums in the projections err in float32 by the root of their length.
+    """
+    roundoff = unit_roundoff(torch_dtype(problem))
+    float32_part = (unit_roundoff(torch.float32) / roundoff) ** 2
+    width, hidden_size = weights.w_q.shape
+    gains_H = weights.w_o.square().mean(0).view(problem.num_q_heads, problem.head_dim).sum(-1)
+    attention_L = gains_H @ noise_HL.square() * (1 + hidden_size * float32_part)
+    sizes_L = reference_LE.square().mean(-1).to(noise_HL.dtype)
+    return (attention_L + roundoff**2 * (1 + width * float32_part) * sizes_L).sqrt()
 
 
 def _layer_formula(

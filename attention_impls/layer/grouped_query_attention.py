@@ -26,6 +26,8 @@ class _PreparedStep:
     q: torch.Tensor
     """`[B, H, L, D]`: what the prepared attention reads when called"""
     attention: PreparedAttention
+    mode: tuple[bool, torch.device]
+    """Whether it was set up in `torch.inference_mode`, whose tensors are of no use outside, and the device"""
 
 
 class GroupedQueryAttention(nn.Module):
@@ -46,7 +48,8 @@ class GroupedQueryAttention(nn.Module):
     ) -> None:
         """`impl`: an implementation, or its name. `hidden_size` None means `num_q_heads * head_dim`.
 
-        Raises `ValueError` for a problem that no such layer has: ragged, not causal, or of odd `head_dim`.
+        Raises `ValueError` for a problem that no such layer has (ragged, not causal, or of odd `head_dim`),
+        and for one that the implementation can serve neither with one token nor with all.
         """
         super().__init__()
         if reasons := layer_shape_reasons(attention):
@@ -56,6 +59,8 @@ class GroupedQueryAttention(nn.Module):
         self.attention = attention
         self.hidden_size = q_width if hidden_size is None else hidden_size
         self.impl = get_impl(impl) if isinstance(impl, str) else impl
+        self._step: _PreparedStep | None = None
+        self._require_possible()
         self.w_q = nn.Linear(self.hidden_size, q_width, bias=False, dtype=dtype, device=attention.device)
         self.w_k = nn.Linear(self.hidden_size, kv_width, bias=False, dtype=dtype, device=attention.device)
         self.w_v = nn.Linear(self.hidden_size, kv_width, bias=False, dtype=dtype, device=attention.device)
@@ -65,23 +70,35 @@ class GroupedQueryAttention(nn.Module):
         )
         positions_L = torch.arange(attention.kv_len, device=attention.device)
         # Rotated in float32 and rounded once, as in Llama's original code.
-        self._cos, self._sin = rope_tables(positions_L, head_dim, rope_theta, torch.float32)
-        self._step: _PreparedStep | None = None
+        cos_LF, sin_LF = rope_tables(positions_L, head_dim, rope_theta, torch.float32)
+        self._cos: torch.Tensor
+        self._sin: torch.Tensor
+        self.register_buffer("_cos", cos_LF, persistent=False)
+        self.register_buffer("_sin", sin_LF, persistent=False)
 
     @torch.no_grad()
     def forward(self, hidden_BLE: torch.Tensor) -> torch.Tensor:
         """Append `L` tokens to every sequence and attend from them: `[B, L, hidden_size]` to the same shape.
 
-        Raises `ValueError` for another hidden size or number of sequences, and when the cache is full.
+        Raises `ValueError`, and leaves the cache as it was, for another shape, dtype or number of sequences,
+        when the cache is full, and where the implementation cannot serve.
         """
         self._require_hidden(hidden_BLE)
         batch_size, num_tokens, _ = hidden_BLE.shape
         self.cache.require_room(batch_size, num_tokens)
+        problem = replace(
+            self.attention, batch_size=batch_size, q_len=num_tokens, kv_len=self.cache.kv_len + num_tokens
+        )
+        self._require_served(problem)
         new = slice(self.cache.kv_len, self.cache.kv_len + num_tokens)
         q_BHLD = rotate(self._split_heads(self.w_q(hidden_BLE)), self._cos[new], self._sin[new])
         k_BGLD = rotate(self._split_heads(self.w_k(hidden_BLE)), self._cos[new], self._sin[new])
         self.cache.append(k_BGLD, self._split_heads(self.w_v(hidden_BLE)))
-        output_BHLD = self._attend(q_BHLD)
+        try:
+            output_BHLD = self._attend(problem, q_BHLD)
+        except BaseException:
+            self.cache.rewind(new.start)  # a call that fails has appended nothing
+            raise
         return self.w_o(output_BHLD.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
     @property
@@ -99,26 +116,28 @@ class GroupedQueryAttention(nn.Module):
         """Forget all but the first `kv_len` tokens."""
         self.cache.rewind(kv_len)
 
-    def _attend(self, q_BHLD: torch.Tensor) -> torch.Tensor:
-        """Attention over the cache, set up anew unless shape and position are those of the call before."""
-        problem = self._problem_now(q_BHLD)
-        step = self._step
-        if step is None or step.problem != problem or not self.impl.reads_cache_in_place:
-            self._step = step = self._prepare(problem, q_BHLD)
+    def _attend(self, problem: AttentionProblem, q_BHLD: torch.Tensor) -> torch.Tensor:
+        """Attention over the cache, set up anew unless shape, position and mode are those before."""
+        step, mode = self._step, (torch.is_inference_mode_enabled(), q_BHLD.device)
+        is_ready = step is not None and step.problem == problem and step.mode == mode
+        if step is None or not is_ready or not self.impl.reads_cache_in_place:
+            inputs = AttentionInputs(q_BHLD.contiguous(), *self.cache.held(problem.batch_size))
+            step = _PreparedStep(problem, inputs.q, self.impl.prepare(problem, inputs), mode)
+            self._step = step
         else:
             step.q.copy_(q_BHLD)
         return step.attention()
 
-    def _prepare(self, problem: AttentionProblem, q_BHLD: torch.Tensor) -> _PreparedStep:
-        if reasons := self.impl.unsupported_reasons(problem):
-            raise ValueError(f"impl={self.impl.name}: cannot serve this layer: {'; '.join(reasons)}")
-        inputs = AttentionInputs(q_BHLD.contiguous(), *self.cache.held(problem.batch_size))
-        return _PreparedStep(problem, inputs.q, self.impl.prepare(problem, inputs))
+    def _require_possible(self) -> None:
+        """Raise `ValueError` where the implementation can serve no step, neither one token nor many."""
+        one, many = (replace(self.attention, q_len=q_len) for q_len in (1, self.attention.kv_len))
+        if self.impl.unsupported_reasons(many):
+            self._require_served(one)
 
-    def _problem_now(self, q_BHLD: torch.Tensor) -> AttentionProblem:
-        return replace(
-            self.attention, batch_size=q_BHLD.shape[0], q_len=q_BHLD.shape[2], kv_len=self.cache.kv_len
-        )
+    def _require_served(self, problem: AttentionProblem) -> None:
+        is_ready = self._step is not None and self._step.problem == problem
+        if not is_ready and (reasons := self.impl.unsupported_reasons(problem)):
+            raise ValueError(f"impl={self.impl.name}: cannot serve this layer: {'; '.join(reasons)}")
 
     def _split_heads(self, projected_BLX: torch.Tensor) -> torch.Tensor:
         """`[B, L, heads * head_dim]` to `[B, heads, L, head_dim]`."""
@@ -127,8 +146,11 @@ class GroupedQueryAttention(nn.Module):
 
     def _require_hidden(self, hidden: torch.Tensor) -> None:
         expected = f"[batch_size, num_tokens, {self.hidden_size}]"
-        if hidden.dim() != 3 or hidden.shape[-1] != self.hidden_size:
-            raise ValueError(f"hidden of shape {list(hidden.shape)}: must be {expected}")
+        if hidden.dim() != 3 or hidden.shape[-1] != self.hidden_size or 0 in hidden.shape:
+            raise ValueError(f"hidden of shape {list(hidden.shape)}: must be {expected}, each 1 or more")
+        dtype = torch_dtype(self.attention)
+        if hidden.dtype != dtype:
+            raise ValueError(f"hidden of dtype {hidden.dtype}: must be {dtype}, the layer's own")
 
 
 def layer_shape_reasons(attention: AttentionProblem) -> list[str]:

@@ -6,9 +6,10 @@ Shape suffixes: B batch, G key/value heads, L new tokens, K tokens held, D head_
 from __future__ import annotations
 
 import torch
+from torch import nn
 
 
-class KvCache:
+class KvCache(nn.Module):
     """Keys and values of up to `max_kv_len` tokens of up to `max_batch_size` sequences, all of one length."""
 
     def __init__(
@@ -20,11 +21,21 @@ class KvCache:
         dtype: torch.dtype,
         device: str,
     ) -> None:
+        super().__init__()
         shape = (max_batch_size, num_kv_heads, max_kv_len, head_dim)
-        self._k = torch.zeros(shape, dtype=dtype, device=device)
-        self._v = torch.zeros(shape, dtype=dtype, device=device)
+        self._k: torch.Tensor
+        self._v: torch.Tensor
+        # Buffers, so that they move with the layer; not persistent, since they are no weights.
+        self.register_buffer("_k", torch.zeros(shape, dtype=dtype, device=device), persistent=False)
+        self.register_buffer("_v", torch.zeros(shape, dtype=dtype, device=device), persistent=False)
+        self._batch_size = 0
         self.kv_len = 0
         """Tokens held in each sequence."""
+
+    @property
+    def batch_size(self) -> int | None:
+        """Sequences of which tokens are held; None while there are none."""
+        return self._batch_size if self.kv_len else None
 
     @property
     def max_kv_len(self) -> int:
@@ -38,16 +49,29 @@ class KvCache:
     def append(self, k_BGLD: torch.Tensor, v_BGLD: torch.Tensor) -> None:
         """Store `L` more tokens of each sequence. Raises `ValueError` where they do not fit."""
         batch_size, _, num_tokens, _ = k_BGLD.shape
+        expected = (batch_size, self._k.shape[1], num_tokens, self._k.shape[3])
+        for name, new_BGLD in (("k", k_BGLD), ("v", v_BGLD)):
+            if new_BGLD.shape != expected or new_BGLD.dtype != self._k.dtype:
+                raise ValueError(
+                    f"{name} of shape {list(new_BGLD.shape)} and dtype {new_BGLD.dtype}:"
+                    f" must be {list(expected)} and {self._k.dtype}"
+                )
         self.require_room(batch_size, num_tokens)
         end = self.kv_len + num_tokens
         self._k[:batch_size, :, self.kv_len : end] = k_BGLD
         self._v[:batch_size, :, self.kv_len : end] = v_BGLD
         self.kv_len = end
+        self._batch_size = batch_size
 
     def require_room(self, batch_size: int, num_tokens: int) -> None:
-        """Raise `ValueError` unless `num_tokens` more tokens of `batch_size` sequences fit."""
+        """Raise `ValueError` unless `num_tokens` more tokens fit, of the `batch_size` sequences held."""
         if batch_size > self._k.shape[0]:
             raise ValueError(f"batch_size={batch_size}: must not exceed max_batch_size={self._k.shape[0]}")
+        if self.batch_size not in (None, batch_size):
+            raise ValueError(
+                f"batch_size={batch_size}: must be {self.batch_size}, of which {self.kv_len} tokens are held;"
+                " reset to begin with others"
+            )
         end = self.kv_len + num_tokens
         if end > self.max_kv_len:
             raise ValueError(

@@ -87,14 +87,17 @@ def measure_roofs(device: str, dtypes: list[str]) -> dict[str, Any]:
 
     `read_gb_per_s` and `copy_gb_per_s` (bytes read and written) are one roof, `matmul_tflop_per_s` one of
     each dtype. A roof is `best`, `median`, `spread`, `num_repetitions`, and `method`, all of the best way:
-    `spread` is by what share the best repetition beats the one that a tenth of them reach.
+    `spread` is by what share the best repetition beats the one that a tenth of them reach. `cpu_share` is how
+    much of the time a CPU's threads ran: less than all of it where neighbours took the rest.
     """
     kind = torch.device(device).type
     with torch.inference_mode():
         buffer = _random_buffer(device)
         try:
+            began_s, began_cpu_s = time.perf_counter(), time.process_time()
             read = _fastest(_reads(buffer), device, _READ_SECONDS[kind])
             copy = _fastest([_copy(buffer)], device, _COPY_SECONDS[kind])
+            cpu_s, seconds = time.process_time() - began_cpu_s, time.perf_counter() - began_s
             del buffer
             matmul = _matmul_roofs(device, kind, dtypes)
         finally:
@@ -102,6 +105,7 @@ def measure_roofs(device: str, dtypes: list[str]) -> dict[str, Any]:
     return {
         "device": device,
         "num_threads": torch.get_num_threads(),
+        "cpu_share": cpu_s / seconds / torch.get_num_threads() if kind == "cpu" else None,
         "read_gb_per_s": _roof(read, 1e9),
         "copy_gb_per_s": _roof(copy, 1e9),
         "matmul_tflop_per_s": {dtype: _roof(way, 1e12) for dtype, way in matmul.items()},
@@ -217,22 +221,20 @@ def _matmul_roofs(device: str, kind: str, dtypes: list[str]) -> dict[str, Way]:
 
 
 def _fastest_matmul(device: str, kind: str, dtype: str) -> Way:
-    """Of ascending sizes; one that would outlast the time left is not begun, but for the first."""
+    """The best of ascending sizes, repeated for the time that is left when the next one would outlast it."""
     sizes = _MATRIX_SIZES[kind]
     deadline = time.perf_counter() + _MATMUL_SECONDS[kind]
     ways: list[Way] = []
     for place, size in enumerate(sizes):
-        share = (deadline - time.perf_counter()) / (len(sizes) - place)
-        if ways and (_FEWEST_ROUNDS + 1) * 8 * min(ways[-1].seconds) > deadline - time.perf_counter():
+        left_s = deadline - time.perf_counter()
+        if ways and (_FEWEST_ROUNDS + 1) * 8 * min(ways[-1].seconds) > left_s:
             break
         left, right = (torch.randn(size, size, device=device).to(getattr(torch, dtype)) for _ in range(2))
-        product = Way(
-            f"torch.mm of {dtype}, {size} x {size}",
-            2 * size**3,
-            [partial(torch.mm, left, right)],
-        )
-        ways.append(_fastest([product], device, share))
-    return max(ways, key=lambda way: way.best)
+        name = f"torch.mm of {dtype}, {size} x {size}"
+        product = Way(name, 2 * size**3, [partial(torch.mm, left, right)])
+        ways.append(_fastest([product], device, left_s / (len(sizes) + 1 - place)))
+    best = max(ways, key=lambda way: way.best)
+    return _fastest([best], device, deadline - time.perf_counter())
 
 
 def _fastest(ways: list[Way], device: str, seconds: float) -> Way:

@@ -42,7 +42,10 @@ def _answer(operation: Any, arguments: Message) -> Message:
     except UnsupportedProblem as error:
         return _failure("unsupported", str(error))
     except IncorrectOutput as error:
-        return _failure("incorrect", str(error)) | {"max_error": error.max_error}
+        return _failure("incorrect", str(error)) | {
+            "max_error": error.max_error,
+            "error_ratio": error.error_ratio,
+        }
     except BrokenPromise as error:
         return _failure("incorrect", str(error))
     except torch.OutOfMemoryError as error:

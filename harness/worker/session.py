@@ -26,6 +26,7 @@ class IncorrectOutput(Exception):
     def __init__(self, check: Check, when: str) -> None:
         super().__init__(f"{check.complaint} ({when})")
         self.max_error = check.max_error
+        self.error_ratio = check.error_ratio
 
 
 class BrokenPromise(Exception):
@@ -73,10 +74,9 @@ class Session:
             first_output = prepared()
             self._clock.synchronize()
             first_done = time.perf_counter()
-            max_error = self._require_correct(first_output, variant=0, when="first call")
+            first = self._require_correct(first_output, variant=0, when="first call")
             second_output = self._call(prepared, variant=1)
-            when = "second call, on other queries"
-            max_error = max(max_error, self._require_correct(second_output, variant=1, when=when))
+            second = self._require_correct(second_output, 1, when="second call, on other queries")
         self._arms[arm] = prepared
         self._num_calls[arm] = 0
         self._promises[arm] = tuple(getattr(implementation, "promised_operators", ()))
@@ -87,7 +87,7 @@ class Session:
             "autotune_ms": prepared.autotune_ms,
             "plan_ms": prepared.plan_ms,
             "kv_cache_bytes": int(prepared.kv_cache_bytes),
-            "max_error": max_error,
+            **_worst(first, second),
         }
 
     def weigh(self, arm: str) -> dict[str, Any]:
@@ -121,7 +121,7 @@ class Session:
             self._subject.guard.restore_if_changed()  # by whichever arm: each answers for its call here
             with self._guarding_inputs():
                 output = self._call(self._arms[arm], UNSEEN_VARIANT)
-                return {"max_error": self._require_correct(output, UNSEEN_VARIANT, when="after timing")}
+                return _worst(self._require_correct(output, UNSEEN_VARIANT, when="after timing"))
 
     def drop(self, arm: str) -> None:
         """Free what an arm holds."""
@@ -166,10 +166,17 @@ class Session:
         self._subject.write_queries(variant)
         return prepared()
 
-    def _require_correct(self, output: torch.Tensor, variant: int, when: str) -> float:
+    def _require_correct(self, output: torch.Tensor, variant: int, when: str) -> Check:
         assert self._subject is not None
         check = self._subject.check(output, variant)
         if not check.is_correct:
             raise IncorrectOutput(check, when)
-        assert check.max_error is not None
-        return check.max_error
+        return check
+
+
+def _worst(*checks: Check) -> dict[str, Any]:
+    """The record fields of correct outputs' errors: the largest of each."""
+    return {
+        "max_error": max(check.max_error or 0.0 for check in checks),
+        "error_ratio": max(check.error_ratio or 0.0 for check in checks),
+    }

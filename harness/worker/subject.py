@@ -13,7 +13,7 @@ import torch
 
 from attention_impls import AttentionImpl, AttentionProblem, PreparedAttention
 from attention_impls.cost import model_flops
-from attention_impls.error_budget import error_budget, max_error
+from attention_impls.error_budget import ErrorBudget, error_budget
 from attention_impls.inputs import make_inputs, make_queries
 from attention_impls.layer import (
     layer_error_budget,
@@ -36,8 +36,8 @@ UNSEEN_VARIANT = 2
 NUM_QUERY_VARIANTS = 3
 
 _MIN_CHECKED_QUERIES = 16
-_PASSES_PER_CHECK = NUM_QUERY_VARIANTS + 1
-"""A reference for each variant, and one pass of the plain formula for the error budget."""
+_PASSES_PER_CHECK = 2 * NUM_QUERY_VARIANTS
+"""A reference for each variant, and a pass of the plain formula for its error budget."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,8 @@ class Check:
 
     max_error: float | None
     """None where there is no finite number to give: a wrong shape, NaN or infinity."""
+    error_ratio: float | None
+    """The error over what is allowed, by the criterion that it comes closest to."""
     complaint: str | None
     """What is wrong with the output; None when it is correct."""
 
@@ -60,7 +62,7 @@ class Subject(ABC):
     def __init__(
         self,
         references: list[torch.Tensor],
-        budget: float,
+        budgets: list[ErrorBudget],
         query_rows: torch.Tensor | None,
         output_shape: tuple[int, ...],
         output_dtype: torch.dtype,
@@ -71,7 +73,8 @@ class Subject(ABC):
         self._output_shape = output_shape
         self._output_dtype = output_dtype
         self.guard = guard
-        self.error_budget = budget
+        self._budgets = budgets
+        self.error_budget = max(budget.max_error for budget in budgets)
         self.num_checked_queries = references[0].shape[-2]
 
     @abstractmethod
@@ -89,18 +92,22 @@ class Subject(ABC):
     def check(self, output: object, variant: int) -> Check:
         """Hold an output against the reference of the variant that it was computed from."""
         if not isinstance(output, torch.Tensor):
-            return Check(None, f"the output is {type(output).__name__}, not a tensor")
+            return Check(None, None, f"the output is {type(output).__name__}, not a tensor")
         if tuple(output.shape) != self._output_shape or output.dtype != self._output_dtype:
             expected = f"{list(self._output_shape)} {self._output_dtype}"
-            return Check(None, f"the output is {list(output.shape)} {output.dtype}, expected {expected}")
+            return Check(
+                None, None, f"the output is {list(output.shape)} {output.dtype}, expected {expected}"
+            )
         if self._query_rows is not None:
             output = output.index_select(-2, self._query_rows)
-        error = max_error(output, self._references[variant])
-        if not math.isfinite(error):
-            return Check(None, "the output holds NaN or infinity")
-        if error > self.error_budget:
-            return Check(error, f"largest error {error:.3g} exceeds the budget {self.error_budget:.3g}")
-        return Check(error, None)
+        error = self._budgets[variant].excess(output, self._references[variant])
+        if not math.isfinite(error.max_error):
+            return Check(None, None, "the output holds NaN or infinity")
+        ratio = error.error_ratio if math.isfinite(error.error_ratio) else None
+        if error.error_ratio > 1:
+            complaint = f"the error exceeds the budget {error.error_ratio:.3g} times, by {error.criterion}"
+            return Check(error.max_error, ratio, complaint)
+        return Check(error.max_error, ratio, None)
 
 
 class AttentionSubject(Subject):
@@ -111,14 +118,14 @@ class AttentionSubject(Subject):
         self._seed = seed
         self._inputs = make_inputs(problem, seed)
         self._queries = make_queries(problem, seed, NUM_QUERY_VARIANTS)
-        references = []
+        references, budgets = [], []
         for variant in range(NUM_QUERY_VARIANTS):
             self.write_queries(variant)
             references.append(reference_attention(problem, self._inputs, query_rows))
-        budget = error_budget(problem, self._inputs, references[-1], query_rows)
+            budgets.append(error_budget(problem, self._inputs, references[-1], query_rows))
         guard = InputGuard([self._inputs.k, self._inputs.v], self._remake)
         q = self._inputs.q
-        super().__init__(references, budget, query_rows, tuple(q.shape), q.dtype, guard)
+        super().__init__(references, budgets, query_rows, tuple(q.shape), q.dtype, guard)
 
     def _remake(self) -> list[torch.Tensor]:
         inputs = make_inputs(self._problem, self._seed)
@@ -142,14 +149,14 @@ class LayerSubject(Subject):
         self._seed = seed
         self._inputs = make_layer_inputs(problem, seed, hidden_size)
         self._hidden_states = make_hidden_states(problem, seed, hidden_size, NUM_QUERY_VARIANTS)
-        references = []
+        references, budgets = [], []
         for variant in range(NUM_QUERY_VARIANTS):
             self.write_queries(variant)
             references.append(layer_reference(problem, self._inputs, seed))
-        budget = layer_error_budget(problem, self._inputs, seed, references[-1])
+            budgets.append(layer_error_budget(problem, self._inputs, seed, references[-1]))
         guard = InputGuard([self._inputs.past_k, self._inputs.past_v], self._remake)
         hidden = self._inputs.hidden
-        super().__init__(references, budget, None, tuple(hidden.shape), hidden.dtype, guard)
+        super().__init__(references, budgets, None, tuple(hidden.shape), hidden.dtype, guard)
 
     def _remake(self) -> list[torch.Tensor]:
         inputs = make_layer_inputs(self._problem, self._seed, self._inputs.hidden_size)

@@ -99,7 +99,8 @@ def test_agrees_with_the_reference_and_reads_queries_when_called(make_problem, c
             reference = reference_attention(problem, inputs)
             output = prepared()
             assert output_mismatch(problem, output) is None
-            assert max_error(output, reference) <= error_budget(problem, inputs, reference)
+            budget = error_budget(problem, inputs, reference)
+            assert budget.excess(output, reference).error_ratio < 0.9
 
 
 def test_more_problems_than_torch_compile_allows_for_are_still_compiled(

@@ -2,9 +2,10 @@
 
 import math
 
+import numpy as np
 import pytest
 
-from attention_impls import InvalidCombination, InvalidProblem
+from attention_impls import AttentionProblem, InvalidCombination, InvalidProblem
 
 COUNTS = ["batch_size", "q_len", "kv_len", "num_q_heads", "num_kv_heads", "head_dim"]
 
@@ -58,8 +59,26 @@ def test_values_must_fit_together(make_problem, fields, parts):
 
 
 def test_a_length_of_no_tokens_is_invalid(make_problem):
-    with pytest.raises(InvalidProblem, match="kv_lens=0"):
+    with pytest.raises(InvalidProblem, match=r"kv_lens=\[0, 8\]: each must be .* between 1 and kv_len=8"):
         make_problem(kv_lens=(0, 8))
+
+
+def test_arguments_may_be_positional():
+    problem = AttentionProblem(1, 3, 7, 4, 2, 16, "float32", "cpu", True, 5, 0.5, 30.0, [6])
+    assert problem == AttentionProblem(
+        batch_size=1, q_len=3, kv_len=7, num_q_heads=4, num_kv_heads=2, head_dim=16, dtype="float32",
+        device="cpu", causal=True, window=5, softmax_scale=0.5, logits_soft_cap=30.0, kv_lens=(6,),
+    )  # fmt: skip
+
+
+def test_numbers_of_numpy_become_pythons(make_problem):
+    problem = make_problem(
+        batch_size=np.int64(2), window=np.int32(3), softmax_scale=np.float32(0.5), logits_soft_cap=30,
+        kv_lens=[np.int64(3), 8],
+    )  # fmt: skip
+    assert problem == make_problem(window=3, softmax_scale=0.5, logits_soft_cap=30.0, kv_lens=(3, 8))
+    values = (problem.batch_size, problem.window, problem.softmax_scale, problem.kv_lens[0])
+    assert [type(value) for value in values] == [int, int, float, int]
 
 
 def test_what_is_derived(make_problem):

@@ -6,6 +6,7 @@ from importlib.metadata import EntryPoint, EntryPoints
 
 import pytest
 
+import attention_impls
 import attention_impls.registry as registry
 from attention_impls import AttentionImpl, BrokenImpl, UnknownImpl, get_impl, list_impls
 from attention_impls.registry import require_known
@@ -105,6 +106,12 @@ def test_a_plug_in_is_listed_and_found_but_takes_no_built_in_name(kernel_file, m
     assert type(get_impl("sdpa")).__name__ == "Sdpa"
     with pytest.raises(BrokenImpl, match="impls=broken"):
         get_impl("broken")
+
+
+def test_the_layer_is_exported():
+    assert attention_impls.GroupedQueryAttention.__name__ == "GroupedQueryAttention"
+    with pytest.raises(AttributeError, match="Nothing"):
+        _ = attention_impls.Nothing
 
 
 def test_importing_the_package_imports_no_torch():

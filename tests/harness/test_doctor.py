@@ -133,6 +133,7 @@ def load(num_busy_cores: float) -> Load:
         (check_torch_build(True, 0, {"torch": "2.13.0", "cuda": "13.0"}), "problem"),
         (check_roofs(roofs(50.0, 45.0)), "ok"),
         (check_roofs(roofs(50.0, 40.0)), "warning"),
+        (check_roofs(replace(roofs(50.0, 45.0), cpu_share=0.5)), "warning"),
     ],
     ids=lambda value: value.check if isinstance(value, Finding) else str(value),
 )
@@ -449,7 +450,7 @@ def test_a_real_look(
     values = json.loads(capsys.readouterr().out)
     levels = {one["level"] for one in values["findings"]}
     assert code == int(bool(levels & {"warning", "problem"}))
-    assert {"neighbours", "threads", "memory", "disk", "compiler", "bandwidth"} <= {
+    assert {"neighbours", "threads", "memory", "disk", "compiler", "roofs"} <= {
         one["check"] for one in values["findings"]
     }
     assert values["machine"]["devices"][0]["device"] == "cpu"

@@ -198,6 +198,7 @@ def test_the_others_are_measured_all_the_same(rows: pd.DataFrame, name: str) -> 
 def test_a_wrong_output_says_how_wrong(rows: pd.DataFrame) -> None:
     row = rows.loc["outside.py:IsOnePercentOff"]
     assert row["max_error"] > row["error_budget"] > 0
+    assert row["error_ratio"] > 1
 
 
 def test_there_is_one_row_for_each_arm(rows: pd.DataFrame) -> None:

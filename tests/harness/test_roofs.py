@@ -234,6 +234,26 @@ def test_where_nothing_can_be_kept_roofs_are_measured_each_time(
     assert measuring.count == 2
 
 
+@pytest.mark.parametrize(("cpu_share", "num_measured"), [(None, 1), (0.9, 1), (0.8, 2)])
+def test_disturbed_roofs_are_not_kept(
+    tmp_path: Path, host: dict[str, Any], device: dict[str, Any], cpu_share: float | None, num_measured: int
+) -> None:
+    measuring = Measuring(replace(ROOFS, cpu_share=cpu_share))
+    for _ in range(2):
+        assert roofs_for(device, host, measuring, tmp_path).cpu_share == cpu_share
+    assert measuring.count == num_measured
+
+
+def test_disturbed_roofs_still_raise_kept_ones(
+    tmp_path: Path, host: dict[str, Any], device: dict[str, Any]
+) -> None:
+    roofs_for(device, host, Measuring(replace(ROOFS, cpu_share=0.99)), tmp_path)
+    disturbed = replace(ROOFS, read=roof(60.0), copy=roof(1.0), cpu_share=0.3)
+    measure_roofs_again(device, host, Measuring(disturbed), tmp_path)
+    kept = roofs_for(device, host, Measuring(), tmp_path)
+    assert (kept.read.best, kept.copy.best, kept.cpu_share) == (60.0, 40.0, 0.99)
+
+
 def test_beaten_roofs_are_measured_again_and_only_rise(
     tmp_path: Path, host: dict[str, Any], device: dict[str, Any]
 ) -> None:
@@ -370,11 +390,12 @@ def test_the_roofs_of_this_cpu(measured: tuple[dict[str, Any], float]) -> None:
     roofs = Roofs.from_dict(json.loads(json.dumps(values)))
     assert values["device"] == "cpu"
     assert values["num_threads"] == torch.get_num_threads()
+    assert 0 < roofs.cpu_share <= 1.05  # type: ignore[operator]
     assert list(roofs.matmul) == ["float32", "float16", "bfloat16"]
     assert 0.5 < roofs.copy.best < 5000
     assert 0.5 < roofs.read.best < 5000
     assert min(one.num_repetitions for one in (roofs.read, roofs.copy, *roofs.matmul.values())) >= 5
-    assert seconds < 15, "3 s on a quiet machine"
+    assert seconds < 30, "3 s on a quiet machine"
 
 
 def test_a_narrow_dtype_is_never_bounded_below_float32(measured: tuple[dict[str, Any], float]) -> None:

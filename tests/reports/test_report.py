@@ -12,7 +12,8 @@ from reports.expansion import expanding_arms
 from reports.findings import expansion_finding, key_findings, speed_finding
 from reports.glossary import glossary_of, method_notes
 from reports.runs import run_views
-from reports.tables import failures_table, flags_table, outcomes_table, results_table, setup_table
+from reports.setup_times import setup_table
+from reports.tables import failures_table, flags_table, outcomes_table, results_table
 from reports.tidy import tidy
 from results.record import Outcome
 
