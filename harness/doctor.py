@@ -22,6 +22,8 @@ _NO_DISK_BYTES = 100 * 10**6
 _LITTLE_DISK_BYTES = 10**9
 _FOREIGN_GPU_BYTES = _GIB
 """More than a context of CUDA and what a display takes."""
+_BUSY_GPU_SHARE = 0.02
+"""A driver rounds to hundredths; one may be the driver's own."""
 _STEAL_SHARE = 0.01
 _UNSTEADY_SHARE = 0.2
 """By which the best read may beat the median one. Quiet machines stay below a tenth."""
@@ -93,6 +95,8 @@ class Observed:
     has_nvidia_gpu: bool
     gpu_memory_bytes: Mapping[str, int]
     """By name of device: what is in use, our worker's share apart."""
+    gpu_busy_shares: Mapping[str, float]
+    """By name of device: the share of the time in which kernels ran while our worker was idle."""
 
 
 def examine(observed: Observed) -> list[Finding]:
@@ -122,7 +126,10 @@ def examine(observed: Observed) -> list[Finding]:
         check_torch_build(observed.has_nvidia_gpu, len(gpus), machine["libraries"]),
     ]
     for gpu in gpus:
-        findings += check_gpu(gpu, observed.gpu_memory_bytes.get(gpu["device"]))
+        device = gpu["device"]
+        findings += check_gpu(
+            gpu, observed.gpu_memory_bytes.get(device), observed.gpu_busy_shares.get(device)
+        )
     return [finding for finding in findings if finding is not None]
 
 
@@ -287,13 +294,18 @@ def check_torch_build(has_gpu: bool, num_torch_gpus: int, libraries: Mapping[str
     return Finding("torch build", Level.PROBLEM, what, mend)
 
 
-def check_gpu(gpu: Mapping[str, Any], foreign_bytes: int | None) -> list[Finding]:
+def check_gpu(
+    gpu: Mapping[str, Any], foreign_bytes: int | None = None, busy_share: float | None = None
+) -> list[Finding]:
     """What NVML tells of one GPU; what it does not tell is no finding."""
     name = gpu["device"]
     findings = []
     if foreign_bytes is not None and foreign_bytes > _FOREIGN_GPU_BYTES:
         what = f"other processes hold {foreign_bytes / _GIB:.1f} GiB of it"
         findings.append(Finding(name, Level.WARNING, what, "end them (nvidia-smi lists them)"))
+    if busy_share is not None and busy_share > _BUSY_GPU_SHARE:
+        what = f"other processes ran kernels for {busy_share:.0%} of the time"
+        findings.append(Finding(name, Level.WARNING, what, "wait until they have ended"))
     if reasons := [one for one in gpu.get("throttle_reasons") or () if one not in HARMLESS_CLOCK_REASONS]:
         what = f"it holds its clocks back: {', '.join(reasons)}"
         findings.append(Finding(name, Level.WARNING, what, "look after its cooling and its power limit"))

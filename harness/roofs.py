@@ -29,7 +29,7 @@ _LEAST_SPREAD = 0.05
 """What two measurements of a roof may differ by, however well each repeats itself: 3.5 % were seen within ten
 minutes on two cores of a virtual machine."""
 _LEAST_CPU_SHARE = 0.85
-"""Quiet cores give their threads 0.97 of the time and more, two cores with one busy neighbour 0.75."""
+"""Quiet cores give their threads 0.99 of the time, two cores with one busy neighbour 0.75."""
 _MEASURING_SOURCE = Path(__file__).parent / "worker" / "roofs.py"
 _TIMEOUT_S = 120.0
 
@@ -88,12 +88,16 @@ class Roofs:
         times_ms = self._times_ms(model_bytes, model_flops, dtype)
         return None if times_ms is None else max(times_ms.values()) / latency_ms
 
-    def is_warm_suspect(self, achieved_gb_per_s: float) -> bool:
-        """Whether bytes came faster than memory can deliver them: some must have come from a cache.
+    def is_beaten_by(self, achieved_gb_per_s: float) -> bool:
+        """Whether bytes came faster than the roof: some came from a cache, or the roof is too low.
 
         False for problems that compute bounds, whose bytes come slower than the roof.
         """
         return self.read.is_beaten_by(achieved_gb_per_s)
+
+    def is_warm_suspect(self, achieved_gb_per_s: float) -> bool:
+        """Whether bytes came faster than memory can deliver them. Disturbed roofs suspect nobody."""
+        return self.is_beaten_by(achieved_gb_per_s) and not self.is_disturbed
 
     def record_fields(
         self, latency_ms: float, model_bytes: int, model_flops: int, dtype: str

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
+import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -20,6 +21,7 @@ from harness.machine import describe_machine, gqabench_version
 from harness.nvml import open_nvml
 from harness.roofs import ask_for_roofs, roofs_for
 from harness.sweep_job import job_process
+from harness.worker_process import RequestFailed
 from results import RunFolder, RunHeader
 from results.run_folder import LATEST_LINK
 
@@ -76,11 +78,17 @@ def _roofs(
     process = job_process()
     worker = process.pool.ready(process.environments[CURRENT_ENVIRONMENT])
     used = {resolve_device(case.shape_fields()["device"], host)["device"] for case in cases}
-    return {
-        device["device"]: roofs_for(device, host, partial(ask_for_roofs, worker, device)).to_dict()
-        for device in host["devices"]
-        if device["device"] in used
-    }
+    roofs = {}
+    for device in host["devices"]:
+        if device["device"] not in used:
+            continue
+        try:
+            measured = roofs_for(device, host, partial(ask_for_roofs, worker, device))
+        except RequestFailed as failure:
+            warnings.warn(f"no roofs of {device['device']}: {failure}", stacklevel=2)
+        else:
+            roofs[device["device"]] = measured.to_dict()
+    return roofs
 
 
 def _reopen_run(resume: Any, cases: Sequence[Case | InvalidCase], results_dir: Path) -> RunFolder:

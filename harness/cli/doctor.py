@@ -121,6 +121,11 @@ def observe(host: dict[str, Any], nvml: Nvml, worker_pid: int, results_dir: Path
         disk_free_bytes=shutil.disk_usage(nearest_folder(results_dir)).free,
         has_nvidia_gpu=has_nvidia_gpu(),
         gpu_memory_bytes=dict(_foreign_gpu_memory(host, nvml, worker_pid)),
+        gpu_busy_shares={
+            device["device"]: utilisation.gpu
+            for device in host["devices"]
+            if device["uuid"] is not None and (utilisation := nvml.utilisation(device["uuid"])) is not None
+        },
     )
 
 

@@ -20,6 +20,7 @@ from harness.cli.doctor import (
     has_nvidia_gpu,
     load_between,
     nearest_folder,
+    observe,
     roof_lines,
     take_snapshot,
 )
@@ -51,6 +52,7 @@ from harness.doctor import (
     examine,
 )
 from harness.errors import UsageError
+from harness.nvml import NullNvml, Utilisation
 from harness.roofs import Roof, Roofs
 from harness.worker_process import WorkerFailed
 
@@ -232,6 +234,7 @@ def quiet() -> Observed:
         disk_free_bytes=10**11,
         has_nvidia_gpu=False,
         gpu_memory_bytes={},
+        gpu_busy_shares={},
     )
 
 
@@ -243,6 +246,41 @@ def test_the_variable_of_the_threads_is_looked_at(quiet: Observed) -> None:
 
 def test_on_a_quiet_machine_all_is_well(quiet: Observed) -> None:
     assert {finding.level for finding in examine(quiet)} == {Level.OK}
+
+
+def test_a_gpu_that_works_for_others_is_found() -> None:
+    assert [one.level for one in check_gpu(GPU, busy_share=0.02)] == [Level.OK]
+    (finding,) = check_gpu(GPU, busy_share=0.5)
+    assert (finding.level, finding.what) == (
+        Level.WARNING,
+        "other processes ran kernels for 50% of the time",
+    )
+
+
+class BusyNvml(NullNvml):
+    """A GPU of which 5 GiB are taken, one of them by the worker with process id 7."""
+
+    def device_memory_bytes(self, uuid: str) -> int | None:
+        return 5 * GIB
+
+    def process_memory_bytes(self, uuid: str, pid: int) -> int | None:
+        return GIB if pid == 7 else None
+
+    def utilisation(self, uuid: str) -> Utilisation | None:
+        return Utilisation(gpu=0.5, memory=0.1)
+
+
+def test_a_look_at_a_gpu(gpu_host: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(command, "_SAMPLE_SECONDS", 0.05)
+    host = gpu_host | {"python": "3.11", "num_threads": 1, "cudnn": None}
+    observed = observe(host, BusyNvml(), 7, tmp_path)
+    assert observed.gpu_memory_bytes == {"cuda:0": 4 * GIB}
+    assert observed.gpu_busy_shares == {"cuda:0": 0.5}
+    found = [one.what for one in examine(observed) if one.check == "cuda:0"]
+    assert found == [
+        "other processes hold 4.0 GiB of it",
+        "other processes ran kernels for 50% of the time",
+    ]
 
 
 def test_every_check_is_asked(quiet: Observed) -> None:
@@ -268,6 +306,7 @@ def test_every_check_is_asked(quiet: Observed) -> None:
         compiler=None,
         disk_free_bytes=0,
         gpu_memory_bytes={"cuda:0": 2 * GIB},
+        gpu_busy_shares={"cuda:0": 0.5},
     )
     found = {finding.check: finding.level for finding in examine(awful)}
     assert found == {

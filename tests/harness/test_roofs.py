@@ -77,7 +77,12 @@ def test_without_a_roof_of_the_dtype_nothing_is_said() -> None:
     ids=["below", "within the spread", "above it", "within the least spread", "above that"],
 )
 def test_what_is_faster_than_memory_is_suspect(spread: float, achieved: float, is_suspect: bool) -> None:
-    assert replace(ROOFS, read=roof(50.0, spread)).is_warm_suspect(achieved) is is_suspect
+    roofs = replace(ROOFS, read=roof(50.0, spread))
+    assert roofs.is_warm_suspect(achieved) is is_suspect
+    assert roofs.is_beaten_by(achieved) is is_suspect
+    disturbed = replace(roofs, cpu_share=0.25)
+    assert disturbed.is_beaten_by(achieved) is is_suspect
+    assert not disturbed.is_warm_suspect(achieved)
 
 
 def test_of_two_measurements_the_higher_roofs_are_right() -> None:
