@@ -152,7 +152,7 @@ def measure_energy(
     except _NoStep as failure:
         return Energy(meter.source, idle_power_w=idle_power_w, reason=str(failure))
     elapsed_s = last.at_s - first.at_s
-    net_j = last.energy_j - first.energy_j
+    net_j = last.energy_j - first.energy_j - idle_power_w * elapsed_s
     if num_calls < 1:
         reason = "no call was made"
     elif net_j <= 0:

@@ -179,12 +179,9 @@ def test_a_counter_that_stops_is_a_reason_and_not_a_zero(lab: Lab) -> None:
 
 def test_a_counter_that_stood_still_before_is_not_waited_for(lab: Lab) -> None:
     lab.period_s = math.inf
-    ran = []
-    energy = measure_energy(
-        lab, lambda seconds: ran.append(seconds) or (1, 1.0), 100.0, None, 1, clock=lab.clock, sleep=lab.sleep
-    )
+    energy = measure_energy(lab, lab.worker(600, 0.01), 100.0, None, 1, clock=lab.clock, sleep=lab.sleep)
     assert (energy.j_per_call, energy.reason) == (None, "the counter does not move")
-    assert ran == []
+    assert lab.now_s == 0.0  # no call was made either
 
 
 def test_a_device_that_is_lost_meanwhile_is_a_reason(lab: Lab) -> None:
