@@ -55,10 +55,11 @@ class Driver:
 
     def run(self, program: str, **settings: object) -> Told:
         """Run a program that has `nvml` and sets `answers`, in a process that finds the library."""
+        folders = [str(self._folder), os.environ.get("LD_LIBRARY_PATH")]
         finished = subprocess.run(
             [sys.executable, "-P", "-c", PREAMBLE + program + EPILOGUE],
             env=os.environ
-            | {"PYTHONPATH": str(PROJECT), "LD_LIBRARY_PATH": str(self._folder)}
+            | {"PYTHONPATH": str(PROJECT), "LD_LIBRARY_PATH": ":".join(filter(None, folders))}
             | {f"FAKE_NVML_{name.upper()}": str(value) for name, value in settings.items()},
             capture_output=True,
             text=True,
