@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
 from typing import Any
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""2 added columns, all of which may be null: records of version 1 load with nulls there."""
 
 
 class Outcome(StrEnum):

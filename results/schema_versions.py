@@ -8,7 +8,7 @@ from typing import Any
 
 from results.record import SCHEMA_VERSION, Outcome, Record
 
-UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: dict}
 """From version `n` to `n + 1`, for every `n` below `SCHEMA_VERSION`."""
 
 _DEFAULTS = {

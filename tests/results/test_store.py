@@ -208,3 +208,15 @@ def test_a_file_named_latest_is_left_alone(folder: RunFolder) -> None:
     (folder.path.parent / "latest").write_text("mine")
     folder.link_latest()
     assert (folder.path.parent / "latest").read_text() == "mine"
+
+
+def test_a_record_of_the_first_schema_loads_with_nulls_for_what_is_newer(
+    tmp_path: Path, make_record: MakeRecord
+) -> None:
+    row = make_record().to_dict() | {"schema_version": 1}
+    del row["graph_pool_bytes"]
+    (tmp_path / "old.jsonl").write_text(json.dumps(row) + "\n")
+    (loaded,) = load_runs(tmp_path / "old.jsonl").rows
+    assert loaded["schema_version"] == SCHEMA_VERSION
+    assert loaded["graph_pool_bytes"] is None
+    assert loaded["latency_ms"] == row["latency_ms"]
