@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from attention_impls.contract import AttentionImpl, AttentionInputs, PreparedAttention
+from attention_impls.contract import AttentionImpl, AttentionInputs, Copying, PreparedAttention, TimedCall
 from attention_impls.problem import AttentionProblem, InvalidCombination, InvalidProblem
 from attention_impls.registry import BrokenImpl, UnknownImpl, get_impl, list_impls
 
@@ -19,10 +19,12 @@ __all__ = [
     "AttentionInputs",
     "AttentionProblem",
     "BrokenImpl",
+    "Copying",
     "GroupedQueryAttention",
     "InvalidCombination",
     "InvalidProblem",
     "PreparedAttention",
+    "TimedCall",
     "UnknownImpl",
     "get_impl",
     "list_impls",

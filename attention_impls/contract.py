@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
@@ -47,6 +48,40 @@ class PreparedAttention:
         return self.run()
 
 
+class Copying(StrEnum):
+    """How much of K and V a call makes a temporary copy of, for some purpose."""
+
+    NONE = "no"
+    TILES = "tiles"
+    """Some tokens at a time, so that the copy does not grow with the context."""
+    WHOLE = "whole"
+    """All of K and V at once: workspace of the size of the cache, or more."""
+    UNKNOWN = "not known"
+    """Left to a library, which chooses by shape, dtype and device."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimedCall:
+    """What a timed call contains beside attention over K and V that are in the cache: the fairness contract.
+
+    What is not in the call is done in `prepare`. Two implementations are compared fairly only by a reader
+    who knows where they differ in this.
+    """
+
+    cache_append: bool = False
+    """New keys and values are written into the cache."""
+    planning: bool = False
+    """Host work that a decoder does once a step, such as choosing splits, is repeated in every call."""
+    layout_conversion: Copying = Copying.NONE
+    """K and V are brought into another layout or a wider dtype; gathering pages is that too."""
+    dequantisation: Copying = Copying.NONE
+    """A quantised cache is expanded to `dtype` in memory. NONE: in registers, or none is served."""
+    kv_expansion: Copying = Copying.NONE
+    """K and V are repeated for the query heads of a group, where there is more than one."""
+    num_launches: int | None = None
+    """Kernels that a call launches on CUDA; None where that is not known or differs between problems."""
+
+
 class AttentionImpl(ABC):
     """One attention implementation. The no-argument constructor does no work.
 
@@ -68,6 +103,9 @@ class AttentionImpl(ABC):
     They are looked up in a profile of one call. A call that runs something else is not `ok`.
     """
 
+    timed_call: ClassVar[TimedCall | None] = None
+    """What a call contains; None where its author does not say."""
+
     @abstractmethod
     def unsupported_reasons(self, problem: AttentionProblem) -> list[str]:
         """Why this implementation cannot compute the problem here; empty means that it can."""
@@ -75,3 +113,11 @@ class AttentionImpl(ABC):
     @abstractmethod
     def prepare(self, problem: AttentionProblem, inputs: AttentionInputs) -> PreparedAttention:
         """Take K and V into the cache and do all work that is not part of a call."""
+
+
+def declared_timed_call(impl: AttentionImpl) -> TimedCall | None:
+    """What an implementation declares; None where it does not. Raises `TypeError` for anything else."""
+    declared = getattr(impl, "timed_call", None)  # a class from outside need not have it
+    if declared is not None and not isinstance(declared, TimedCall):
+        raise TypeError(f"timed_call is {type(declared).__name__}, must be TimedCall or None")
+    return declared

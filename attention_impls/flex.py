@@ -15,7 +15,7 @@ import torch
 from torch.nn.attention.flex_attention import flex_attention
 
 from attention_impls.abilities import device_reasons, plain_cache_reasons
-from attention_impls.contract import AttentionImpl, AttentionInputs, PreparedAttention
+from attention_impls.contract import AttentionImpl, AttentionInputs, PreparedAttention, TimedCall
 from attention_impls.flex_block_mask import flex_block_mask
 from attention_impls.problem import AttentionProblem
 
@@ -37,6 +37,7 @@ class Flex(AttentionImpl):
     """
 
     name = "flex"
+    timed_call = TimedCall()
 
     def unsupported_reasons(self, problem: AttentionProblem) -> list[str]:
         reasons = [*device_reasons(problem), *plain_cache_reasons(problem)]

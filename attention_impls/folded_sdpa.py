@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 
 from attention_impls.abilities import device_reasons, no_soft_cap_reasons, plain_cache_reasons
-from attention_impls.contract import AttentionImpl, AttentionInputs, PreparedAttention
+from attention_impls.contract import AttentionImpl, AttentionInputs, PreparedAttention, TimedCall
 from attention_impls.problem import AttentionProblem
 from attention_impls.sdpa_call import SdpaCall
 
@@ -20,6 +20,7 @@ class FoldedSdpa(AttentionImpl):
     """`[B, G, S, D]` queries through `scaled_dot_product_attention`; PyTorch chooses the kernel."""
 
     name = "folded_sdpa"
+    timed_call = TimedCall()
 
     def unsupported_reasons(self, problem: AttentionProblem) -> list[str]:
         reasons = [*device_reasons(problem), *plain_cache_reasons(problem), *no_soft_cap_reasons(problem)]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 
 from attention_impls.abilities import device_reasons, plain_cache_reasons
-from attention_impls.contract import AttentionImpl, AttentionInputs, PreparedAttention
+from attention_impls.contract import AttentionImpl, AttentionInputs, PreparedAttention, TimedCall
 from attention_impls.masks import additive_mask
 from attention_impls.probabilities import attention_probabilities
 from attention_impls.problem import AttentionProblem
@@ -19,6 +19,7 @@ class GroupedMatmul(AttentionImpl):
     """One matrix product per key/value head, `[N, D] @ [D, K]`, so that K and V are read once, in place."""
 
     name = "grouped_matmul"
+    timed_call = TimedCall()
 
     def unsupported_reasons(self, problem: AttentionProblem) -> list[str]:
         return [*device_reasons(problem), *plain_cache_reasons(problem)]

@@ -6,7 +6,7 @@ import torch
 
 from attention_impls.abilities import device_reasons, plain_cache_reasons
 from attention_impls.chunked_formula import EXACT, chunked_formula
-from attention_impls.contract import AttentionImpl, AttentionInputs, PreparedAttention
+from attention_impls.contract import AttentionImpl, AttentionInputs, Copying, PreparedAttention, TimedCall
 from attention_impls.dtypes import torch_dtype
 from attention_impls.problem import AttentionProblem
 
@@ -26,6 +26,7 @@ class Reference(AttentionImpl):
     """The reference as an implementation: float64 inside, the problem's dtype outside."""
 
     name = "reference"
+    timed_call = TimedCall(layout_conversion=Copying.TILES)
 
     def unsupported_reasons(self, problem: AttentionProblem) -> list[str]:
         return [*device_reasons(problem), *plain_cache_reasons(problem)]

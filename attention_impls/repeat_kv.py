@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 
 from attention_impls.abilities import device_reasons, plain_cache_reasons
-from attention_impls.contract import AttentionImpl, AttentionInputs, PreparedAttention
+from attention_impls.contract import AttentionImpl, AttentionInputs, Copying, PreparedAttention, TimedCall
 from attention_impls.expansion import expand_kv
 from attention_impls.masks import additive_mask
 from attention_impls.probabilities import attention_probabilities
@@ -19,6 +19,7 @@ class RepeatKv(AttentionImpl):
     """`repeat_interleave`, then plain attention: a small cache, copied to full size in each call."""
 
     name = "repeat_kv"
+    timed_call = TimedCall(kv_expansion=Copying.WHOLE)
 
     def unsupported_reasons(self, problem: AttentionProblem) -> list[str]:
         return [*device_reasons(problem), *plain_cache_reasons(problem)]

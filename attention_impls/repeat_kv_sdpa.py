@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from attention_impls.abilities import device_reasons, no_soft_cap_reasons, plain_cache_reasons
-from attention_impls.contract import AttentionImpl, AttentionInputs, PreparedAttention
+from attention_impls.contract import AttentionImpl, AttentionInputs, Copying, PreparedAttention, TimedCall
 from attention_impls.expansion import expand_kv
 from attention_impls.problem import AttentionProblem
 from attention_impls.sdpa_call import SdpaCall
@@ -15,6 +15,7 @@ class RepeatKvSdpa(AttentionImpl):
     """What model code did before PyTorch knew grouped heads, and often still does."""
 
     name = "repeat_kv_sdpa"
+    timed_call = TimedCall(kv_expansion=Copying.WHOLE)
 
     def unsupported_reasons(self, problem: AttentionProblem) -> list[str]:
         return [*device_reasons(problem), *plain_cache_reasons(problem), *no_soft_cap_reasons(problem)]

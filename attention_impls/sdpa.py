@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from attention_impls.abilities import device_reasons, no_soft_cap_reasons, plain_cache_reasons
-from attention_impls.contract import AttentionImpl, AttentionInputs, PreparedAttention
+from attention_impls.contract import AttentionImpl, AttentionInputs, Copying, PreparedAttention, TimedCall
 from attention_impls.problem import AttentionProblem
 from attention_impls.sdpa_call import SdpaCall
 
@@ -12,6 +12,7 @@ class Sdpa(AttentionImpl):
     """What a caller gets who asks PyTorch for grouped attention and says nothing more."""
 
     name = "sdpa"
+    timed_call = TimedCall(kv_expansion=Copying.UNKNOWN)
 
     def unsupported_reasons(self, problem: AttentionProblem) -> list[str]:
         return [*device_reasons(problem), *plain_cache_reasons(problem), *no_soft_cap_reasons(problem)]

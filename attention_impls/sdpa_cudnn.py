@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch.nn.attention import SDPBackend
 
+from attention_impls.contract import TimedCall
 from attention_impls.pinned_sdpa import PinnedSdpa
 
 
@@ -13,3 +14,4 @@ class SdpaCudnn(PinnedSdpa):
     name = "sdpa_cudnn"
     backend = SDPBackend.CUDNN_ATTENTION
     promised_operators = ("aten::_scaled_dot_product_cudnn_attention",)
+    timed_call = TimedCall()

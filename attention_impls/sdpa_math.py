@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch.nn.attention import SDPBackend
 
+from attention_impls.contract import Copying, TimedCall
 from attention_impls.pinned_sdpa import PinnedSdpa
 
 
@@ -13,3 +14,4 @@ class SdpaMath(PinnedSdpa):
     name = "sdpa_math"
     backend = SDPBackend.MATH
     promised_operators = ("aten::_scaled_dot_product_attention_math",)
+    timed_call = TimedCall(kv_expansion=Copying.WHOLE)

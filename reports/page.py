@@ -19,6 +19,7 @@ from reports.runs import Header, run_views
 from reports.setup_times import setup_table
 from reports.tables import failures_table, flags_table, outcomes_table, results_table
 from reports.tidy import tidy
+from reports.timed_calls import TIMED_CALL_MEANING, timed_calls_table
 from reports.writing import write_atomically
 
 FIGURES_FOLDER = "figures"
@@ -52,6 +53,8 @@ def build_report(frame: pd.DataFrame, header: Header | Sequence[Header], folder:
         "drawings": drawings,
         "left_out": left_out,
         "results": results_table(tidied),
+        "timed_calls": timed_calls_table(tidied),
+        "timed_call_meaning": TIMED_CALL_MEANING,
         "setup": setup_table(tidied),
         "failures": failures_table(tidied),
         "outcomes": outcomes_table(tidied),

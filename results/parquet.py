@@ -25,11 +25,28 @@ _ARROW_TYPES = {
     "list[str]": pa.list_(pa.string()),
 }
 
+_STRUCTS = {
+    "timed_call": pa.struct(
+        {
+            "cache_append": pa.bool_(),
+            "planning": pa.bool_(),
+            "layout_conversion": pa.string(),
+            "dequantisation": pa.string(),
+            "kv_expansion": pa.string(),
+            "num_launches": pa.int64(),
+        }
+    )
+}
+"""Columns whose values are dictionaries with known keys."""
+
 
 def write_parquet(path: Path, rows: list[dict[str, Any]], headers: list[RunHeader]) -> None:
     """Write record dictionaries and the headers of their runs; whole or not at all."""
     schema = pa.schema(
-        [(item.name, _ARROW_TYPES.get(str(item.type), pa.string())) for item in fields(Record)],
+        [
+            (item.name, _STRUCTS.get(item.name) or _ARROW_TYPES.get(str(item.type), pa.string()))
+            for item in fields(Record)
+        ],
         metadata={_HEADER_KEY: json.dumps([asdict(header) for header in headers]).encode()},
     )
     temporary = path.with_name(f".{path.name}.{os.getpid()}")

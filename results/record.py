@@ -96,6 +96,8 @@ class Record:
     autotune_ms: float | None = None
     plan_ms: float | None = None
     first_call_ms: float | None = None
+    timed_call: dict[str, Any] | None = None
+    """What a call contains, as the implementation declares it: the fields of `attention_impls.TimedCall`."""
     num_threads: int | None = None
     """Threads that a CPU call may use."""
 

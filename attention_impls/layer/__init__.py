@@ -4,7 +4,7 @@ from attention_impls.layer.formula import layer_error_budget, layer_reference
 from attention_impls.layer.grouped_query_attention import GroupedQueryAttention
 from attention_impls.layer.inputs import LayerInputs, make_hidden_states, make_layer_inputs
 from attention_impls.layer.kv_cache import KvCache
-from attention_impls.layer.workload import layer_unsupported_reasons, prepare_layer
+from attention_impls.layer.workload import layer_timed_call, layer_unsupported_reasons, prepare_layer
 
 __all__ = [
     "GroupedQueryAttention",
@@ -12,6 +12,7 @@ __all__ = [
     "LayerInputs",
     "layer_error_budget",
     "layer_reference",
+    "layer_timed_call",
     "layer_unsupported_reasons",
     "make_hidden_states",
     "make_layer_inputs",

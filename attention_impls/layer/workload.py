@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import torch
 
-from attention_impls.contract import AttentionImpl, PreparedAttention
+from attention_impls.contract import (
+    AttentionImpl,
+    Copying,
+    PreparedAttention,
+    TimedCall,
+    declared_timed_call,
+)
 from attention_impls.layer.grouped_query_attention import GroupedQueryAttention, layer_shape_reasons
 from attention_impls.layer.inputs import LayerInputs, make_layer_weights
 from attention_impls.problem import AttentionProblem
@@ -15,6 +21,20 @@ from attention_impls.problem import AttentionProblem
 def layer_unsupported_reasons(impl: AttentionImpl, problem: AttentionProblem) -> list[str]:
     """Why a layer with this implementation cannot compute the problem; empty means that it can."""
     return [*layer_shape_reasons(problem), *impl.unsupported_reasons(problem)]
+
+
+def layer_timed_call(impl: AttentionImpl) -> TimedCall | None:
+    """What a call of the layer contains; None where the implementation does not say what its own does.
+
+    An implementation that keeps another cache converts the layer's and plans in every call.
+    """
+    declared = declared_timed_call(impl)
+    if declared is None:
+        return None
+    inside = replace(declared, cache_append=True, num_launches=None)
+    if impl.reads_cache_in_place:
+        return inside
+    return replace(inside, planning=True, layout_conversion=Copying.WHOLE)
 
 
 def prepare_layer(

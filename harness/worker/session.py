@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -65,6 +66,7 @@ class Session:
         implementation = get_impl(impl)
         if reasons := self._subject.unsupported_reasons(implementation):
             raise UnsupportedProblem("; ".join(reasons))
+        timed_call = self._subject.timed_call(implementation)
         with torch.inference_mode(), self._guarding_inputs():
             started = time.perf_counter()
             prepared = self._subject.prepare(implementation)
@@ -87,6 +89,7 @@ class Session:
             "autotune_ms": prepared.autotune_ms,
             "plan_ms": prepared.plan_ms,
             "kv_cache_bytes": int(prepared.kv_cache_bytes),
+            "timed_call": None if timed_call is None else asdict(timed_call),
             **_worst(first, second),
         }
 

@@ -11,13 +11,15 @@ from dataclasses import dataclass
 
 import torch
 
-from attention_impls import AttentionImpl, AttentionProblem, PreparedAttention
+from attention_impls import AttentionImpl, AttentionProblem, PreparedAttention, TimedCall
+from attention_impls.contract import declared_timed_call
 from attention_impls.cost import model_flops
 from attention_impls.error_budget import ErrorBudget, error_budget
 from attention_impls.inputs import make_inputs, make_queries
 from attention_impls.layer import (
     layer_error_budget,
     layer_reference,
+    layer_timed_call,
     layer_unsupported_reasons,
     make_hidden_states,
     make_layer_inputs,
@@ -86,6 +88,10 @@ class Subject(ABC):
         """Set an implementation up for this problem."""
 
     @abstractmethod
+    def timed_call(self, impl: AttentionImpl) -> TimedCall | None:
+        """What a call contains, as the implementation declares it; None where it does not say."""
+
+    @abstractmethod
     def write_queries(self, variant: int) -> None:
         """Write one of the query variants into the inputs, in place."""
 
@@ -137,6 +143,9 @@ class AttentionSubject(Subject):
     def prepare(self, impl: AttentionImpl) -> PreparedAttention:
         return impl.prepare(self._problem, self._inputs)
 
+    def timed_call(self, impl: AttentionImpl) -> TimedCall | None:
+        return declared_timed_call(impl)
+
     def write_queries(self, variant: int) -> None:
         self._inputs.q.copy_(self._queries[variant])
 
@@ -167,6 +176,9 @@ class LayerSubject(Subject):
 
     def prepare(self, impl: AttentionImpl) -> PreparedAttention:
         return prepare_layer(impl, self._problem, self._inputs, self._seed)
+
+    def timed_call(self, impl: AttentionImpl) -> TimedCall | None:
+        return layer_timed_call(impl)
 
     def write_queries(self, variant: int) -> None:
         self._inputs.hidden.copy_(self._hidden_states[variant])

@@ -124,6 +124,9 @@ MODULE = """
     class RunsAnotherKernel(Good):
         promised_operators = ("aten::_scaled_dot_product_flash",)
 
+    class DeclaresNonsense(Good):
+        timed_call = "nothing"
+
     class HasNoMembers:
         pass
 
@@ -150,6 +153,7 @@ EXPECTED = {
     "HasAnotherSignature": ("error", "TypeError"),
     "WantsTooMuchMemory": ("oom", "allocate"),
     "CannotBeMade": ("error", "no licence"),
+    "DeclaresNonsense": ("error", "TypeError: timed_call is str"),
     "HasNoMembers": ("error", "has no name"),
     "ScalesTheCacheInPlace": ("incorrect", "wrote into the keys or values"),
     "WritesIntoTheCacheWhenCalled": ("incorrect", "second call"),  # wrong by its own writing

@@ -80,7 +80,15 @@ def test_an_empty_run_is_a_frame_without_rows(folder: RunFolder) -> None:
 
 
 def test_parquet_holds_the_same_rows_and_the_header(folder: RunFolder, make_record: MakeRecord) -> None:
-    write(folder, make_record(samples_ms=[1.0]), make_record(impl="flex", kernels=["a", "b"]))
+    timed_call = {
+        "cache_append": False, "planning": True, "layout_conversion": "no", "dequantisation": "tiles",
+        "kv_expansion": "whole", "num_launches": 2,
+    }  # fmt: skip
+    write(
+        folder,
+        make_record(samples_ms=[1.0]),
+        make_record(impl="flex", kernels=["a", "b"], timed_call=timed_call),
+    )
     from_lines = load_runs(folder.path).rows
     write_parquet(folder.path / "records.parquet", from_lines, [folder.header()])
     for file in folder.record_files():
