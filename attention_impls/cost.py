@@ -27,6 +27,13 @@ def kv_cache_bytes(problem: AttentionProblem) -> int:
     return num_tokens * kv_cache_bytes_per_token(problem)
 
 
+def kv_input_bytes(problem: AttentionProblem) -> int:
+    """Bytes of the K and V that an implementation is given: in `dtype`, every sequence at full length."""
+    return (
+        2 * problem.batch_size * problem.num_kv_heads * problem.kv_len * problem.head_dim * problem.itemsize
+    )
+
+
 def visible_pairs(problem: AttentionProblem) -> int:
     """Query-key pairs that are not masked, over the batch, for one head."""
     return sum(_visible_pairs_of(problem, problem.kv_len_of(b)) for b in range(problem.batch_size))

@@ -31,6 +31,8 @@ class MeasureConfig:
     """`cold`, `warm` or both: whether the last-level cache is flushed before each timed call."""
     roofs: bool = MISSING
     """Whether the ceilings of the device are measured first, unless they were within the last week."""
+    energy: bool = MISSING
+    """Whether calls are repeated for seconds to read their energy, where there is a counter of it."""
     max_check_gflop: float = MISSING
     """The float64 reference of a case may cost this much; beyond it, sampled queries are checked."""
 

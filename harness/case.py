@@ -37,12 +37,13 @@ class MeasureSettings:
     timeout_s: float
     caches: tuple[str, ...]
     roofs: bool
+    energy: bool
     max_check_gflop: float
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "caches", tuple(sorted(self.caches)))  # cold before warm
         for key, value in asdict(self).items():
-            if key not in {"name", "caches", "roofs"} and not value > 0:
+            if key not in {"name", "caches", "roofs", "energy"} and not value > 0:
                 raise ValueError(f"measure.{key}={value}: must be positive")
         if (
             not self.caches

@@ -85,6 +85,7 @@ class Energy:
             "idle_power_w": self.idle_power_w,
             "energy_source": self.source,
             "energy_window_s": self.window_s,
+            "energy_reason": self.reason,
         }
 
 

@@ -36,6 +36,7 @@ class Sample:
     others_cpu_s: float | None = None
     """CPU time since boot of all processes but the worker, this one and their descendants."""
     clock_mhz: int | None = None
+    power_w: float | None = None
     temperature_c: int | None = None
     clock_reasons: tuple[str, ...] | None = None
 
@@ -56,6 +57,12 @@ class Trace:
         """Median SM clock of the looks that found the GPU at work; None where there was none."""
         clocks = self._clocks_at_work()
         return median(clocks) if clocks else None
+
+    @property
+    def power_w(self) -> float | None:
+        """Median power of the board in the looks that found the GPU at work; None where there was none."""
+        powers = [sample.power_w for sample in self._looks_at_work() if sample.power_w is not None]
+        return median(powers) if powers else None
 
     @property
     def clock_range_mhz(self) -> float | None:
@@ -104,12 +111,16 @@ class Trace:
         """The conditions, as fields of a record."""
         return {
             "clock_mhz": self.clock_mhz,
+            "power_w": self.power_w,
             "temperature_c": self.temperature_c,
             "throttle_reasons": self.throttle_reasons,
             "background_load": self.background_load,
         }
 
     def _clocks_at_work(self) -> list[int]:
+        return [sample.clock_mhz for sample in self._looks_at_work() if sample.clock_mhz is not None]
+
+    def _looks_at_work(self) -> list[Sample]:
         """An idle GPU lowers its clock, before the first call and between calls: no sign of trouble.
 
         Without reasons idleness is not told, and the looks between first and last stand for work.
@@ -117,11 +128,7 @@ class Trace:
         looks: Sequence[Sample] = self.samples
         if all(sample.clock_reasons is None for sample in looks):
             looks = looks[1:-1]
-        return [
-            sample.clock_mhz
-            for sample in looks
-            if sample.clock_mhz is not None and _IDLE not in (sample.clock_reasons or ())
-        ]
+        return [sample for sample in looks if _IDLE not in (sample.clock_reasons or ())]
 
 
 class Watch:
@@ -193,7 +200,12 @@ class Monitor:
         if uuid is None:
             return Sample(at_s, others_cpu_s)
         return Sample(
-            at_s, others_cpu_s, nvml.sm_clock_mhz(uuid), nvml.temperature_c(uuid), nvml.clock_reasons(uuid)
+            at_s,
+            others_cpu_s,
+            nvml.sm_clock_mhz(uuid),
+            nvml.power_w(uuid),
+            nvml.temperature_c(uuid),
+            nvml.clock_reasons(uuid),
         )
 
     def gpu_pids(self) -> frozenset[int] | None:

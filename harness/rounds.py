@@ -19,8 +19,17 @@ class Stream:
     cache_state: str
 
 
-MeasureStream = Callable[[Stream, int], list[float]]
-"""Times a number of calls; returns milliseconds of each."""
+@dataclass(frozen=True)
+class Slice:
+    """Some calls of one stream, timed in one go."""
+
+    samples_ms: list[float]
+    num_exposed: int = 0
+    """Calls during which a GPU waited for the host to launch."""
+
+
+MeasureStream = Callable[[Stream, int], Slice]
+"""Times a number of calls."""
 
 _WARM_UP_CALLS = 2
 _MAX_CALLS_PER_SLICE = 100
@@ -33,6 +42,11 @@ class Samples:
 
     samples_ms: list[float] = field(default_factory=list)
     calls_per_slice: int = 1
+    num_exposed: int = 0
+
+    def add(self, timed: Slice) -> None:
+        self.samples_ms.extend(timed.samples_ms)
+        self.num_exposed += timed.num_exposed
 
 
 def measure_in_rounds(
@@ -53,7 +67,7 @@ def measure_in_rounds(
     num_rounds = 0
     while not _is_done(measured, settings, num_rounds, is_late=time.monotonic() >= deadline):
         for stream in order.sample(list(streams), len(streams)):
-            measured[stream].samples_ms.extend(measure(stream, measured[stream].calls_per_slice))
+            measured[stream].add(measure(stream, measured[stream].calls_per_slice))
         num_rounds += 1
     return measured
 

@@ -14,15 +14,19 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+from harness.bench import Bench
 from harness.case import CURRENT_ENVIRONMENT, Arm, Case, InvalidCase
 from harness.case_runner import CaseRunner
+from harness.instruments import Instruments
 from harness.nvml import open_nvml
 from harness.plan import plan_case
 from harness.progress import Display, SilentDisplay
+from harness.roof_gauge import RoofGauge
 from harness.roofs import Roofs
 from harness.worker_pool import WorkerPool
 from harness.worker_process import Environment
 from results import FINAL_OUTCOMES, Record, RecordWriter, RunFolder, load_runs
+from results.run_folder import LineWriter
 
 LOG_FOLDER = "logs"
 
@@ -36,17 +40,21 @@ class JobProcess:
     environments: dict[str, Environment]
     runner: CaseRunner | None = None
     writer: RecordWriter | None = None
+    conditions: LineWriter | None = None
     done_cells: frozenset[str] = frozenset()
 
     def open_run(self, folder: RunFolder) -> CaseRunner:
         """Go on with, or start, this process's part of a run."""
         if self.runner is None:
             header = folder.header()
-            self.writer = folder.writer(f"{platform.node()}-{os.getpid()}")
+            own_name = f"{platform.node()}-{os.getpid()}"
+            self.writer = folder.writer(own_name)
+            self.conditions = folder.conditions_writer(own_name)
             self.done_cells = final_cells(folder)
             measured = header.machine.get("roofs", {})
             roofs = {device: Roofs.from_dict(values) for device, values in measured.items()}
-            self.runner = CaseRunner(header.run_id, self.pool, open_nvml(), self.environments, roofs)
+            instruments = Instruments(open_nvml(), RoofGauge(roofs), conditions=self.conditions)
+            self.runner = CaseRunner(header.run_id, Bench(self.pool, self.environments, instruments))
             self.pool.keep_logs_in(folder.path / LOG_FOLDER)
         return self.runner
 
@@ -54,8 +62,9 @@ class JobProcess:
         """End the workers; what they said on standard error stays with the run."""
         self.display.stop()
         self.pool.close()
-        if self.writer is not None:
-            self.writer.close()
+        for writer in (self.writer, self.conditions):
+            if writer is not None:
+                writer.close()
 
 
 _PROCESS: JobProcess | None = None

@@ -21,6 +21,8 @@ FLAG_THROTTLED = "throttled"
 FLAG_WARM_SUSPECT = "warm_suspect"
 FLAG_CLOCK_CHANGED = "clock_changed"
 FLAG_BACKGROUND_LOAD = "background_load"
+FLAG_LAUNCH_EXPOSED = "launch_exposed"
+FLAG_CACHE_UNSEEN = "cache_unseen"
 
 FLAG_MEANINGS: dict[str, str] = {
     FLAG_UNSTABLE: "the interval of the median is wider than asked for, or too few samples gave none",
@@ -30,6 +32,8 @@ FLAG_MEANINGS: dict[str, str] = {
     FLAG_WARM_SUSPECT: "more bytes a second than this machine's memory can deliver: some came from a cache",
     FLAG_CLOCK_CHANGED: "the device's clock moved while calls were timed",
     FLAG_BACKGROUND_LOAD: "other processes used the CPU or the GPU while calls were timed",
+    FLAG_LAUNCH_EXPOSED: "the GPU waited for the host within timed calls: the latency includes launches",
+    FLAG_CACHE_UNSEEN: "the cache bytes that the implementation states were not seen to be allocated",
 }
 """Every flag and what it says of a measurement, in the order in which flags are listed."""
 
@@ -55,6 +59,9 @@ _DRIFT_LEVEL = 0.005
 
 _CLOCK_RANGE = 0.03
 """Share of the median clock. NVIDIA's clocks move in steps of 15 MHz, under 1 %: some steps are no change."""
+
+_MOST_EXPOSED = 0.05
+"""Of the calls: rarer ones do not move the median."""
 
 _FEWEST_BUSY_CORES = 0.1
 _BUSY_SHARE_OF_CORES = 0.01
@@ -150,6 +157,8 @@ def condition_flags(
     clock_range_mhz: float | None,
     background_load: float | None,
     num_cores: int,
+    gpu_other_processes: bool | None = None,
+    exposed_share: float = 0.0,
 ) -> list[str]:
     """The flags of what was seen of the machine during timing, in the order of `FLAG_MEANINGS`.
 
@@ -157,17 +166,32 @@ def condition_flags(
     less the lowest. `background_load` is how many of the `num_cores` other processes kept busy on average. It
     is too much above 0.1 cores, or 1 % of the cores where that is more: a call on all cores waits for the
     slowest of them, so that cores delay it and not their share; but what a system does for itself grows with
-    their number.
+    their number. `gpu_other_processes`: whether others had a context on the GPU.
+    `exposed_share`: of the timed calls, those during which the GPU waited for the host.
     """
     raised = {
         FLAG_THROTTLED: not HARMLESS_CLOCK_REASONS.issuperset(throttle_reasons or ()),
         FLAG_CLOCK_CHANGED: clock_mhz is not None
         and clock_range_mhz is not None
         and clock_range_mhz > _CLOCK_RANGE * clock_mhz,
-        FLAG_BACKGROUND_LOAD: background_load is not None
-        and background_load > max(_FEWEST_BUSY_CORES, _BUSY_SHARE_OF_CORES * num_cores),
+        FLAG_LAUNCH_EXPOSED: exposed_share > _MOST_EXPOSED,
+        FLAG_BACKGROUND_LOAD: bool(gpu_other_processes)
+        or (
+            background_load is not None
+            and background_load > max(_FEWEST_BUSY_CORES, _BUSY_SHARE_OF_CORES * num_cores)
+        ),
     }
     return [flag for flag in FLAG_MEANINGS if raised.get(flag)]
+
+
+def cache_flags(*, kv_cache_bytes: int, prepared_bytes: int, given_bytes: int) -> list[str]:
+    """The flag of a cache that nobody saw: neither the keys and values that were given, nor allocated.
+
+    An implementation that reads K and V in place holds the `given_bytes`. One with a layout of its own
+    allocates what it holds while it is prepared, `prepared_bytes` in all.
+    """
+    is_seen = kv_cache_bytes == given_bytes or 0 < kv_cache_bytes <= prepared_bytes
+    return [] if is_seen else [FLAG_CACHE_UNSEEN]
 
 
 def _without_clock_steps(values: npt.NDArray[Any]) -> npt.NDArray[Any]:

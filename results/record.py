@@ -87,6 +87,16 @@ class Record:
     warm_latency_ms: float | None = None
     """Median of `warm_samples_ms`: the same calls without the flush, where both states were asked for."""
     warm_samples_ms: list[float] | None = None
+    graph_latency_ms: float | None = None
+    """CUDA: median of `graph_samples_ms`, a check on `latency_ms`."""
+    graph_samples_ms: list[float] | None = None
+    """CUDA: times of calls that were captured as a graph, each after a flush of the L2, in order."""
+    graph_reason: str | None = None
+    """CUDA: why the calls have no `graph_latency_ms`."""
+    kernel_ms: float | None = None
+    """CUDA: median of what the kernels of a call take by CUPTI, gaps between them left out."""
+    kernel_ms_source: str | None = None
+    """`cupti` or `torch.profiler`: by which way CUPTI was asked."""
     eager_ms: float | None = None
     """CUDA: median wall time of a call and the wait for it, as a caller sees it, launches included."""
     prepare_ms: float | None = None
@@ -128,6 +138,10 @@ class Record:
     """CUDA: what the allocator had handed out before the call."""
     allocator_reserved_bytes: int | None = None
     """CUDA: what the allocator had taken from the device after the call."""
+    allocator_peak_bytes: int | None = None
+    """CUDA: the most that the allocator had handed out during the call."""
+    prepared_bytes: int | None = None
+    """What `prepare` left allocated: a cache of its own layout, masks, page tables. Inputs do not count."""
     graph_pool_bytes: int | None = None
     """CUDA: memory that the captured graph of the calls keeps to itself."""
     process_bytes: int | None = None
@@ -146,10 +160,15 @@ class Record:
     energy_source: str | None = None
     """`nvml` or `rapl`: whose counter was read."""
     energy_window_s: float | None = None
+    """Between the two readings of the counter."""
+    energy_reason: str | None = None
+    """Why there is no energy, where there is a counter."""
 
     # Conditions while it was timed
     clock_mhz: float | None = None
     """Median SM clock."""
+    power_w: float | None = None
+    """Median power of the GPU's board, idle looks left out."""
     temperature_c: float | None = None
     """Highest temperature of the device."""
     throttle_reasons: list[str] | None = None

@@ -2,6 +2,7 @@
 
     RUN/run.json              what was run, where, and how far it came
     RUN/records/NAME.jsonl    one record a line; each process writes files of its own
+    RUN/conditions/NAME.jsonl what was seen of the machine while arms were timed, a line for each time
     RUN/records.parquet       the same records, written when the run ends
 
 Only data is written here: no pickles.
@@ -22,6 +23,7 @@ from results.record import SCHEMA_VERSION, Record
 HEADER_NAME = "run.json"
 PARQUET_NAME = "records.parquet"
 RECORDS_FOLDER = "records"
+CONDITIONS_FOLDER = "conditions"
 LATEST_LINK = "latest"
 RUN_STATUSES = ("running", "complete", "partial")
 
@@ -57,23 +59,37 @@ class RunHeader:
             raise ValueError(f"not a run header: {error}") from error
 
 
-class RecordWriter:
-    """Appends records to one file; each is on disk before `write` returns."""
+class LineWriter:
+    """Appends JSON objects to one file, a line each; each is on disk before `write` returns."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         _end_with_newline(path)
         self._file = path.open("ab", buffering=0)  # nothing is held back, so closing cannot fail
 
-    def write(self, record: Record) -> None:
+    def write(self, values: dict[str, Any]) -> None:
         """Raises `OSError` when the disk refuses it."""
-        unwritten = json.dumps(record.to_dict(), allow_nan=False).encode() + b"\n"
+        unwritten = json.dumps(values, allow_nan=False).encode() + b"\n"
         while unwritten:
             unwritten = unwritten[self._file.write(unwritten) :]
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
         self._file.close()
+
+
+class RecordWriter:
+    """Appends records to one file; each is on disk before `write` returns."""
+
+    def __init__(self, path: Path) -> None:
+        self._lines = LineWriter(path)
+
+    def write(self, record: Record) -> None:
+        """Raises `OSError` when the disk refuses it."""
+        self._lines.write(record.to_dict())
+
+    def close(self) -> None:
+        self._lines.close()
 
     def __enter__(self) -> Self:
         return self
@@ -122,6 +138,10 @@ class RunFolder:
     def writer(self, name: str) -> RecordWriter:
         """A writer of this run's file `records/NAME.jsonl`, which no other process may use."""
         return RecordWriter(self.path / RECORDS_FOLDER / f"{name}.jsonl")
+
+    def conditions_writer(self, name: str) -> LineWriter:
+        """A writer of `conditions/NAME.jsonl`, which no other process may use."""
+        return LineWriter(self.path / CONDITIONS_FOLDER / f"{name}.jsonl")
 
     def record_files(self) -> list[Path]:
         """The JSON-lines files, in order of name."""

@@ -28,6 +28,8 @@ def serve(requests: IO[str], replies: IO[str]) -> None:
         "weigh": session.weigh,
         "measure": session.measure,
         "verify": session.verify,
+        "cross_check": session.cross_check,
+        "run_for": session.run_for,
         "drop": session.drop,
         "close_case": session.close_case,
     }

@@ -12,9 +12,13 @@ import torch
 
 from attention_impls import AttentionProblem, PreparedAttention, get_impl
 from harness.worker.clock import Clock, make_clock
+from harness.worker.cross_check import cross_check_fields
 from harness.worker.memory_limit import require_memory_for_inputs
 from harness.worker.subject import NUM_TIMED_VARIANTS, UNSEEN_VARIANT, Check, Subject, make_subject
-from harness.worker.workspace import weigh_call
+from harness.worker.workspace import counting_allocated, weigh_call
+
+_MOST_CALLS_IN_FLIGHT = 32
+"""A GPU's queue takes a thousand launches or so before the host has to wait."""
 
 
 class UnsupportedProblem(Exception):
@@ -62,17 +66,19 @@ class Session:
 
     def prepare(self, arm: str, impl: str) -> dict[str, Any]:
         """Set an arm up, and check two outputs on different queries against the reference."""
-        assert self._subject is not None
+        assert self._problem is not None and self._subject is not None
         implementation = get_impl(impl)
         if reasons := self._subject.unsupported_reasons(implementation):
             raise UnsupportedProblem("; ".join(reasons))
         timed_call = self._subject.timed_call(implementation)
         with torch.inference_mode(), self._guarding_inputs():
-            started = time.perf_counter()
-            prepared = self._subject.prepare(implementation)
-            self._clock.synchronize()
-            ready = time.perf_counter()
+            with counting_allocated(self._problem.device) as allocated:
+                started = time.perf_counter()
+                prepared = self._subject.prepare(implementation)
+                self._clock.synchronize()
+                ready = time.perf_counter()
             self._subject.write_queries(0)
+            first_started = time.perf_counter()
             first_output = prepared()
             self._clock.synchronize()
             first_done = time.perf_counter()
@@ -84,12 +90,13 @@ class Session:
         self._promises[arm] = tuple(getattr(implementation, "promised_operators", ()))
         return {
             "prepare_ms": (ready - started) * 1e3,
-            "first_call_ms": (first_done - ready) * 1e3,
+            "first_call_ms": (first_done - first_started) * 1e3,
             "compile_ms": prepared.compile_ms,
             "autotune_ms": prepared.autotune_ms,
             "plan_ms": prepared.plan_ms,
             "kv_cache_bytes": int(prepared.kv_cache_bytes),
             "timed_call": None if timed_call is None else asdict(timed_call),
+            "prepared_bytes": allocated.num_bytes,
             **_worst(first, second),
         }
 
@@ -115,7 +122,9 @@ class Session:
         with torch.inference_mode():
             if not is_cold:
                 prepared()  # other arms have used the cache since
-            return {"samples_ms": clock.time_calls(prepared, num_calls, before_each)}
+            exposed_before = clock.num_exposed
+            samples_ms = clock.time_calls(prepared, num_calls, before_each)
+            return {"samples_ms": samples_ms, "num_exposed": clock.num_exposed - exposed_before}
 
     def verify(self, arm: str) -> dict[str, Any]:
         """Check once more, after timing, on queries that the arm has not met."""
@@ -125,6 +134,37 @@ class Session:
             with self._guarding_inputs():
                 output = self._call(self._arms[arm], UNSEEN_VARIANT)
                 return _worst(self._require_correct(output, UNSEEN_VARIANT, when="after timing"))
+
+    def cross_check(self, arm: str) -> dict[str, Any]:
+        """On CUDA: what calls take by other ways of timing, and whether they can be captured as a graph."""
+        assert self._problem is not None and self._subject is not None
+        subject = self._subject
+
+        def is_correct(output: object) -> bool:
+            return subject.check(output, self._num_calls[arm] % NUM_TIMED_VARIANTS).is_correct
+
+        with torch.inference_mode():
+            return cross_check_fields(
+                self._arms[arm],
+                lambda: self._rotate(arm),
+                self._clock.flush,
+                is_correct,
+                torch.device(self._problem.device),
+            )
+
+    def run_for(self, arm: str, seconds: float) -> dict[str, Any]:
+        """Call back to back for some seconds, on changing queries and without flushing: for energy."""
+        prepared, num_calls = self._arms[arm], 0
+        with torch.inference_mode():
+            started = time.perf_counter()
+            while time.perf_counter() - started < seconds:
+                self._rotate(arm)
+                prepared()
+                num_calls += 1
+                if num_calls % _MOST_CALLS_IN_FLIGHT == 0:
+                    self._clock.synchronize()
+            self._clock.synchronize()
+            return {"num_calls": num_calls, "seconds": time.perf_counter() - started}
 
     def drop(self, arm: str) -> None:
         """Free what an arm holds."""

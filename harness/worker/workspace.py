@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ class Weight:
     peak_workspace_bytes: int
     allocator_reserved_bytes: int | None
     allocator_allocated_bytes: int | None
+    allocator_peak_bytes: int | None
     process_bytes: int | None
     kernels: list[str]
     """What did the work: operators on a CPU, kernels on CUDA."""
@@ -40,6 +42,33 @@ def weigh_call(call: Callable[[], torch.Tensor], device: str) -> Weight:
     allocator's own peak is taken, which is exact to its rounding (512 bytes).
     """
     return _weigh_on_cpu(call) if device == "cpu" else _weigh_on_cuda(call, torch.device(device))
+
+
+@dataclass
+class Allocated:
+    """What some code left allocated."""
+
+    num_bytes: int | None = None
+    """None until the code has ended."""
+
+
+@contextmanager
+def counting_allocated(device: str) -> Iterator[Allocated]:
+    """Counts the bytes that PyTorch's allocator handed out inside and did not get back.
+
+    Exact, on a CPU by the profiler's events. Memory that comes from elsewhere is not seen.
+    """
+    allocated = Allocated()
+    if device == "cpu":
+        with _profiling([ProfilerActivity.CPU]) as profiler:
+            yield allocated
+        allocated.num_bytes = sum(
+            event.nbytes() for event in _events(profiler) if event.name() == _MEMORY_EVENT
+        )
+    else:
+        before = torch.cuda.memory_allocated(device)
+        yield allocated
+        allocated.num_bytes = torch.cuda.memory_allocated(device) - before
 
 
 def peak_of(allocations: Iterable[int]) -> int:
@@ -71,6 +100,7 @@ def _weigh_on_cpu(call: Callable[[], torch.Tensor]) -> Weight:
         peak_workspace_bytes=peak_of(event.nbytes() for event in events if event.name() == _MEMORY_EVENT),
         allocator_reserved_bytes=None,  # the CPU allocator keeps nothing back
         allocator_allocated_bytes=None,
+        allocator_peak_bytes=None,
         process_bytes=resident_set_bytes(),
         kernels=operators,
         operators=operators,
@@ -94,6 +124,7 @@ def _weigh_on_cuda(call: Callable[[], torch.Tensor], device: torch.device) -> We
         peak_workspace_bytes=peak,
         allocator_reserved_bytes=reserved,
         allocator_allocated_bytes=resident,
+        allocator_peak_bytes=resident + peak,
         process_bytes=None,  # NVML knows it, from the parent
         kernels=_first_appearances(names[True]),
         operators=_first_appearances(names[False]),
@@ -104,15 +135,25 @@ def _profiled(
     call: Callable[[], torch.Tensor], activities: list[ProfilerActivity], device: torch.device | None = None
 ) -> list[Any]:
     """The profiler's raw events of one call, in order of time."""
+    with _profiling(activities) as profiler:
+        output = call()
+        if device is not None:
+            torch.cuda.synchronize(device)
+    del output
+    return sorted(_events(profiler), key=lambda event: event.start_ns())
+
+
+@contextmanager
+def _profiling(activities: list[ProfilerActivity]) -> Iterator[profile]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with profile(activities=activities, profile_memory=True) as profiler:
-            output = call()
-            if device is not None:
-                torch.cuda.synchronize(device)
-        del output
+            yield profiler
+
+
+def _events(profiler: profile) -> list[Any]:
     assert profiler.profiler is not None and profiler.profiler.kineto_results is not None
-    return sorted(profiler.profiler.kineto_results.events(), key=lambda event: event.start_ns())
+    return list(profiler.profiler.kineto_results.events())
 
 
 def _first_appearances(names: Iterable[str]) -> list[str]:

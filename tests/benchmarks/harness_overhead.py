@@ -210,6 +210,7 @@ def _write_run(folder: Path) -> Path:
         timeout_s=1,
         caches=("cold",),
         roofs=False,
+        energy=False,
         max_check_gflop=1,
     )
     header = RunHeader(

@@ -214,6 +214,7 @@ def test_the_fields_are_those_of_a_record(lab: Lab) -> None:
     assert fields == {
         "energy_j_per_call": energy.j_per_call,
         "energy_j_per_token": energy.j_per_token,
+        "energy_reason": None,
         "idle_power_w": 100.0,
         "energy_source": "nvml",
         "energy_window_s": energy.window_s,

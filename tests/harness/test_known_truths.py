@@ -52,6 +52,17 @@ MODULE = f"""
             del scratch
             return self.inner()
 
+    class KeepsACopyOfTheCache(Plain):
+        def prepare(self, problem, inputs):
+            self.cache = torch.stack([inputs.k, inputs.v]).to(torch.float64)
+            prepared = super().prepare(problem, inputs)
+            return PreparedAttention(prepared.run, self.cache.nbytes)
+
+    class StatesLessThanItHolds(Plain):
+        def prepare(self, problem, inputs):
+            prepared = super().prepare(problem, inputs)
+            return PreparedAttention(prepared.run, prepared.kv_cache_bytes // 2)
+
     class IsSlowerWhenWarm(Plain):
         # Between cold calls a flush takes more than half a millisecond; warm ones follow at once.
         def run(self):
@@ -67,7 +78,10 @@ MODULE = f"""
 def rows(gqabench_in: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
     folder = tmp_path_factory.mktemp("truths")
     (folder / "known.py").write_text(textwrap.dedent(MODULE))
-    names = ["Plain", "TakesAKnownTime", "AllocatesAKnownScratch", "IsSlowerWhenWarm"]
+    names = [
+        "Plain", "TakesAKnownTime", "AllocatesAKnownScratch", "KeepsACopyOfTheCache", "StatesLessThanItHolds",
+        "IsSlowerWhenWarm",
+    ]  # fmt: skip
     finished = gqabench_in(
         folder,
         "sweep", "measure=smoke", "measure.caches=[cold,warm]", "measure.seconds_per_arm=0.4",
@@ -99,6 +113,18 @@ def test_a_known_scratch_is_read_to_the_byte(rows: pd.DataFrame) -> None:
     plain = rows.loc["Plain", "peak_workspace_bytes"]
     assert rows.loc["AllocatesAKnownScratch", "peak_workspace_bytes"] == max(SCRATCH_BYTES, plain)
     assert plain < SCRATCH_BYTES
+
+
+def test_what_prepare_keeps_is_read_to_the_byte(rows: pd.DataFrame) -> None:
+    given = rows.loc["Plain", "kv_cache_bytes"]
+    assert rows.loc["Plain", "prepared_bytes"] == 0
+    assert rows.loc["KeepsACopyOfTheCache", "prepared_bytes"] == 2 * given  # float32 as float64
+    assert rows.loc["KeepsACopyOfTheCache", "kv_cache_bytes"] == 2 * given
+
+
+def test_cache_bytes_that_nobody_saw_are_flagged(rows: pd.DataFrame) -> None:
+    is_flagged = rows["flags"].map(lambda flags: "cache_unseen" in flags)
+    assert list(is_flagged[is_flagged].index) == ["StatesLessThanItHolds"]
 
 
 def test_what_is_slower_when_warm_is_told_apart(rows: pd.DataFrame) -> None:

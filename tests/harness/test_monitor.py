@@ -58,7 +58,8 @@ def cpu(*looks: tuple[float, float | None]) -> tuple[Sample, ...]:
 
 
 def test_nothing_seen_is_nothing_known() -> None:
-    fields = {"clock_mhz": None, "temperature_c": None, "throttle_reasons": None, "background_load": None}
+    names = ("clock_mhz", "power_w", "temperature_c", "throttle_reasons", "background_load")
+    fields = dict.fromkeys(names)
     for trace in (Trace(), Trace((Sample(0.0),)), Trace((Sample(0.0), Sample(1.0)))):
         assert trace.record_fields() == fields
         assert trace.clock_range_mhz is None

@@ -453,6 +453,7 @@ answers = [watch.trace.record_fields(), watch.trace.gpu_other_processes, len(wat
     assert fields.pop("background_load") >= 0
     assert fields == {
         "clock_mhz": 1965.0,
+        "power_w": 100.0,
         "temperature_c": 55.0,
         "throttle_reasons": ["sw_thermal_slowdown"],
     }

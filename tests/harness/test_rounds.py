@@ -6,7 +6,7 @@ import pytest
 
 import harness.rounds
 from harness.case import Arm, MeasureSettings
-from harness.rounds import Stream, calls_per_slice, measure_in_rounds
+from harness.rounds import Slice, Stream, calls_per_slice, measure_in_rounds
 
 STREAMS = [Stream(Arm(name), "cold") for name in "abc"]
 
@@ -14,7 +14,7 @@ STREAMS = [Stream(Arm(name), "cold") for name in "abc"]
 def settings(**changes: float) -> MeasureSettings:
     values = {
         "target_interval": 0.01, "min_rounds": 6, "seconds_per_arm": 1.0, "slice_ms": 10.0, "timeout_s": 1.0,
-        "max_check_gflop": 1.0, "caches": ("cold",), "roofs": False,
+        "max_check_gflop": 1.0, "caches": ("cold",), "roofs": False, "energy": False,
     }  # fmt: skip
     return MeasureSettings(name="test", **values | changes)  # type: ignore[arg-type]
 
@@ -28,11 +28,11 @@ class FakeMachine:
         self._durations_ms = durations_ms
         monkeypatch.setattr(harness.rounds.time, "monotonic", lambda: self.now_s)
 
-    def measure(self, stream: Stream, num_calls: int) -> list[float]:
+    def measure(self, stream: Stream, num_calls: int) -> Slice:
         self.order.append(stream.arm.impl)
         samples_ms = [next(self._durations_ms[stream.arm.impl]) for _ in range(num_calls)]
         self.now_s += sum(samples_ms) / 1e3
-        return samples_ms
+        return Slice(samples_ms)
 
 
 def steady(value_ms: float) -> Iterator[float]:

@@ -15,6 +15,7 @@ from scipy.signal import lfilter
 from results import flags
 from results.flags import (
     FLAG_MEANINGS,
+    cache_flags,
     condition_flags,
     is_bimodal,
     is_drifting,
@@ -40,7 +41,7 @@ def test_every_flag_has_a_meaning_of_its_own() -> None:
         value for name, value in vars(flags).items() if name.startswith("FLAG_") and isinstance(value, str)
     ]
     assert names == list(FLAG_MEANINGS)
-    assert len(set(FLAG_MEANINGS.values())) == len(names) == 7
+    assert len(set(FLAG_MEANINGS.values())) == len(names)
 
 
 def test_flags_do_not_wait_for_scipy() -> None:
@@ -328,3 +329,28 @@ def test_flags_of_conditions_come_in_order() -> None:
         background_load=3.0, clock_range_mhz=500.0, clock_mhz=1500.0, throttle_reasons=["sw_thermal_slowdown"]
     )
     assert raised == ["throttled", "clock_changed", "background_load"]
+
+
+def test_other_processes_on_the_gpu_are_background_load() -> None:
+    assert conditions(gpu_other_processes=True) == ["background_load"]
+    assert conditions(gpu_other_processes=False) == []
+
+
+@pytest.mark.parametrize(("share", "flags"), [(0.0, []), (0.05, []), (0.06, ["launch_exposed"])])
+def test_launches_that_were_not_hidden_are_flagged(share: float, flags: list[str]) -> None:
+    assert conditions(exposed_share=share) == flags
+
+
+@pytest.mark.parametrize(
+    ("stated", "prepared", "given", "is_seen"),
+    [
+        (4096, 0, 4096, True),  # read in place
+        (1024, 1088, 4096, True),  # a layout of its own, with tables beside it
+        (1024, 0, 4096, False),  # a part of what it was given, of which all stays resident
+        (8192, 4096, 4096, False),  # more than there is
+        (0, 4096, 4096, False),
+    ],
+)
+def test_a_cache_that_nobody_saw_is_flagged(stated: int, prepared: int, given: int, is_seen: bool) -> None:
+    flags = cache_flags(kv_cache_bytes=stated, prepared_bytes=prepared, given_bytes=given)
+    assert flags == ([] if is_seen else ["cache_unseen"])

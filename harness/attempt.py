@@ -1,0 +1,224 @@
+"""One try at a case: its arms are prepared, weighed, timed in rounds, checked again, and recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from functools import partial
+from typing import Any
+
+from attention_impls.cost import kv_input_bytes
+from harness.arm_facts import ArmFacts
+from harness.bench import Bench
+from harness.case import CURRENT_ENVIRONMENT, Arm, Case
+from harness.monitor import Trace
+from harness.rounds import Samples, Slice, Stream, measure_in_rounds
+from harness.timed_row import timed_fields
+from harness.worker_process import RequestFailed, WorkerFailed, WorkerProcess
+from results import Outcome
+from results.flags import cache_flags
+
+Write = Callable[[Arm, dict[str, Any]], None]
+"""Takes an arm and the record fields that were found out of it."""
+
+
+class ArmLost(Exception):
+    """An arm took its worker with it: the other arms of the case have to start again."""
+
+    def __init__(self, arm: Arm, failure: WorkerFailed) -> None:
+        super().__init__(str(failure))
+        self.arm = arm
+        self.outcome = failure.outcome
+
+
+class Attempt:
+    """One try at measuring some arms of a case, in workers that hold no case yet."""
+
+    def __init__(self, bench: Bench, case: Case, arms: list[Arm], write: Write) -> None:
+        self._bench = bench
+        self._instruments = bench.instruments
+        self._case = case
+        self._active = list(arms)
+        self._facts = {arm: ArmFacts() for arm in arms}
+        self._write = write
+
+    def run(self) -> None:
+        """Raises `ArmLost` when an arm ends its worker; `fail` has to be told of it."""
+        for environment in dict.fromkeys(arm.environment for arm in self._active):
+            self._open(environment)
+        if self._active and self._case.measure.energy:
+            self._instruments.energy.get_ready(self._uuid)
+        self._each_arm(self._prepare)
+        self._each_arm(self._weigh)
+        timed, trace = self._time()
+        self._each_arm(partial(self._finish, timed, trace))
+        for environment in dict.fromkeys(arm.environment for arm in self._case.arms):
+            self._worker(environment).request("close_case", self._case.measure.timeout_s)
+
+    def fail(self, arm: Arm, outcome: str, reason: str, errors: dict[str, Any] | None = None) -> None:
+        """Record that an arm ended without a measurement."""
+        facts = self._facts[arm]
+        facts.add(errors or {})
+        self._record(arm, {**facts.fields, "outcome": Outcome(outcome), "reason": reason})
+
+    @property
+    def _uuid(self) -> str | None:
+        """Of the case's GPU; None on a CPU."""
+        uuid: str | None = self._bench.device_facts(self._case)["uuid"]
+        return uuid
+
+    def _each_arm(self, step: Callable[[Arm], None]) -> None:
+        for arm in list(self._active):
+            with self._blaming(arm):
+                step(arm)
+
+    def _open(self, environment: str) -> None:
+        """Make the inputs of the case; where that fails, all arms of the environment do."""
+        case = self._case
+        arms = [arm for arm in self._active if arm.environment == environment]
+        try:
+            opened = self._worker(environment).request(
+                "open_case",
+                case.measure.timeout_s,
+                problem=asdict(case.problem),
+                workload=case.workload,
+                hidden_size=case.hidden_size,
+                seed=case.seed,
+                max_check_gflop=case.measure.max_check_gflop,
+            )
+        except RequestFailed as failure:
+            outcome, reason = failure.outcome, f"making the inputs: {failure}"
+        except WorkerFailed as failure:
+            self._bench.discard(environment)
+            outcome, reason = failure.outcome, f"making the inputs: {failure}"
+        else:
+            for arm in arms:
+                self._facts[arm].add(opened)
+            return
+        for arm in arms:
+            self.fail(arm, outcome, reason)
+
+    def _prepare(self, arm: Arm) -> None:
+        self._facts[arm].add(self._ask(arm, "prepare", impl=arm.impl))
+
+    def _weigh(self, arm: Arm) -> None:
+        facts = self._facts[arm]
+        facts.add(self._ask(arm, "weigh"))
+        if self._uuid is None:
+            return
+        nvml = self._instruments.nvml
+        process_bytes = nvml.process_memory_bytes(self._uuid, self._worker(arm.environment).pid)
+        reserved = facts.fields["allocator_reserved_bytes"]
+        facts.add(
+            {
+                "device_bytes": nvml.device_memory_bytes(self._uuid),
+                "process_bytes": process_bytes,
+                "unexplained_bytes": None if process_bytes is None else process_bytes - reserved,
+            }
+        )
+
+    def _time(self) -> tuple[dict[Stream, Samples], Trace]:
+        """Time the arms in rounds. An arm that fails on the way is dropped, and the rounds start again."""
+        trace = Trace()
+        while self._active:
+            streams = [Stream(arm, state) for arm in self._active for state in self._case.measure.caches]
+            worker = self._worker(self._active[0].environment)
+            try:
+                with self._instruments.monitor(self._uuid, worker.pid).watching() as watch:
+                    timed = measure_in_rounds(streams, self._case.measure, self._case.seed, self._measure)
+            except _ArmDropped:
+                continue
+            trace = watch.trace
+            self._instruments.keep(self._case.case_id, self._case.problem.device, trace)
+            return timed, trace
+        return {}, trace
+
+    def _measure(self, stream: Stream, num_calls: int) -> Slice:
+        timed: Slice | None = None
+        with self._blaming(stream.arm):
+            is_cold = stream.cache_state == "cold"
+            reply = self._ask(stream.arm, "measure", num_calls=num_calls, is_cold=is_cold)
+            timed = Slice(reply["samples_ms"], reply["num_exposed"])
+        if timed is None:
+            raise _ArmDropped
+        return timed
+
+    def _finish(self, timed: dict[Stream, Samples], trace: Trace, arm: Arm) -> None:
+        """Check a timed arm's output once more, measure what has a pass of its own, and record the arm."""
+        self._facts[arm].add(self._ask(arm, "verify"))
+        self._cross_check(arm)
+        self._measure_energy(arm)
+        self._record_ok(arm, timed, trace)
+
+    def _cross_check(self, arm: Arm) -> None:
+        """Time the calls in other ways too, where the device has others."""
+        if self._uuid is not None:
+            self._facts[arm].add(self._ask(arm, "cross_check"))
+
+    def _measure_energy(self, arm: Arm) -> None:
+        energy, case = self._instruments.energy, self._case
+        if not (case.measure.energy and energy.is_metered(self._uuid)):
+            return
+
+        def run_for(seconds: float) -> tuple[int, float]:
+            reply = self._ask(arm, "run_for", seconds=seconds)
+            return reply["num_calls"], reply["seconds"]
+
+        self._facts[arm].add(
+            energy.record_fields(self._uuid, run_for, case.problem.batch_size * case.problem.q_len)
+        )
+
+    def _record_ok(self, arm: Arm, timed: dict[Stream, Samples], trace: Trace) -> None:
+        case, bench = self._case, self._bench
+        samples = {state: timed[Stream(arm, state)] for state in case.measure.caches}
+        fields = timed_fields(case, samples, trace)
+        roof = self._instruments.roofs.fields(
+            case,
+            fields,
+            bench.device_facts(case),
+            bench.host(arm.environment),
+            lambda: self._worker(arm.environment),
+        )
+        facts = self._facts[arm].fields
+        cache = cache_flags(
+            kv_cache_bytes=facts["kv_cache_bytes"],
+            prepared_bytes=facts["prepared_bytes"],
+            given_bytes=kv_input_bytes(case.problem),
+        )
+        flags = [*fields.pop("flags"), *roof.pop("flags"), *cache]
+        self._record(arm, {**facts, **fields, **roof, "outcome": Outcome.OK, "flags": flags})
+
+    def _record(self, arm: Arm, fields: dict[str, Any]) -> None:
+        known = {
+            **self._case.model_fields(),
+            "device_name": self._bench.device_facts(self._case)["name"],
+        }
+        self._write(arm, known | fields)
+        self._active.remove(arm)
+
+    def _ask(self, arm: Arm, op: str, **arguments: Any) -> dict[str, Any]:
+        timeout_s = self._case.measure.timeout_s
+        return self._worker(arm.environment).request(op, timeout_s, arm=_label(arm), **arguments)
+
+    @contextmanager
+    def _blaming(self, arm: Arm) -> Iterator[None]:
+        """What goes wrong inside is this arm's: a row, or the loss of its worker."""
+        try:
+            yield
+        except RequestFailed as failure:
+            self.fail(arm, failure.outcome, str(failure), failure.errors)
+            self._worker(arm.environment).request("drop", self._case.measure.timeout_s, arm=_label(arm))
+        except WorkerFailed as failure:
+            raise ArmLost(arm, failure) from failure
+
+    def _worker(self, environment: str) -> WorkerProcess:
+        return self._bench.worker(environment)
+
+
+class _ArmDropped(Exception):
+    """An arm failed while it was timed; its row is written."""
+
+
+def _label(arm: Arm) -> str:
+    return arm.impl if arm.environment == CURRENT_ENVIRONMENT else f"{arm.environment}:{arm.impl}"

@@ -1,0 +1,38 @@
+"""The workers and instruments that cases are measured with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from harness.case import Case
+from harness.instruments import Instruments
+from harness.worker_pool import WorkerPool
+from harness.worker_process import Environment, WorkerProcess
+
+
+@dataclass
+class Bench:
+    """One bench serves all cases of a process."""
+
+    pool: WorkerPool
+    environments: dict[str, Environment]
+    instruments: Instruments
+
+    def worker(self, environment: str) -> WorkerProcess:
+        """The environment's worker, started where there is none. Raises `WorkerFailed`."""
+        return self.pool.ready(self.environments[environment])
+
+    def discard(self, environment: str) -> None:
+        """End the environment's worker; the next use starts another."""
+        self.pool.discard(self.environments[environment])
+
+    def host(self, environment: str) -> dict[str, Any]:
+        """What the environment's worker says of itself and its machine."""
+        return self.pool.host(self.environments[environment])
+
+    def device_facts(self, case: Case) -> dict[str, Any]:
+        """The worker's description of the case's device."""
+        wanted = "cuda:0" if case.problem.device == "cuda" else case.problem.device
+        devices: list[dict[str, Any]] = self.host(case.arms[0].environment)["devices"]
+        return next(device for device in devices if device["device"] == wanted)

@@ -1,0 +1,78 @@
+"""The pass that measures energy. Meters, their periods and the idle power are found before the first case."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from harness.energy import (
+    Clock,
+    EnergyMeter,
+    RunFor,
+    Sleep,
+    infer_period_s,
+    measure_energy,
+    measure_idle_power_w,
+    open_energy_meter,
+)
+from harness.nvml import Nvml
+
+IDLE_SECONDS = 2.0
+"""For how long the idle device is watched: twenty steps of NVML's counter."""
+
+OpenMeter = Callable[[Nvml, str | None], EnergyMeter | None]
+
+
+@dataclass(frozen=True)
+class _MeteredDevice:
+    meter: EnergyMeter
+    period_s: float | None
+    idle_power_w: float | None
+
+
+@dataclass
+class EnergyPass:
+    """Energy of calls on any device of this machine. `devices` are named by UUID; None is the CPU."""
+
+    nvml: Nvml
+    open_meter: OpenMeter = open_energy_meter
+    clock: Clock = time.monotonic
+    sleep: Sleep = time.sleep
+    _devices: dict[str | None, _MeteredDevice | None] = field(default_factory=dict)
+
+    def get_ready(self, uuid: str | None) -> None:
+        """Find the device's meter, and measure its idle power while the caller keeps it idle; once a device.
+
+        A worker that already has a context on it should be there: what that draws is not a call's.
+        """
+        if uuid in self._devices:
+            return
+        meter = self.open_meter(self.nvml, uuid)
+        if meter is None:
+            self._devices[uuid] = None
+            return
+        period_s = infer_period_s(meter, clock=self.clock, sleep=self.sleep)
+        idle_power_w = measure_idle_power_w(meter, IDLE_SECONDS, clock=self.clock, sleep=self.sleep)
+        self._devices[uuid] = _MeteredDevice(meter, period_s, idle_power_w)
+
+    def is_metered(self, uuid: str | None) -> bool:
+        """Whether the device has a counter that can be read."""
+        return self._devices.get(uuid) is not None
+
+    def record_fields(self, uuid: str | None, run_for: RunFor, num_tokens: int) -> dict[str, Any]:
+        """The record's energy of a call with `num_tokens` new tokens; nothing where there is no meter."""
+        device = self._devices.get(uuid)
+        if device is None:
+            return {}
+        energy = measure_energy(
+            device.meter,
+            run_for,
+            device.idle_power_w,
+            device.period_s,
+            num_tokens,
+            clock=self.clock,
+            sleep=self.sleep,
+        )
+        return energy.record_fields()
