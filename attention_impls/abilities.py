@@ -21,16 +21,21 @@ def device_reasons(problem: AttentionProblem) -> list[str]:
 
 def plain_cache_reasons(problem: AttentionProblem) -> list[str]:
     """Why an implementation that keeps one contiguous cache in the problem's dtype cannot serve."""
-    reasons = []
-    if problem.kv_dtype is not None:
-        reasons.append(
-            f"kv_dtype={problem.kv_dtype}: this implementation stores the cache unquantised, in dtype"
-        )
-    if problem.page_size is not None:
-        reasons.append(
-            f"page_size={problem.page_size}: this implementation keeps the cache contiguous, without pages"
-        )
-    return reasons
+    return [*unquantised_reasons(problem), *unpaged_reasons(problem)]
+
+
+def unquantised_reasons(problem: AttentionProblem) -> list[str]:
+    """Why an implementation that keeps the cache in the problem's dtype cannot serve."""
+    if problem.kv_dtype is None:
+        return []
+    return [f"kv_dtype={problem.kv_dtype}: this implementation stores the cache unquantised, in dtype"]
+
+
+def unpaged_reasons(problem: AttentionProblem) -> list[str]:
+    """Why an implementation that keeps the cache contiguous cannot serve."""
+    if problem.page_size is None:
+        return []
+    return [f"page_size={problem.page_size}: this implementation keeps the cache contiguous, without pages"]
 
 
 def no_soft_cap_reasons(problem: AttentionProblem) -> list[str]:

@@ -3,6 +3,9 @@
 In float64 it is the reference. Rounded to a dtype wherever the textbook code would store a tensor of that
 dtype, it shows what error that dtype costs.
 
+With a `kv_dtype`, K and V are those that a quantised cache gives back: what quantising changed is no error of
+the implementation that reads them.
+
 Shape suffixes: B batch, H query heads, G key/value heads, R query rows, N rows of one key/value head (R of
 each query head in its group), K keys, D head_dim.
 """
@@ -17,6 +20,7 @@ import torch
 from attention_impls.contract import AttentionInputs
 from attention_impls.masks import key_ranges
 from attention_impls.problem import AttentionProblem
+from attention_impls.quantisation import quantise
 
 MAX_CHUNK_ELEMENTS = 2**23
 """Elements of the largest temporary: 64 MiB in float64. About five of them live at a time."""
@@ -48,14 +52,26 @@ class FormulaChunk:
     """Which of the N rows of the head"""
     q: torch.Tensor
     """`[N, D]`"""
-    k: torch.Tensor
-    """`[K, D]`: keys that some row of the chunk sees, as `inputs` hold them"""
-    v: torch.Tensor
-    """`[K, D]`: their values"""
+    all_k: torch.Tensor
+    """`[kv_len, D]`: all keys of the head, as the cache holds them, seen or not"""
+    all_v: torch.Tensor
+    """`[kv_len, D]`: their values"""
+    seen: slice
+    """Which K of them some row of the chunk sees"""
     logits: torch.Tensor
     """`[N, K]`: -inf where a query does not see a key"""
     probs: torch.Tensor
     """`[N, K]`: stored; 0 in rows that see no key"""
+
+    @property
+    def k(self) -> torch.Tensor:
+        """`[K, D]`: the keys that some row sees."""
+        return self.all_k[self.seen]
+
+    @property
+    def v(self) -> torch.Tensor:
+        """`[K, D]`: their values."""
+        return self.all_v[self.seen]
 
     @property
     def place(self) -> tuple[int, int, slice]:
@@ -83,7 +99,8 @@ def chunked_formula(
 ) -> torch.Tensor:
     """`softmax(mask(cap(q k^T scale))) v`, `[batch_size, num_q_heads, q_len or num_rows, head_dim]`.
 
-    In `precision.compute`. Temporaries stay below 512 MiB whatever the problem.
+    In `precision.compute`. Temporaries stay below 512 MiB whatever the problem, and beside them one head of
+    a quantised cache is held in float32.
     `query_rows` selects queries by index (int64, `[num_rows]`); None means all.
     """
     num_rows = problem.q_len if query_rows is None else len(query_rows)
@@ -123,33 +140,49 @@ def formula_chunks(
         for kv_head in range(problem.num_kv_heads):
             group = slice(kv_head * problem.group_size, (kv_head + 1) * problem.group_size)
             q_ND = q_BHRD[sequence, group].flatten(0, 1)
+            k_KD, v_KD = (_held(problem, precision, x[sequence, kv_head]) for x in (inputs.k, inputs.v))
             for start in range(0, len(q_ND), rows_per_chunk):
-                rows = slice(start, start + rows_per_chunk)
-                ranges = first_N1[rows], end_N1[rows]
-                yield _chunk(problem, inputs, precision, (sequence, kv_head, rows), q_ND[rows], ranges)
+                place = sequence, kv_head, slice(start, start + rows_per_chunk)
+                ranges = first_N1[place[2]], end_N1[place[2]]
+                yield _chunk(problem, precision, place, (q_ND[place[2]], k_KD, v_KD), ranges)
+
+
+def _held(problem: AttentionProblem, precision: Precision, kv_KD: torch.Tensor) -> torch.Tensor:
+    """Keys or values as they enter the formula: textbook code stores what it dequantises."""
+    held_KD = read_back(kv_KD, problem.kv_dtype)
+    is_stored = problem.kv_dtype is not None and precision.store != precision.compute
+    return held_KD.to(precision.store) if is_stored else held_KD
+
+
+def read_back(kv_KD: torch.Tensor, kv_dtype: str | None) -> torch.Tensor:
+    """Keys or values as the cache gives them back: unchanged, or through `kv_dtype`, in float32."""
+    if kv_dtype is None:
+        return kv_KD
+    held_KD = torch.empty(kv_KD.shape, device=kv_KD.device)
+    for chunk in key_chunks(kv_KD):
+        held_KD[chunk] = quantise(kv_KD[chunk], kv_dtype).dequantise(torch.float32)
+    return held_KD
 
 
 def _chunk(
     problem: AttentionProblem,
-    inputs: AttentionInputs,
     precision: Precision,
     place: tuple[int, int, slice],
-    q_ND: torch.Tensor,
+    qkv: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
     ranges: tuple[torch.Tensor, torch.Tensor],
 ) -> FormulaChunk:
+    q_ND, k_KD, v_KD = qkv
     first_N1, end_N1 = ranges
     lowest, highest = int(first_N1.min()), int(end_N1.max())
     seen = slice(lowest, max(lowest, highest))  # keys that some row of the chunk sees
-    sequence, kv_head, rows = place
-    k_KD, v_KD = inputs.k[sequence, kv_head, seen], inputs.v[sequence, kv_head, seen]
     q_ND = q_ND.to(precision.compute)
-    logits_NK = _logits(problem, precision, q_ND, k_KD)
+    logits_NK = _logits(problem, precision, q_ND, k_KD[seen])
     keys_K = torch.arange(seen.start, seen.stop, device=q_ND.device)
     logits_NK.masked_fill_((keys_K < first_N1) | (keys_K >= end_N1), float("-inf"))
     probs_NK = torch.softmax(logits_NK, dim=-1)
     probs_NK.masked_fill_(end_N1 <= first_N1, 0)  # a query that sees no key: its softmax is NaN
     probs_NK = precision.stored(probs_NK)
-    return FormulaChunk(precision, sequence, kv_head, rows, q_ND, k_KD, v_KD, logits_NK, probs_NK)
+    return FormulaChunk(precision, *place, q_ND, k_KD, v_KD, seen, logits_NK, probs_NK)
 
 
 def _logits(

@@ -97,6 +97,9 @@ class AttentionImpl(ABC):
     An implementation that converts the cache to a layout of its own says False.
     """
 
+    compiles_each_problem: ClassVar[bool] = False
+    """Whether `prepare` compiles code for every new problem, which takes seconds: tests give it fewer."""
+
     promised_operators: ClassVar[tuple[str, ...]] = ()
     """Operators of PyTorch, by how their names begin, of which a call must run one; empty promises none.
 

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 import torch
 
-from attention_impls.chunked_formula import FormulaChunk, capped, grouped_shape, ungrouped
+from attention_impls.chunked_formula import FormulaChunk, capped, grouped_shape, read_back, ungrouped
 from attention_impls.dtypes import torch_dtype, unit_roundoff
 from attention_impls.masks import key_ranges
 from attention_impls.problem import AttentionProblem
@@ -39,6 +39,8 @@ class EdgeKeys:
     name: str
     v: torch.Tensor
     """`[B, G, K, D]`: all values, as the inputs hold them"""
+    kv_dtype: str | None
+    """In which the cache holds them; None: as they are"""
     position: torch.Tensor
     """`[B, R]`"""
     share: torch.Tensor
@@ -48,7 +50,8 @@ class EdgeKeys:
 
     def deviations(self, sequence: int, error_HRD: torch.Tensor, noise_HR: torch.Tensor) -> torch.Tensor:
         """How many times the noise the heads' errors point at this key, `[R]`, for one sequence."""
-        v_GRD = self.v[sequence].index_select(1, self.position[sequence]).to(error_HRD.dtype)
+        v_GRD = self.v[sequence].index_select(1, self.position[sequence])
+        v_GRD = read_back(v_GRD.flatten(0, 1), self.kv_dtype).view(v_GRD.shape).to(error_HRD.dtype)
         v_HRD = v_GRD.repeat_interleave(len(error_HRD) // len(v_GRD), dim=0)
         length2_HR = v_HRD.square().sum(-1)
         share_HR = self.share[sequence].to(error_HRD.dtype)
@@ -86,8 +89,8 @@ class EdgeCollector:
         self._shares = torch.zeros(shape, device=v_BGKD.device)
         self._share_noises = torch.zeros(shape, device=v_BGKD.device)
 
-    def add(self, chunk: FormulaChunk, k_KD: torch.Tensor) -> None:
-        """`k_KD`: all keys of the chunk's head, seen or not."""
+    def add(self, chunk: FormulaChunk) -> None:
+        """Take from a chunk what its rows hold of their edges."""
         problem, roundoff = self._problem, unit_roundoff(torch_dtype(self._problem))
         log_sum_N = chunk.logits.logsumexp(-1)
         typical_N = typical_logit(problem, chunk)
@@ -96,7 +99,7 @@ class EdgeCollector:
                 x_BR[chunk.sequence].repeat(problem.group_size)[chunk.rows]
                 for x_BR in (position_BR, exists_BR)
             )
-            edge_k_ND = k_KD.index_select(0, position_N).to(chunk.q.dtype)
+            edge_k_ND = chunk.all_k.index_select(0, position_N).to(chunk.q.dtype)
             products_N = (chunk.q * edge_k_ND).sum(-1) * problem.scale
             logit_N = capped(problem, chunk.precision, products_N)
             is_hidden = edge in (0, 3)
@@ -111,6 +114,7 @@ class EdgeCollector:
             EdgeKeys(
                 name,
                 self._v_BGKD,
+                self._problem.kv_dtype,
                 position_BR,
                 ungrouped(share, self._num_rows),
                 ungrouped(noise, self._num_rows),

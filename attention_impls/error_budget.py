@@ -3,12 +3,12 @@
 The budget is derived from the data. An output is correct when it keeps to all three criteria.
 
 1. The largest error of all, against `BUDGET_FACTOR` times the largest error that the textbook formula makes
-   on the same inputs, when every tensor that textbook code stores (logits, probabilities, output) is
-   rounded to the problem's dtype and arithmetic is in float32. A correct kernel stores no more than that,
-   and the factor allows for the luck of other roundings. In small problems the textbook may be exact by
-   luck (one key: the output is `v` itself), so `FLOOR_ROUNDOFFS` units of roundoff of the largest output
-   are added, and for the sums of `kv_len` terms, and of `head_dim` terms in a logit, `sqrt(n)` units of
-   roundoff of float32.
+   on the same inputs, when every tensor that textbook code stores (logits, probabilities, output, and with
+   a quantised cache the dequantised K and V) is rounded to the problem's dtype and arithmetic is in
+   float32. A correct kernel stores no more than that, and the factor allows for the luck of other roundings.
+   In small problems the textbook may be exact by luck (one key: the output is `v` itself), so
+   `FLOOR_ROUNDOFFS` units of roundoff of the largest output are added, and for the sums of `kv_len` terms,
+   and of `head_dim` terms in a logit, `sqrt(n)` units of roundoff of float32.
 
 2. The root mean square error of each row (one query of one head), against `ROW_FACTOR` times the textbook's
    in the same row, plus the size that rounding errors have in it (`attention_impls.rounding_noise`). In

@@ -37,6 +37,7 @@ class Flex(AttentionImpl):
     """
 
     name = "flex"
+    compiles_each_problem = True
     timed_call = TimedCall()
 
     def unsupported_reasons(self, problem: AttentionProblem) -> list[str]:

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import torch
 
-from attention_impls.abilities import device_reasons, no_soft_cap_reasons, plain_cache_reasons
-from attention_impls.contract import AttentionImpl, AttentionInputs, PreparedAttention, TimedCall
+from attention_impls.abilities import device_reasons, no_soft_cap_reasons, unpaged_reasons
+from attention_impls.contiguous_cache import ContiguousCache
+from attention_impls.contract import AttentionImpl, AttentionInputs, Copying, PreparedAttention, TimedCall
 from attention_impls.problem import AttentionProblem
 from attention_impls.sdpa_call import SdpaCall
 
@@ -20,10 +21,10 @@ class FoldedSdpa(AttentionImpl):
     """`[B, G, S, D]` queries through `scaled_dot_product_attention`; PyTorch chooses the kernel."""
 
     name = "folded_sdpa"
-    timed_call = TimedCall()
+    timed_call = TimedCall(dequantisation=Copying.WHOLE)
 
     def unsupported_reasons(self, problem: AttentionProblem) -> list[str]:
-        reasons = [*device_reasons(problem), *plain_cache_reasons(problem), *no_soft_cap_reasons(problem)]
+        reasons = [*device_reasons(problem), *unpaged_reasons(problem), *no_soft_cap_reasons(problem)]
         if problem.q_len != 1:
             reasons.append(
                 f"q_len={problem.q_len}: the group takes the place of the query length, so q_len must be 1"
@@ -32,10 +33,11 @@ class FoldedSdpa(AttentionImpl):
 
     def prepare(self, problem: AttentionProblem, inputs: AttentionInputs) -> PreparedAttention:
         call = SdpaCall.for_problem(problem)  # its mask has one query row, which all heads of a group share
+        cache = ContiguousCache.of(problem, inputs)
         folded = (problem.batch_size, problem.num_kv_heads, problem.group_size, problem.head_dim)
 
         def run() -> torch.Tensor:
-            output_BGSD = call(inputs.q.reshape(folded), inputs.k, inputs.v)
+            output_BGSD = call(inputs.q.reshape(folded), *cache.read())
             return output_BGSD.reshape(inputs.q.shape)
 
-        return PreparedAttention(run, inputs.k.nbytes + inputs.v.nbytes)
+        return PreparedAttention(run, cache.nbytes)

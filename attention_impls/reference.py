@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
 from attention_impls.abilities import device_reasons, plain_cache_reasons
 from attention_impls.chunked_formula import EXACT, chunked_formula
 from attention_impls.contract import AttentionImpl, AttentionInputs, Copying, PreparedAttention, TimedCall
 from attention_impls.dtypes import torch_dtype
+from attention_impls.error_budget import max_error
 from attention_impls.problem import AttentionProblem
 
 
@@ -17,9 +20,24 @@ def reference_attention(
     """The exact answer, float64 `[batch_size, num_q_heads, q_len or num_rows, head_dim]`.
 
     `query_rows` selects queries by index (int64, `[num_rows]`), where all would take too long.
-    The values in `inputs` are taken as exact; `kv_dtype` and `page_size` do not matter here.
+    The values in `inputs` are taken as exact, but K and V go through the problem's `kv_dtype`, as through a
+    quantised cache. `page_size` does not matter here.
     """
     return chunked_formula(problem, inputs, EXACT, query_rows)
+
+
+def quantisation_error(
+    problem: AttentionProblem,
+    inputs: AttentionInputs,
+    reference: torch.Tensor,
+    query_rows: torch.Tensor | None = None,
+) -> float:
+    """Largest absolute difference that the problem's `kv_dtype` makes to the exact answer.
+
+    `reference` is that of the quantised cache, for the same `query_rows`.
+    """
+    unquantised = replace(problem, kv_dtype=None)
+    return max_error(reference, reference_attention(unquantised, inputs, query_rows))
 
 
 class Reference(AttentionImpl):

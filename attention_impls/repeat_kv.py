@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import torch
 
-from attention_impls.abilities import device_reasons, plain_cache_reasons
+from attention_impls.abilities import device_reasons, unpaged_reasons
+from attention_impls.contiguous_cache import ContiguousCache
 from attention_impls.contract import AttentionImpl, AttentionInputs, Copying, PreparedAttention, TimedCall
 from attention_impls.expansion import expand_kv
 from attention_impls.masks import additive_mask
@@ -19,18 +20,18 @@ class RepeatKv(AttentionImpl):
     """`repeat_interleave`, then plain attention: a small cache, copied to full size in each call."""
 
     name = "repeat_kv"
-    timed_call = TimedCall(kv_expansion=Copying.WHOLE)
+    timed_call = TimedCall(kv_expansion=Copying.WHOLE, dequantisation=Copying.WHOLE)
 
     def unsupported_reasons(self, problem: AttentionProblem) -> list[str]:
-        return [*device_reasons(problem), *plain_cache_reasons(problem)]
+        return [*device_reasons(problem), *unpaged_reasons(problem)]
 
     def prepare(self, problem: AttentionProblem, inputs: AttentionInputs) -> PreparedAttention:
         mask = additive_mask(problem)
         bias_B1QK = None if mask is None else mask.bias
+        cache = ContiguousCache.of(problem, inputs)
 
         def run() -> torch.Tensor:
-            k_BHKD = expand_kv(inputs.k, problem.group_size)
-            v_BHKD = expand_kv(inputs.v, problem.group_size)
+            k_BHKD, v_BHKD = (expand_kv(kv_BGKD, problem.group_size) for kv_BGKD in cache.read())
             products_BHQK = inputs.q @ k_BHKD.mT
             probs_BHQK = attention_probabilities(
                 products_BHQK, problem.scale, problem.logits_soft_cap, bias_B1QK
@@ -38,4 +39,4 @@ class RepeatKv(AttentionImpl):
             output_BHQD = probs_BHQK @ v_BHKD
             return output_BHQD if mask is None else mask.zero_dead_rows(output_BHQD)
 
-        return PreparedAttention(run, inputs.k.nbytes + inputs.v.nbytes)
+        return PreparedAttention(run, cache.nbytes)

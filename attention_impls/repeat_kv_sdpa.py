@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from attention_impls.abilities import device_reasons, no_soft_cap_reasons, plain_cache_reasons
+from attention_impls.abilities import device_reasons, no_soft_cap_reasons, unpaged_reasons
+from attention_impls.contiguous_cache import ContiguousCache
 from attention_impls.contract import AttentionImpl, AttentionInputs, Copying, PreparedAttention, TimedCall
 from attention_impls.expansion import expand_kv
 from attention_impls.problem import AttentionProblem
@@ -15,17 +16,18 @@ class RepeatKvSdpa(AttentionImpl):
     """What model code did before PyTorch knew grouped heads, and often still does."""
 
     name = "repeat_kv_sdpa"
-    timed_call = TimedCall(kv_expansion=Copying.WHOLE)
+    timed_call = TimedCall(kv_expansion=Copying.WHOLE, dequantisation=Copying.WHOLE)
 
     def unsupported_reasons(self, problem: AttentionProblem) -> list[str]:
-        return [*device_reasons(problem), *plain_cache_reasons(problem), *no_soft_cap_reasons(problem)]
+        return [*device_reasons(problem), *unpaged_reasons(problem), *no_soft_cap_reasons(problem)]
 
     def prepare(self, problem: AttentionProblem, inputs: AttentionInputs) -> PreparedAttention:
         call = SdpaCall.for_problem(problem)
 
+        cache = ContiguousCache.of(problem, inputs)
+
         def run() -> torch.Tensor:
-            k_BHKD = expand_kv(inputs.k, problem.group_size)
-            v_BHKD = expand_kv(inputs.v, problem.group_size)
+            k_BHKD, v_BHKD = (expand_kv(kv_BGKD, problem.group_size) for kv_BGKD in cache.read())
             return call(inputs.q, k_BHKD, v_BHKD)
 
-        return PreparedAttention(run, inputs.k.nbytes + inputs.v.nbytes)
+        return PreparedAttention(run, cache.nbytes)

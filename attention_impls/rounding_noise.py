@@ -16,6 +16,9 @@ An output is `o = sum_j p_j v_j`. Let `u` be the unit roundoff of the dtype in w
 - a sum over `n` keys in float32 errs by `w sqrt(n)` of the size of its partial sums, in any order and with
   high probability (Higham and Mary 2019, SIAM J. Sci. Comput. 41(5), A2815).
 
+With a quantised cache textbook code stores a dequantised K and V. Rounding `k_j` moves a logit by about
+`u X`, and rounding `v_j` is as good as rounding `p_j`: both terms count twice then.
+
 Hence, in all, the variance of one element is about
 
     sum_j p_j^2 ((u^2 + (3 + 4 head_dim) w^2) x_j^2 + (u^2 + 8 head_dim w^2) X^2) (v_j - o)^2
@@ -49,9 +52,10 @@ def row_noise(problem: AttentionProblem, chunk: FormulaChunk, output_ND: torch.T
         return (weights_NK @ squares_K - 2 * crossed_N + own_N).clamp(min=0)
 
     weights_NK = chunk.probs.square()
-    sizes_N = output_ND.square().mean(-1) + weights_NK @ squares_K
+    num_roundings = 1 if problem.kv_dtype is None else 2
+    sizes_N = output_ND.square().mean(-1) + num_roundings * (weights_NK @ squares_K)
     typical_N = typical_logit(problem, chunk).square() * spread(weights_NK)
-    typical_N *= 1 + 8 * problem.head_dim * float32_part
+    typical_N *= num_roundings + 8 * problem.head_dim * float32_part
     weights_NK *= chunk.logits.masked_fill(hidden_NK, 0).square_()
     logits_N = (1 + (3 + 4 * problem.head_dim) * float32_part) * spread(weights_NK)
     luck = 1 + 8 / problem.head_dim

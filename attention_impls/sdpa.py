@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from attention_impls.abilities import device_reasons, no_soft_cap_reasons, plain_cache_reasons
+from attention_impls.abilities import device_reasons, no_soft_cap_reasons, unpaged_reasons
+from attention_impls.contiguous_cache import ContiguousCache
 from attention_impls.contract import AttentionImpl, AttentionInputs, Copying, PreparedAttention, TimedCall
 from attention_impls.problem import AttentionProblem
 from attention_impls.sdpa_call import SdpaCall
@@ -12,13 +13,12 @@ class Sdpa(AttentionImpl):
     """What a caller gets who asks PyTorch for grouped attention and says nothing more."""
 
     name = "sdpa"
-    timed_call = TimedCall(kv_expansion=Copying.UNKNOWN)
+    timed_call = TimedCall(kv_expansion=Copying.UNKNOWN, dequantisation=Copying.WHOLE)
 
     def unsupported_reasons(self, problem: AttentionProblem) -> list[str]:
-        return [*device_reasons(problem), *plain_cache_reasons(problem), *no_soft_cap_reasons(problem)]
+        return [*device_reasons(problem), *unpaged_reasons(problem), *no_soft_cap_reasons(problem)]
 
     def prepare(self, problem: AttentionProblem, inputs: AttentionInputs) -> PreparedAttention:
         call = SdpaCall.for_problem(problem)
-        return PreparedAttention(
-            lambda: call(inputs.q, inputs.k, inputs.v), inputs.k.nbytes + inputs.v.nbytes
-        )
+        cache = ContiguousCache.of(problem, inputs)
+        return PreparedAttention(lambda: call(inputs.q, *cache.read()), cache.nbytes)

@@ -43,5 +43,5 @@ def textbook_pass(
     for chunk in formula_chunks(problem, inputs, precision, query_rows):
         output_BGND[chunk.place] = output_ND = chunk.output()
         noise_BGN[chunk.place] = row_noise(problem, chunk, output_ND)
-        edges.add(chunk, inputs.k[chunk.sequence, chunk.kv_head])
+        edges.add(chunk)
     return TextbookPass(ungrouped(output_BGND, num_rows), ungrouped(noise_BGN, num_rows), edges.edges())

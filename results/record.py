@@ -185,6 +185,9 @@ class Record:
     """The largest `max_error` that counts as correct, derived from the dtype and the problem."""
     error_ratio: float | None = None
     """The worst error over what is allowed, by all criteria together: correct at 1 and below."""
+    quantisation_error: float | None = None
+    """Largest absolute difference that quantising K and V makes to the float64 reference: no implementation's
+    error, and not part of `max_error`."""
     num_checked_queries: int | None = None
     """Query positions per sequence that the reference was computed for (all, where it is affordable)."""
     flags: list[str] = field(default_factory=list)

@@ -48,8 +48,9 @@ class GroupedQueryAttention(nn.Module):
     ) -> None:
         """`impl`: an implementation, or its name. `hidden_size` None means `num_q_heads * head_dim`.
 
-        Raises `ValueError` for a problem that no such layer has (ragged, not causal, or of odd `head_dim`),
-        and for one that the implementation can serve neither with one token nor with all.
+        Raises `ValueError` for a problem that no such layer has (ragged, not causal, of odd `head_dim`, or
+        with a quantised or paged cache), and for one that the implementation can serve neither
+        with one token nor with all.
         """
         super().__init__()
         if reasons := layer_shape_reasons(attention):
@@ -160,6 +161,10 @@ def layer_shape_reasons(attention: AttentionProblem) -> list[str]:
         reasons.append(
             f"kv_lens={list(attention.kv_lens)}: the layer appends to sequences of one length; must be null"
         )
+    if attention.kv_dtype is not None:
+        reasons.append(f"kv_dtype={attention.kv_dtype}: the layer's own cache is in dtype; must be null")
+    if attention.page_size is not None:
+        reasons.append(f"page_size={attention.page_size}: the layer's own cache has no pages; must be null")
     if attention.head_dim % 2:
         reasons.append(f"head_dim={attention.head_dim}: RoPE rotates pairs, so it must be even")
     if not attention.causal:

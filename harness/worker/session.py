@@ -60,6 +60,7 @@ class Session:
             self._subject = make_subject(self._problem, workload, hidden_size, seed, max_check_gflop)
         return {
             "error_budget": self._subject.error_budget,
+            "quantisation_error": self._subject.quantisation_error,
             "num_checked_queries": self._subject.num_checked_queries,
             "timing_method": self._clock.method,
         }

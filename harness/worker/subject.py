@@ -25,7 +25,7 @@ from attention_impls.layer import (
     make_layer_inputs,
     prepare_layer,
 )
-from attention_impls.reference import reference_attention
+from attention_impls.reference import quantisation_error, reference_attention
 from harness.case import LAYER_WORKLOAD
 from harness.worker.input_guard import InputGuard
 
@@ -38,8 +38,6 @@ UNSEEN_VARIANT = 2
 NUM_QUERY_VARIANTS = 3
 
 _MIN_CHECKED_QUERIES = 16
-_PASSES_PER_CHECK = 2 * NUM_QUERY_VARIANTS
-"""A reference for each variant, and a pass of the plain formula for its error budget."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +76,8 @@ class Subject(ABC):
         self._budgets = budgets
         self.error_budget = max(budget.max_error for budget in budgets)
         self.num_checked_queries = references[0].shape[-2]
+        self.quantisation_error: float | None = None
+        """Largest difference that a quantised cache makes to the exact answer; None without one"""
 
     @abstractmethod
     def unsupported_reasons(self, impl: AttentionImpl) -> list[str]:
@@ -132,6 +132,15 @@ class AttentionSubject(Subject):
         guard = InputGuard([self._inputs.k, self._inputs.v], self._remake)
         q = self._inputs.q
         super().__init__(references, budgets, query_rows, tuple(q.shape), q.dtype, guard)
+        if problem.kv_dtype is not None:
+            self.quantisation_error = self._quantisation_error()
+
+    def _quantisation_error(self) -> float:
+        errors = []
+        for variant, reference in enumerate(self._references):
+            self.write_queries(variant)
+            errors.append(quantisation_error(self._problem, self._inputs, reference, self._query_rows))
+        return max(errors)
 
     def _remake(self) -> list[torch.Tensor]:
         inputs = make_inputs(self._problem, self._seed)
@@ -198,7 +207,7 @@ def select_query_rows(problem: AttentionProblem, seed: int, max_check_gflop: flo
 
     The first and the last positions are always among them, where masks go wrong first.
     """
-    flops_per_row = _PASSES_PER_CHECK * model_flops(problem) / problem.q_len
+    flops_per_row = _num_passes(problem) * model_flops(problem) / problem.q_len
     num_rows = max(int(max_check_gflop * 1e9 / max(flops_per_row, 1)), _MIN_CHECKED_QUERIES)
     if num_rows >= problem.q_len:
         return None
@@ -209,3 +218,9 @@ def select_query_rows(problem: AttentionProblem, seed: int, max_check_gflop: flo
     )
     first, last = torch.arange(quarter), torch.arange(problem.q_len - quarter, problem.q_len)
     return torch.cat([first, middle.sort().values, last]).to(problem.device)
+
+
+def _num_passes(problem: AttentionProblem) -> int:
+    """For each variant a reference, a pass of the plain formula for its error budget, and with a quantised
+    cache a reference without one."""
+    return NUM_QUERY_VARIANTS * (2 if problem.kv_dtype is None else 3)

@@ -21,7 +21,17 @@ from attention_impls.layer import (
 from attention_impls.layer.inputs import make_layer_weights
 from attention_impls.layer.rope import rope_tables, rotate
 
-IMPLS = ["reference", "repeat_kv", "repeat_kv_sdpa", "grouped_matmul", "sdpa", "sdpa_flash", "sdpa_math"]
+IMPLS = [
+    "reference",
+    "repeat_kv",
+    "repeat_kv_sdpa",
+    "grouped_matmul",
+    "blockwise",
+    "paged_grouped",
+    "sdpa",
+    "sdpa_flash",
+    "sdpa_math",
+]
 
 
 class Transposing(AttentionImpl):
@@ -143,10 +153,16 @@ def test_too_many_sequences_are_told(make_layer):
 
 
 def test_an_implementation_that_cannot_serve_is_told(make_layer):
-    for fields in ({"logits_soft_cap": 5.0}, {"kv_dtype": "int8"}, {"page_size": 4}):
-        (key,) = fields
-        with pytest.raises(ValueError, match=rf"impl=sdpa: .*{key}="):
-            make_layer("sdpa", **fields)
+    with pytest.raises(ValueError, match=r"impl=sdpa: .*logits_soft_cap="):
+        make_layer("sdpa", logits_soft_cap=5.0)
+
+
+@pytest.mark.parametrize(("key", "value"), [("kv_dtype", "int8"), ("page_size", 4)])
+def test_the_layers_own_cache_has_no_other_layout(make_layer, make_problem, key, value):
+    with pytest.raises(ValueError, match=rf"^{key}={value}: the layer's own cache"):
+        make_layer("paged_gather", **{key: value})
+    (reason,) = layer_unsupported_reasons(get_impl("paged_gather"), make_problem(**{key: value}))
+    assert reason.startswith(f"{key}={value}: ")
 
 
 def test_a_batch_that_changes_while_tokens_are_held_is_told(make_layer):
