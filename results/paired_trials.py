@@ -8,7 +8,7 @@ reasons and simulated error rates stand in `docs/adr/0012-screen-then-confirm.md
    of its change, at `release_level`, is below the minimum effect. Else it goes on to the next look.
 2. Confirm. Candidates are measured again, and what screening saw counts no longer: the p-value is of the
    fresh pairs alone, so that looking often while screening costs nothing. It is looked at after
-   `confirm_looks` pairs; each look spends its share `confirm_shares` of the error (Bonferroni over the looks).
+   `confirm_looks` pairs; each look spends its share `confirm_shares` of the error (Bonferroni over looks).
    Benjamini and Hochberg's procedure over all candidates bounds the share of false alarms among the alarms.
 
 All functions are pure: `next_step` says what to measure, `judge_trials` what is known, at any moment.
