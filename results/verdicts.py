@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
 
@@ -138,3 +138,7 @@ class Comparison:
         if answer == Answer.INCONCLUSIVE and inconclusive != "fail":
             answer = Answer.NO_REGRESSION
         return EXIT_CODES[answer]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
+        return {"answer": self.answer.value, **asdict(self)}

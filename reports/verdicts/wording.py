@@ -1,0 +1,102 @@
+"""A verdict in words and numbers, the same in every output."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from reports.units import MISSING, bytes_text, digits_text, duration_text, energy_text, listed, plural
+from results.metrics import METRICS
+from results.verdicts import Answer, Comparison, Verdict
+
+COLUMNS = ("answer", "cell", "problem", "metric", "base", "new", "change", "95 % interval", "why")
+MAX_NAMED = 5
+
+
+def summary(comparison: Comparison) -> str:
+    """One line: how many cells, and what of them."""
+    cells = {verdict.cell for verdict in comparison.verdicts}
+    bad = {verdict.cell for verdict in comparison.regressions}
+    unsure = {verdict.cell for verdict in comparison.inconclusive} - bad
+    better = {verdict.cell for verdict in comparison.improvements} - bad
+    parts = [f"{plural(len(bad), 'regression')}", f"{len(unsure):,} inconclusive", f"{len(better):,} better"]
+    parts.append(f"{len(cells - bad - unsure - better):,} as before")
+    new = f", {plural(len(comparison.new_cells), 'new cell')}" if comparison.new_cells else ""
+    return f"{comparison.answer}: {plural(len(cells), 'cell')}: {', '.join(parts)}{new}"
+
+
+def worth_showing(comparison: Comparison) -> list[Verdict]:
+    """Regressions first, then what cannot tell, then what is better; what stayed as it was is left out."""
+    better = [verdict for verdict in comparison.improvements if verdict.answer == Answer.NO_REGRESSION]
+    return [*_worst_first(comparison.regressions), *_worst_first(comparison.inconclusive), *better]
+
+
+def cells_of_table(verdict: Verdict) -> tuple[str, ...]:
+    """The texts of one row, as `COLUMNS` names them."""
+    return (
+        answer_text(verdict),
+        verdict.cell.arm,
+        verdict.cell.problem or verdict.cell.case_id,
+        verdict.metric,
+        value_text(verdict, verdict.base),
+        value_text(verdict, verdict.new),
+        change_text(verdict.change),
+        change_interval_text(verdict),
+        why(verdict),
+    )
+
+
+def answer_text(verdict: Verdict) -> str:
+    """The answer; of what is better, that."""
+    return "better" if verdict.is_improvement else verdict.answer.value
+
+
+def sentence(verdict: Verdict) -> str:
+    """One line that stands by itself."""
+    values = f"{value_text(verdict, verdict.base)} to {value_text(verdict, verdict.new)}"
+    change = "" if verdict.change is None else f" ({change_text(verdict.change)})"
+    return f"{verdict.cell.label}: {verdict.metric} {values}{change}: {why(verdict)}"
+
+
+def why(verdict: Verdict) -> str:
+    """The reason; of an inconclusive one also what would have been seen."""
+    detectable = verdict.smallest_detectable_change
+    if verdict.answer != Answer.INCONCLUSIVE or detectable is None:
+        return verdict.reason
+    return f"{verdict.reason}; a change of {change_text(detectable)} would have been seen"
+
+
+def value_text(verdict: Verdict, value: float | int | str | None) -> str:
+    """A value of the verdict's metric with its unit."""
+    if value is None or isinstance(value, str):
+        return value or MISSING
+    unit = METRICS[verdict.metric].unit
+    if unit == "bytes" and verdict.base != verdict.new and verdict.base is not None:
+        return f"{value:,} B"  # every byte counts
+    texts = {"bytes": bytes_text, "ms": duration_text, "J": energy_text}
+    return texts[unit](value) if unit in texts else digits_text(value)
+
+
+def change_text(change: float | None) -> str:
+    """A relative change: `+5.3 %`, `-30 %`, `+0.0012 %`."""
+    if change is None:
+        return MISSING
+    per_cent = change * 100
+    if per_cent == 0:
+        return "0 %"
+    digits = 1 if abs(per_cent) >= 0.1 else 4
+    return f"{per_cent:+,.{0 if abs(per_cent) >= 100 else digits}f} %"
+
+
+def change_interval_text(verdict: Verdict) -> str:
+    """Both ends of the 95 % interval of the change."""
+    low, high = verdict.change_low, verdict.change_high
+    return MISSING if low is None or high is None else f"{change_text(low)} to {change_text(high)}"
+
+
+def names_text(verdicts: Sequence[Verdict]) -> str:
+    """The cells of some verdicts, a few by name."""
+    return listed(list(dict.fromkeys(verdict.cell.label for verdict in verdicts)), MAX_NAMED)
+
+
+def _worst_first(verdicts: Sequence[Verdict]) -> list[Verdict]:
+    return sorted(verdicts, key=lambda one: -abs(one.change) if one.change is not None else float("-inf"))
