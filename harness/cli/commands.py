@@ -5,6 +5,7 @@ from __future__ import annotations
 COMMANDS = {
     "sweep": ("harness.cli.sweep", "measure cases: a Hydra application"),
     "report": ("harness.cli.report", "figures, tables and a page from runs"),
+    "compare": ("harness.cli.compare", "whether stored runs became slower, larger or wrong"),
     "doctor": ("harness.cli.doctor", "what disturbs measuring on this machine, and its measured roofs"),
     "list": ("harness.cli.listing", "what there is: impls, shapes, studies, runs"),
 }

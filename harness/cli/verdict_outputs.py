@@ -61,7 +61,6 @@ def publish(comparison: Comparison, parsed: argparse.Namespace) -> int:
 
 def _files(comparison: Comparison, parsed: argparse.Namespace) -> list[tuple[str, bytes]]:
     """The files that were asked for: option and content."""
-    from reports.verdicts.effects import effects_figure
     from reports.verdicts.machine_formats import benchmark_action_json, comparison_json, junit_xml
     from reports.verdicts.markdown import comparison_markdown
 
@@ -77,6 +76,8 @@ def _files(comparison: Comparison, parsed: argparse.Namespace) -> list[tuple[str
         if getattr(parsed, option.replace("-", "_")) is not None
     ]
     if parsed.figure is not None:
+        from reports.verdicts.effects import effects_figure  # here: matplotlib is slow to load
+
         try:
             files.append(("figure", effects_figure(comparison, parsed.figure.suffix)))
         except ValueError as error:

@@ -13,20 +13,28 @@ from results.verdicts import Comparison
 STYLES = {"regression": "bold red", "inconclusive": "yellow", "better": "green"}
 
 
-def print_comparison(comparison: Comparison, console: Console, max_rows: int = 40) -> None:
+MAX_ROWS = {"regression": 40, "inconclusive": 10, "better": 10}
+
+
+def print_comparison(comparison: Comparison, console: Console) -> None:
     """Notes, a table of what is worth showing, and the summary as the last line."""
     for note in comparison.notes:
         console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
-    verdicts = worth_showing(comparison)
+    all_verdicts = worth_showing(comparison)
+    verdicts = [
+        verdict
+        for answer, max_rows in MAX_ROWS.items()
+        for verdict in [one for one in all_verdicts if answer_text(one) == answer][:max_rows]
+    ]
     if verdicts:
         table = Table(box=None, pad_edge=False, header_style="bold")
         for name in COLUMNS:
             is_number = name in ("base", "new", "change")
             table.add_column(name, justify="right" if is_number else "left", no_wrap=is_number)
-        for verdict in verdicts[:max_rows]:
+        for verdict in verdicts:
             texts = map(escape, cells_of_table(verdict))
             table.add_row(*texts, style=STYLES.get(answer_text(verdict)))
         console.print(table)
-    if len(verdicts) > max_rows:
-        console.print(f"and {plural(len(verdicts) - max_rows, 'more row')}: --json FILE has all")
+    if len(all_verdicts) > len(verdicts):
+        console.print(f"and {plural(len(all_verdicts) - len(verdicts), 'more row')}: --json FILE has all")
     console.print(summary(comparison), markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,41 @@
+"""`gqabench compare BASE NEW`: did stored runs become slower, larger or wrong?
+
+BASE and NEW are runs' folders, files of records, or globs of several runs. Exit code: 0 no regression,
+1 regression, 2 could not compare.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from harness.cli.policies import read_policy
+from harness.cli.verdict_outputs import add_output_arguments, publish
+from harness.errors import UsageError
+from results import UnreadableRun
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="gqabench compare", description=__doc__)
+    parser.add_argument("base", metavar="BASE", help="what it was: a run, or a glob of runs in quotes")
+    parser.add_argument("new", metavar="NEW", help="what it is now")
+    parser.add_argument(
+        "--policy",
+        default="default",
+        metavar="NAME|FILE",
+        help="thresholds: conf/regression/NAME.yaml, or a file",
+    )
+    parser.add_argument(
+        "--across-machines", action="store_true", help="compare bytes, outcomes and shares of the roof alone"
+    )
+    add_output_arguments(parser)
+    parsed = parser.parse_args(arguments)
+    from results.compared_side import NotComparable, load_side
+    from results.comparison import compare_sides
+
+    policy = read_policy(parsed.policy)
+    try:
+        base, new = load_side(parsed.base), load_side(parsed.new)
+        comparison = compare_sides(base, new, policy, across_machines=parsed.across_machines)
+    except (UnreadableRun, NotComparable) as error:
+        raise UsageError(str(error)) from error
+    return publish(comparison, parsed)

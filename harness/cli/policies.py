@@ -1,0 +1,37 @@
+"""`--policy NAME|FILE`: a ready policy of `conf/regression`, or a YAML file of the user's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from conf import list_presets, read_preset
+from harness.errors import UsageError
+from results.policy import Policy
+
+GROUP = "regression"
+
+
+def read_policy(name: str) -> Policy:
+    """The policy of that name, or of that file. Raises `UsageError`."""
+    try:
+        return Policy.from_dict(name, _values(name))
+    except ValueError as error:
+        raise UsageError(f"--policy {error}") from error
+
+
+def _values(name: str) -> Any:
+    import yaml
+
+    if name in list_presets(GROUP):
+        return read_preset(GROUP, name).values
+    try:
+        return yaml.safe_load(Path(name).expanduser().read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(
+            f"{name}: unknown; valid: {', '.join(list_presets(GROUP))}, or a YAML file"
+        ) from None
+    except OSError as error:
+        raise ValueError(f"{name}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{name}: not YAML: {error}") from error
