@@ -100,6 +100,9 @@ class AttentionImpl(ABC):
     compiles_each_problem: ClassVar[bool] = False
     """Whether `prepare` compiles code for every new problem, which takes seconds: tests give it fewer."""
 
+    has_backward: ClassVar[bool] = False
+    """Whether autograd can differentiate a call by `inputs.q`, `inputs.k` and `inputs.v`."""
+
     promised_operators: ClassVar[tuple[str, ...]] = ()
     """Operators of PyTorch, by how their names begin, of which a call must run one; empty promises none.
 

@@ -66,6 +66,22 @@ def model_bytes(problem: AttentionProblem) -> int:
     return cache + activations * problem.itemsize
 
 
+def train_flops(problem: AttentionProblem) -> int:
+    """A forward and a backward pass: five matrix products beside the forward pass's two.
+
+    So the convention of FlashAttention's benchmarks: 2.5 times the forward pass for the backward one, 3.5 for
+    both (Dao 2023, arXiv 2307.08691, section 4.1). Recomputing the probabilities is among the five.
+    """
+    return model_flops(problem) * 7 // 2
+
+
+def train_bytes(problem: AttentionProblem) -> int:
+    """Bytes that move at least once: q, k, v and the outputs' gradient in; outputs, dq, dk and dv out."""
+    queries = problem.batch_size * problem.num_q_heads * problem.q_len * problem.head_dim
+    keys = problem.num_kv_heads * visible_keys(problem) * problem.head_dim
+    return 4 * (queries + keys) * problem.itemsize
+
+
 def projection_parameters(problem: AttentionProblem, hidden_size: int | None = None) -> int:
     """Weights of W_q, W_k, W_v and W_o: `2 * hidden_size * head_dim * (num_q_heads + num_kv_heads)`.
 

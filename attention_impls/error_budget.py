@@ -119,6 +119,11 @@ def row_errors(output: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
     return rows
 
 
+def row_sizes(values: torch.Tensor) -> torch.Tensor:
+    """Root mean square of each row."""
+    return values.square().mean(-1).sqrt()
+
+
 def typical_attention_logit(problem: AttentionProblem, inputs: AttentionInputs) -> float:
     """Root mean square logit of independent queries and keys: `scale sqrt(head_dim) rms(q) rms(k)`."""
     spread = _root_mean_square(inputs.q) * _root_mean_square(inputs.k)

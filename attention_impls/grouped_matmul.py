@@ -15,6 +15,7 @@ class GroupedMatmul(AttentionImpl):
     """Two matrix products and a softmax. An unquantised cache is read in place, a quantised one copied."""
 
     name = "grouped_matmul"
+    has_backward = True
     timed_call = TimedCall(dequantisation=Copying.WHOLE)
 
     def unsupported_reasons(self, problem: AttentionProblem) -> list[str]:

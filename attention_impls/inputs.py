@@ -33,6 +33,7 @@ class Stream(IntEnum):
     W_K = 7
     W_V = 8
     W_O = 9
+    GRAD_OUTPUT = 10
 
 
 def make_inputs(problem: AttentionProblem, seed: int) -> AttentionInputs:

@@ -20,6 +20,7 @@ class RepeatKv(AttentionImpl):
     """`repeat_interleave`, then plain attention: a small cache, copied to full size in each call."""
 
     name = "repeat_kv"
+    has_backward = True
     timed_call = TimedCall(kv_expansion=Copying.WHOLE, dequantisation=Copying.WHOLE)
 
     def unsupported_reasons(self, problem: AttentionProblem) -> list[str]:

@@ -16,6 +16,7 @@ class RepeatKvSdpa(AttentionImpl):
     """What model code did before PyTorch knew grouped heads, and often still does."""
 
     name = "repeat_kv_sdpa"
+    has_backward = True
     timed_call = TimedCall(kv_expansion=Copying.WHOLE, dequantisation=Copying.WHOLE)
 
     def unsupported_reasons(self, problem: AttentionProblem) -> list[str]:

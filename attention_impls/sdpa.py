@@ -13,6 +13,7 @@ class Sdpa(AttentionImpl):
     """What a caller gets who asks PyTorch for grouped attention and says nothing more."""
 
     name = "sdpa"
+    has_backward = True
     timed_call = TimedCall(kv_expansion=Copying.UNKNOWN, dequantisation=Copying.WHOLE)
 
     def unsupported_reasons(self, problem: AttentionProblem) -> list[str]:

@@ -12,6 +12,7 @@ class SdpaFlash(PinnedSdpa):
     """Knows grouped heads on both. On CUDA it takes no mask: no causal extend, no window, no ragged batch."""
 
     name = "sdpa_flash"
+    has_backward = True
     backend = SDPBackend.FLASH_ATTENTION
     promised_operators = ("aten::_scaled_dot_product_flash_attention",)
     timed_call = TimedCall()

@@ -12,6 +12,7 @@ class SdpaMath(PinnedSdpa):
     """Expands K and V by `repeat_interleave` inside and keeps scaled copies: the largest workspace of all."""
 
     name = "sdpa_math"
+    has_backward = True
     backend = SDPBackend.MATH
     promised_operators = ("aten::_scaled_dot_product_attention_math",)
     timed_call = TimedCall(kv_expansion=Copying.WHOLE)

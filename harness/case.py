@@ -8,13 +8,21 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from attention_impls import AttentionProblem
-from attention_impls.cost import kv_cache_bytes, kv_cache_bytes_per_token, layer_bytes, layer_flops
+from attention_impls.cost import (
+    kv_cache_bytes,
+    kv_cache_bytes_per_token,
+    layer_bytes,
+    layer_flops,
+    train_bytes,
+    train_flops,
+)
 from attention_impls.cost import model_bytes as attention_bytes
 from attention_impls.cost import model_flops as attention_flops
 
 CACHE_STATES = ("cold", "warm")
 CURRENT_ENVIRONMENT = "current"
 LAYER_WORKLOAD = "layer"
+TRAIN_WORKLOAD = "train"
 
 
 @dataclass(frozen=True)
@@ -115,15 +123,24 @@ class Case:
         problem = self.problem
         per_token = kv_cache_bytes_per_token(problem)
         total = kv_cache_bytes(problem)
-        is_layer = self.workload == LAYER_WORKLOAD
+        num_bytes, flops = self._model_cost()
         layers = self.num_layers
         return {
             "kv_cache_bytes_model": total,
             "kv_cache_bytes_model_per_token": None if layers is None else layers * per_token,
             "kv_cache_bytes_model_all_layers": None if layers is None else layers * total,
-            "model_bytes": layer_bytes(problem, self.hidden_size) if is_layer else attention_bytes(problem),
-            "model_flops": layer_flops(problem, self.hidden_size) if is_layer else attention_flops(problem),
+            "model_bytes": num_bytes,
+            "model_flops": flops,
         }
+
+    def _model_cost(self) -> tuple[int, int]:
+        """Bytes that one call must move at least, and its operations."""
+        problem = self.problem
+        if self.workload == LAYER_WORKLOAD:
+            return layer_bytes(problem, self.hidden_size), layer_flops(problem, self.hidden_size)
+        if self.workload == TRAIN_WORKLOAD:
+            return train_bytes(problem), train_flops(problem)
+        return attention_bytes(problem), attention_flops(problem)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from attention_impls import AttentionProblem, InvalidCombination, InvalidProblem, UnknownImpl
 from attention_impls.registry import require_known
 from conf import list_presets
-from harness.case import Arm, Case, InvalidCase, MeasureSettings
+from harness.case import TRAIN_WORKLOAD, Arm, Case, InvalidCase, MeasureSettings
 from harness.devices import AUTO, resolve_device, resolve_dtype
 from harness.errors import UsageError
 
@@ -114,10 +114,23 @@ def _require_phase(workload: str, problem: AttentionProblem) -> None:
         raise InvalidCombination(
             f"q_len={problem.q_len}: workload=prefill has q_len=kv_len={problem.kv_len}; extend has fewer"
         )
+    if workload == TRAIN_WORKLOAD:
+        _require_training(problem)
     if workload == "extend" and not 1 < problem.q_len < problem.kv_len:
         raise InvalidCombination(
             f"q_len={problem.q_len}: workload=extend has 1 < q_len < kv_len={problem.kv_len}"
         )
+
+
+def _require_training(problem: AttentionProblem) -> None:
+    """Training attends over whole sequences and keeps no cache."""
+    if problem.q_len != problem.kv_len:
+        raise InvalidCombination(f"q_len={problem.q_len}: workload=train has q_len=kv_len={problem.kv_len}")
+    for key in ("kv_dtype", "page_size"):
+        if getattr(problem, key) is not None:
+            raise InvalidCombination(
+                f"{key}={getattr(problem, key)}: workload=train keeps no cache, so {key} must be null"
+            )
 
 
 def _asked_fields(values: dict[str, Any], settings: MeasureSettings) -> dict[str, Any]:

@@ -190,6 +190,8 @@ class Record:
     error, and not part of `max_error`."""
     num_checked_queries: int | None = None
     """Query positions per sequence that the reference was computed for (all, where it is affordable)."""
+    num_checked_heads: int | None = None
+    """Training: KV heads, over all sequences, whose outputs and gradients the reference was computed for."""
     flags: list[str] = field(default_factory=list)
     """Doubts about the measurement, by name."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
 from typing import Any
 
@@ -14,7 +14,8 @@ from attention_impls import AttentionProblem, PreparedAttention, get_impl
 from harness.worker.clock import Clock, make_clock
 from harness.worker.cross_check import cross_check_fields
 from harness.worker.memory_limit import require_memory_for_inputs
-from harness.worker.subject import NUM_TIMED_VARIANTS, UNSEEN_VARIANT, Check, Subject, make_subject
+from harness.worker.subject import NUM_TIMED_VARIANTS, UNSEEN_VARIANT, Check, Subject
+from harness.worker.subjects import make_subject
 from harness.worker.workspace import counting_allocated, weigh_call
 
 _MOST_CALLS_IN_FLIGHT = 32
@@ -62,6 +63,7 @@ class Session:
             "error_budget": self._subject.error_budget,
             "quantisation_error": self._subject.quantisation_error,
             "num_checked_queries": self._subject.num_checked_queries,
+            "num_checked_heads": self._subject.num_checked_heads,
             "timing_method": self._clock.method,
         }
 
@@ -72,7 +74,7 @@ class Session:
         if reasons := self._subject.unsupported_reasons(implementation):
             raise UnsupportedProblem("; ".join(reasons))
         timed_call = self._subject.timed_call(implementation)
-        with torch.inference_mode(), self._guarding_inputs():
+        with self._calling(), self._guarding_inputs():
             with counting_allocated(self._problem.device) as allocated:
                 started = time.perf_counter()
                 prepared = self._subject.prepare(implementation)
@@ -104,7 +106,7 @@ class Session:
     def weigh(self, arm: str) -> dict[str, Any]:
         """Memory of one call, and what it ran: `BrokenPromise` when that is not what the name stands for."""
         assert self._problem is not None
-        with torch.inference_mode():
+        with self._calling():
             weight = weigh_call(self._arms[arm], self._problem.device)
         promised = self._promises[arm]
         if promised and not any(name.startswith(promised) for name in weight.operators):
@@ -120,7 +122,7 @@ class Session:
             if is_cold:
                 clock.flush()
 
-        with torch.inference_mode():
+        with self._calling():
             if not is_cold:
                 prepared()  # other arms have used the cache since
             exposed_before = clock.num_exposed
@@ -130,7 +132,7 @@ class Session:
     def verify(self, arm: str) -> dict[str, Any]:
         """Check once more, after timing, on queries that the arm has not met."""
         assert self._subject is not None
-        with torch.inference_mode():
+        with self._calling():
             self._subject.guard.restore_if_changed()  # by whichever arm: each answers for its call here
             with self._guarding_inputs():
                 output = self._call(self._arms[arm], UNSEEN_VARIANT)
@@ -144,7 +146,7 @@ class Session:
         def is_correct(output: object) -> bool:
             return subject.check(output, self._num_calls[arm] % NUM_TIMED_VARIANTS).is_correct
 
-        with torch.inference_mode():
+        with self._calling():
             return cross_check_fields(
                 self._arms[arm],
                 lambda: self._rotate(arm),
@@ -156,7 +158,7 @@ class Session:
     def run_for(self, arm: str, seconds: float) -> dict[str, Any]:
         """Call back to back for some seconds, on changing queries and without flushing: for energy."""
         prepared, num_calls = self._arms[arm], 0
-        with torch.inference_mode():
+        with self._calling():
             started = time.perf_counter()
             while time.perf_counter() - started < seconds:
                 self._rotate(arm)
@@ -189,6 +191,11 @@ class Session:
             self._clocks[device] = make_clock(device)
         return self._clocks[device]
 
+    def _calling(self) -> AbstractContextManager[Any]:
+        """The grad mode that the case's subject is called in."""
+        assert self._subject is not None
+        return self._subject.calling_mode()
+
     def _rotate(self, arm: str) -> None:
         assert self._subject is not None
         self._num_calls[arm] += 1
@@ -205,12 +212,12 @@ class Session:
         if was_changed:
             raise BrokenPromise("it wrote into the keys or values that it was given, which others read too")
 
-    def _call(self, prepared: PreparedAttention, variant: int) -> torch.Tensor:
+    def _call(self, prepared: PreparedAttention, variant: int) -> object:
         assert self._subject is not None
         self._subject.write_queries(variant)
         return prepared()
 
-    def _require_correct(self, output: torch.Tensor, variant: int, when: str) -> Check:
+    def _require_correct(self, output: object, variant: int, when: str) -> Check:
         assert self._subject is not None
         check = self._subject.check(output, variant)
         if not check.is_correct:

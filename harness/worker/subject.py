@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -26,7 +28,6 @@ from attention_impls.layer import (
     prepare_layer,
 )
 from attention_impls.reference import quantisation_error, reference_attention
-from harness.case import LAYER_WORKLOAD
 from harness.worker.input_guard import InputGuard
 
 NUM_TIMED_VARIANTS = 2
@@ -59,25 +60,23 @@ class Check:
 class Subject(ABC):
     """One problem with its inputs and its answers."""
 
-    def __init__(
-        self,
-        references: list[torch.Tensor],
-        budgets: list[ErrorBudget],
-        query_rows: torch.Tensor | None,
-        output_shape: tuple[int, ...],
-        output_dtype: torch.dtype,
-        guard: InputGuard,
-    ) -> None:
-        self._references = references
-        self._query_rows = query_rows
-        self._output_shape = output_shape
-        self._output_dtype = output_dtype
-        self.guard = guard
-        self._budgets = budgets
-        self.error_budget = max(budget.max_error for budget in budgets)
-        self.num_checked_queries = references[0].shape[-2]
-        self.quantisation_error: float | None = None
-        """Largest difference that a quantised cache makes to the exact answer; None without one"""
+    guard: InputGuard
+    error_budget: float
+    """The largest error that counts as correct"""
+    num_checked_queries: int
+    """Query positions of a sequence that have a reference"""
+    num_checked_heads: int | None = None
+    """Training: key/value heads, over all sequences, that have a reference"""
+    quantisation_error: float | None = None
+    """Largest difference that a quantised cache makes to the exact answer; None without one"""
+
+    @abstractmethod
+    def check(self, output: object, variant: int) -> Check:
+        """Hold an output against the reference of the variant that it was computed from."""
+
+    def calling_mode(self) -> AbstractContextManager[Any]:
+        """The grad mode that implementations are prepared and called in."""
+        return torch.inference_mode()
 
     @abstractmethod
     def unsupported_reasons(self, impl: AttentionImpl) -> list[str]:
@@ -95,8 +94,29 @@ class Subject(ABC):
     def write_queries(self, variant: int) -> None:
         """Write one of the query variants into the inputs, in place."""
 
+
+class ForwardSubject(Subject):
+    """A subject whose calls return one tensor, which is checked row by row."""
+
+    def __init__(
+        self,
+        references: list[torch.Tensor],
+        budgets: list[ErrorBudget],
+        query_rows: torch.Tensor | None,
+        output_shape: tuple[int, ...],
+        output_dtype: torch.dtype,
+        guard: InputGuard,
+    ) -> None:
+        self._references = references
+        self._query_rows = query_rows
+        self._output_shape = output_shape
+        self._output_dtype = output_dtype
+        self.guard = guard
+        self._budgets = budgets
+        self.error_budget = max(budget.max_error for budget in budgets)
+        self.num_checked_queries = references[0].shape[-2]
+
     def check(self, output: object, variant: int) -> Check:
-        """Hold an output against the reference of the variant that it was computed from."""
         if not isinstance(output, torch.Tensor):
             return Check(None, None, f"the output is {type(output).__name__}, not a tensor")
         if tuple(output.shape) != self._output_shape or output.dtype != self._output_dtype:
@@ -116,7 +136,7 @@ class Subject(ABC):
         return Check(error.max_error, ratio, None)
 
 
-class AttentionSubject(Subject):
+class AttentionSubject(ForwardSubject):
     """Attention alone: the new queries are `inputs.q`."""
 
     def __init__(self, problem: AttentionProblem, seed: int, query_rows: torch.Tensor | None) -> None:
@@ -159,7 +179,7 @@ class AttentionSubject(Subject):
         self._inputs.q.copy_(self._queries[variant])
 
 
-class LayerSubject(Subject):
+class LayerSubject(ForwardSubject):
     """A whole layer: the new queries come from new hidden states."""
 
     def __init__(self, problem: AttentionProblem, hidden_size: int, seed: int) -> None:
@@ -191,15 +211,6 @@ class LayerSubject(Subject):
 
     def write_queries(self, variant: int) -> None:
         self._inputs.hidden.copy_(self._hidden_states[variant])
-
-
-def make_subject(
-    problem: AttentionProblem, workload: str, hidden_size: int, seed: int, max_check_gflop: float
-) -> Subject:
-    """The subject of a workload."""
-    if workload == LAYER_WORKLOAD:
-        return LayerSubject(problem, hidden_size, seed)
-    return AttentionSubject(problem, seed, select_query_rows(problem, seed, max_check_gflop))
 
 
 def select_query_rows(problem: AttentionProblem, seed: int, max_check_gflop: float) -> torch.Tensor | None:

@@ -14,7 +14,8 @@ from harness.worker.memory_limit import (
     input_bytes,
     require_memory_for_inputs,
 )
-from harness.worker.subject import make_subject, select_query_rows
+from harness.worker.subject import select_query_rows
+from harness.worker.subjects import make_subject
 from harness.worker.workspace import peak_of, weigh_call
 
 PREFILL = AttentionProblem(
