@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import TypeVar
 
 import numpy as np
@@ -71,9 +72,7 @@ class Judged:
 
     def bound(self, level: float, side: int) -> float:
         """One-sided bound of the log ratio; `side` is -1 for the lower and 1 for the upper."""
-        from scipy.stats import t
-
-        return self.log_ratio + side * float(t.isf(level, self.freedom)) * self.standard_error
+        return self.log_ratio + side * _quantile(level, self.freedom) * self.standard_error
 
 
 def judge_values(cells: Mapping[Key, Values], assumed_run_spread: float) -> dict[Key, Judged]:
@@ -133,6 +132,14 @@ def _judge_single(cells: Mapping[Key, Values], assumed_run_spread: float) -> dic
         )
         for place, key in enumerate(cells)
     }
+
+
+@cache
+def _quantile(level: float, freedom: int) -> float:
+    """Student's t is above this with the probability `level`."""
+    from scipy.stats import t
+
+    return float(t.isf(level, freedom))
 
 
 def _tail(
