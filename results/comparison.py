@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from statistics import median
 from typing import Any
 
@@ -86,8 +87,14 @@ def _outcome_verdicts(base: Side, new: Side) -> Iterator[Verdict]:
 def _exact_verdicts(base: Side, new: Side, metric: Metric, policy: Policy) -> Iterator[Verdict]:
     for cell, before, after in _both_ok(base, new):
         rule = policy.rule(metric.column, before[0])
-        if rule is not None and (verdict := judge_bytes(cell, metric.column, before, after, rule)):
-            yield verdict
+        if rule is None:
+            continue
+        verdict = judge_bytes(cell, metric.column, before, after, rule)
+        if verdict is None:
+            continue
+        if metric.is_by_thread and (why := _difference(before, after, "num_threads")) is not None:
+            verdict = replace(verdict, answer=Answer.INCONCLUSIVE, is_improvement=False, reason=why)
+        yield verdict
 
 
 def _scattering_verdicts(base: Side, new: Side, metric: Metric, policy: Policy) -> list[Verdict]:
@@ -214,9 +221,8 @@ def _within(row: Mapping[str, Any]) -> float:
 def _why_not(before: list[Row], after: list[Row], metric: Metric) -> str | None:
     """Why times of these records must not be compared; None where they may."""
     for key in _TIMING_CONDITIONS if metric.unit == "ms" else ():
-        states = [{row[key] for row in rows} for rows in (before, after)]
-        if states[0] != states[1] and None not in states[0] | states[1]:
-            return f"{key} differs: " + " and ".join(", ".join(sorted(map(str, one))) for one in states)
+        if (difference := _difference(before, after, key)) is not None:
+            return difference
     flags = [
         set.intersection(*(set(row["flags"] or []) for row in rows)) & _CONDITION_FLAGS
         for rows in (before, after)
@@ -224,3 +230,11 @@ def _why_not(before: list[Row], after: list[Row], metric: Metric) -> str | None:
     if len(before) == len(after) == 1 and flags[0] != flags[1]:
         return f"conditions differed: {', '.join(sorted(flags[0] ^ flags[1]))} on one side"
     return None
+
+
+def _difference(before: list[Row], after: list[Row], key: str) -> str | None:
+    """What differs between the sides in a field; None where nothing does, or where it is not recorded."""
+    states = [{row[key] for row in rows} for rows in (before, after)]
+    if states[0] == states[1] or None in states[0] | states[1]:
+        return None
+    return f"{key} differs: " + " and ".join(", ".join(sorted(map(str, one))) for one in states)

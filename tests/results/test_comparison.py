@@ -212,6 +212,15 @@ def test_times_under_other_conditions_are_not_compared(tmp_path: Path) -> None:
     assert comparison.regressions == []
 
 
+def test_workspace_of_other_thread_counts_is_not_compared(tmp_path: Path) -> None:
+    base = made_up_run(tmp_path, "base", made_up_rows("base", 1))
+    changes = {0: {"num_threads": 4, "peak_workspace_bytes": 1 << 20, "kv_cache_bytes": 1 << 21}}
+    comparison = compare(base, made_up_run(tmp_path, "new", made_up_rows("new", 1, changes=changes)))
+    assert [verdict.metric for verdict in comparison.regressions] == ["kv_cache_bytes"]
+    (workspace,) = of_metric(comparison, "peak_workspace_bytes")
+    assert (workspace.answer, workspace.reason) == (Answer.INCONCLUSIVE, "num_threads differs: 8 and 4")
+
+
 def test_what_differs_in_software_is_noted(tmp_path: Path) -> None:
     base = made_up_run(tmp_path, "base", made_up_rows("base", 2))
     machine = HEADER.machine | {"libraries": {"torch": "2.14.0"}}

@@ -1,0 +1,73 @@
+"""`gqabench baseline update RUN [RUN ...]` and `gqabench baseline list`: committed reference runs."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+from pathlib import Path
+
+from harness.errors import UsageError
+from results import UnreadableRun
+
+
+def main(arguments: list[str]) -> int:
+    from results.baselines import BASELINES_FOLDER, THINNING
+
+    parser = argparse.ArgumentParser(prog="gqabench baseline", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    update = commands.add_parser(
+        "update", help="write the baseline of a run", description=f"Writes: {THINNING}."
+    )
+    update.add_argument("runs", nargs="+", metavar="RUN", help="complete runs of one study on one machine")
+    update.add_argument("--study", metavar="NAME", help="default: the study of the runs")
+    listing = commands.add_parser("list", help="what baselines there are")
+    for command in (update, listing):
+        command.add_argument(
+            "--into", type=Path, default=BASELINES_FOLDER, metavar="FOLDER", help="default: %(default)s"
+        )
+    parsed = parser.parse_args(arguments)
+    if parsed.command == "list":
+        return _list(parsed.into)
+    return _update(parsed, shlex.join(["gqabench", "baseline", *arguments]))
+
+
+def _update(parsed: argparse.Namespace, command: str) -> int:
+    from results.baselines import NoBaseline, write_baseline
+
+    try:
+        baseline = write_baseline(parsed.runs, parsed.into, parsed.study, command)
+    except (NoBaseline, UnreadableRun) as error:
+        raise UsageError(str(error)) from error
+    except OSError as error:
+        raise UsageError(f"--into {parsed.into}: cannot be written: {error.strerror}") from error
+    print(f"{baseline.num_records} records, {baseline.num_bytes / 1024:.0f} KiB")
+    print(f"baseline: {baseline.folder}")
+    return 0
+
+
+def _list(folder: Path) -> int:
+    from results.baselines import list_baselines
+
+    try:
+        baselines = list(list_baselines(folder))
+    except (OSError, ValueError) as error:
+        raise UsageError(f"{folder}: {error}") from error
+    if not baselines:
+        print(f"no baselines in {folder}")
+        return 0
+    rows = [("machine", "study", "records", "KiB", "measured", "revision")]
+    rows += [
+        (
+            one.machine,
+            one.study,
+            str(one.num_records),
+            f"{one.num_bytes / 1024:.0f}",
+            max((header.created_at[:10] for header in one.headers), default=""),
+            one.revisions,
+        )
+        for one in baselines
+    ]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
+    return 0
