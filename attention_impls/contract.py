@@ -103,6 +103,9 @@ class AttentionImpl(ABC):
     has_backward: ClassVar[bool] = False
     """Whether autograd can differentiate a call by `inputs.q`, `inputs.k` and `inputs.v`."""
 
+    allocates_outside_torch: ClassVar[bool] = False
+    """Whether a call takes memory that PyTorch's allocator cannot see; its workspace is not measured."""
+
     promised_operators: ClassVar[tuple[str, ...]] = ()
     """Operators of PyTorch, by how their names begin, of which a call must run one; empty promises none.
 

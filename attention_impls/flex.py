@@ -1,27 +1,20 @@
 """FlexAttention (Dong et al. 2024, arXiv 2412.05496): mask and soft cap compiled into the kernel.
 
-Shape suffixes: B batch, H query heads, G key/value heads, Q q_len, K kv_len, D head_dim.
+Shape suffixes: B batch, H query heads, Q q_len, D head_dim.
 """
 
 from __future__ import annotations
 
-import importlib.util
-import os
-import shutil
-import time
 from collections.abc import Callable
 
 import torch
 from torch.nn.attention.flex_attention import flex_attention
 
 from attention_impls.abilities import device_reasons, plain_cache_reasons
+from attention_impls.compiled_call import compile_call, compiler_reasons
 from attention_impls.contract import AttentionImpl, AttentionInputs, PreparedAttention, TimedCall
 from attention_impls.flex_block_mask import flex_block_mask
 from attention_impls.problem import AttentionProblem
-
-MAX_COMPILED_PROBLEMS = 1024
-"""Problems that one process may compile. By default `torch.compile` stops at 8 variants of one function. That
-suits functions whose arguments vary; here each variant is a problem of its own."""
 
 MIN_HEAD_DIM_ON_CUDA = 16
 """`torch/_inductor/kernel/flex/flex_attention.py`: "NYI: embedding dimension ... must be at least 16"."""
@@ -41,26 +34,22 @@ class Flex(AttentionImpl):
     timed_call = TimedCall()
 
     def unsupported_reasons(self, problem: AttentionProblem) -> list[str]:
-        reasons = [*device_reasons(problem), *plain_cache_reasons(problem)]
-        if problem.device_type == "cpu":
-            return reasons + _cpu_compiler_reasons()
-        if problem.head_dim < MIN_HEAD_DIM_ON_CUDA:
-            reasons.append(
-                f"head_dim={problem.head_dim}: flex_attention on CUDA needs {MIN_HEAD_DIM_ON_CUDA} or more"
-            )
-        if importlib.util.find_spec("triton") is None:
-            reasons.append("flex_attention on CUDA is compiled by Triton, which is not installed")
-        return reasons
+        return [
+            *device_reasons(problem),
+            *plain_cache_reasons(problem),
+            *flex_reasons(problem),
+            *compiler_reasons(problem),
+        ]
 
     def prepare(self, problem: AttentionProblem, inputs: AttentionInputs) -> PreparedAttention:
         block_mask = flex_block_mask(problem)
         score_mod = None if problem.logits_soft_cap is None else _soft_cap(problem.logits_soft_cap)
 
-        def attend(q_BHQD: torch.Tensor, k_BGKD: torch.Tensor, v_BGKD: torch.Tensor) -> torch.Tensor:
+        def attend() -> torch.Tensor:
             output_BHQD = flex_attention(
-                q_BHQD,
-                k_BGKD,
-                v_BGKD,
+                inputs.q,
+                inputs.k,
+                inputs.v,
                 score_mod=score_mod,
                 block_mask=block_mask,
                 scale=problem.scale,
@@ -69,16 +58,20 @@ class Flex(AttentionImpl):
             assert isinstance(output_BHQD, torch.Tensor)
             return output_BHQD
 
-        # fullgraph: whatever cannot be compiled is an error, never run uncompiled instead.
-        compiled = torch.compile(attend, fullgraph=True, dynamic=False)
-        started = time.perf_counter()
-        with torch._dynamo.config.patch(recompile_limit=MAX_COMPILED_PROBLEMS):
-            compiled(inputs.q, inputs.k, inputs.v)
-        return PreparedAttention(
-            run=lambda: compiled(inputs.q, inputs.k, inputs.v),
-            kv_cache_bytes=inputs.k.nbytes + inputs.v.nbytes,
-            compile_ms=(time.perf_counter() - started) * 1e3,
-        )
+        run, compile_ms = compile_call(attend)
+        return PreparedAttention(run, inputs.k.nbytes + inputs.v.nbytes, compile_ms=compile_ms)
+
+
+def flex_reasons(problem: AttentionProblem) -> list[str]:
+    """Why PyTorch's `flex_attention` does not compute a problem, whoever calls it."""
+    if problem.device_type != "cpu":
+        if problem.head_dim >= MIN_HEAD_DIM_ON_CUDA:
+            return []
+        return [f"head_dim={problem.head_dim}: flex_attention on CUDA needs {MIN_HEAD_DIM_ON_CUDA} or more"]
+    capability = torch.backends.cpu.get_cpu_capability()
+    if capability.startswith("AVX"):
+        return []
+    return [f"flex_attention on a CPU needs AVX2; PyTorch runs this one as {capability}"]
 
 
 def _soft_cap(cap: float) -> ScoreMod:
@@ -88,17 +81,3 @@ def _soft_cap(cap: float) -> ScoreMod:
         return cap * torch.tanh(score / cap)
 
     return score_mod
-
-
-def _cpu_compiler_reasons() -> list[str]:
-    """Why `flex_attention` cannot be compiled for this CPU."""
-    reasons = []
-    compiler = os.environ.get("CXX", "g++")
-    if shutil.which(compiler) is None:
-        reasons.append(
-            f"flex_attention is compiled on a CPU: no C++ compiler {compiler} on PATH (CXX names another)"
-        )
-    capability = torch.backends.cpu.get_cpu_capability()
-    if not capability.startswith("AVX"):
-        reasons.append(f"flex_attention on a CPU needs AVX2; PyTorch runs this one as {capability}")
-    return reasons

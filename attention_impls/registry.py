@@ -30,6 +30,12 @@ BUILT_IN_IMPLS = {
     "sdpa_efficient": "attention_impls.sdpa_efficient:SdpaEfficient",
     "sdpa_math": "attention_impls.sdpa_math:SdpaMath",
     "flex": "attention_impls.flex:Flex",
+    "repeat_kv_compiled": "attention_impls.repeat_kv_compiled:RepeatKvCompiled",
+    "grouped_matmul_compiled": "attention_impls.grouped_matmul_compiled:GroupedMatmulCompiled",
+    "onnxruntime_gqa": "attention_impls.onnxruntime_gqa:OnnxruntimeGqa",
+    "transformers_eager": "attention_impls.transformers_eager:TransformersEager",
+    "transformers_sdpa": "attention_impls.transformers_sdpa:TransformersSdpa",
+    "transformers_flex": "attention_impls.transformers_flex:TransformersFlex",
 }
 
 _REQUIRED_MEMBERS = ("name", "unsupported_reasons", "prepare")

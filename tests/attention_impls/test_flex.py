@@ -112,7 +112,7 @@ def test_more_problems_than_torch_compile_allows_for_are_still_compiled(
         pytest.skip(reasons[0])
     monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 1)
     for kv_len in (8, 9, 10):
-        problem = make_problem(kv_len=kv_len)
+        problem = make_problem(kv_len=kv_len, head_dim=64)
         inputs = make_inputs(problem, 0)
         prepared = impl.prepare(problem, inputs)
         operators = profile_call(prepared).operators
