@@ -26,6 +26,8 @@ NUM_STARTS = 7
 NUM_CASES = 40
 NUM_PLANNED = 1000
 NUM_RECORDS = 10_000
+NUM_WATCHED_PAIRS = 30
+WATCHED_SECONDS = 1.0
 
 WORKER_OPERATIONS = ("open_case", "prepare", "weigh", "measure", "verify", "close_case")
 
@@ -35,12 +37,13 @@ class Figure:
     """One measured number."""
 
     name: str
-    milliseconds: float
-    target_ms: float | None = None
+    value: float
+    target: float | None = None
+    unit: str = "ms"
 
     def __str__(self) -> str:
-        target = "" if self.target_ms is None else f"   target: under {self.target_ms:,.0f} ms"
-        return f"{self.name:<66} {self.milliseconds:>10,.1f} ms{target}"
+        target = "" if self.target is None else f"   target: under {self.target:,g} {self.unit}"
+        return f"{self.name:<66} {self.value:>10,.2f} {self.unit}{target}"
 
 
 class Stopwatch:
@@ -76,7 +79,14 @@ def main() -> None:
     parser.add_argument("--json", type=Path, metavar="FILE")
     parsed = parser.parse_args()
     figures = []
-    for measure in (measure_starts, measure_planning, measure_cases, measure_share, measure_report):
+    for measure in (
+        measure_starts,
+        measure_planning,
+        measure_cases,
+        measure_share,
+        measure_monitor,
+        measure_report,
+    ):
         for figure in measure():
             figures.append(figure)
             print(figure, flush=True)
@@ -173,6 +183,54 @@ def measure_share() -> Iterator[Figure]:
     yield Figure(f"a standard sweep of {len(samples)} cells, report included", wall_ms)
     yield Figure("  of this in timed calls (target: over half, warm-up counted)", timed_ms)
     yield Figure("  of this in timed calls, warm-up and flushes", requests.ms_by_argument["measure"])
+
+
+def measure_monitor() -> Iterator[Figure]:
+    """Pairs of slices of one arm, one with a watch and one without, in random order: the median ratio."""
+    from harness.case import CURRENT_ENVIRONMENT
+    from harness.instruments import Instruments
+    from harness.nvml import open_nvml
+    from harness.sweep_job import job_process
+
+    process, order = job_process(), random.Random(0)
+    worker = process.pool.ready(process.environments[CURRENT_ENVIRONMENT])
+    monitor = Instruments(open_nvml()).monitor(None, worker.pid)
+    problem = {
+        "batch_size": 4, "q_len": 1, "kv_len": 4096, "num_q_heads": 32, "num_kv_heads": 8, "head_dim": 128,
+        "dtype": "float32", "device": "cpu",
+    }  # fmt: skip
+    worker.request(
+        "open_case", 60, problem=problem, workload="decode", hidden_size=4096, seed=0, max_check_gflop=1.0
+    )
+    worker.request("prepare", 60, arm="folded_sdpa", impl="folded_sdpa")
+
+    def slice_ms(num_calls: int) -> list[float]:
+        reply = worker.request("measure", 60, arm="folded_sdpa", num_calls=num_calls, is_cold=False)
+        samples: list[float] = reply["samples_ms"]
+        return samples
+
+    num_calls = max(int(WATCHED_SECONDS * 1e3 / statistics.median(slice_ms(20))), 1)
+    ratios = []
+    for _ in range(NUM_WATCHED_PAIRS):
+        means = {}
+        for is_watched in order.sample([True, False], 2):
+            with monitor.watching() if is_watched else contextlib.nullcontext():
+                means[is_watched] = statistics.fmean(slice_ms(num_calls))
+        ratios.append(means[True] / means[False])
+    worker.request("close_case", 60)
+    began_cpu_s, began_s = time.process_time(), time.perf_counter()
+    with monitor.watching():
+        time.sleep(5 * WATCHED_SECONDS)
+    share = (time.process_time() - began_cpu_s) / (time.perf_counter() - began_s)
+    yield Figure("the monitor's own CPU time, of one core (its slow-down is no larger)", share * 100, 1, "%")
+    low, _, high = statistics.quantiles(ratios, n=4)
+    slow_down = (statistics.median(ratios) - 1) * 100
+    yield Figure(
+        f"slow-down by the monitor (quartiles {(low - 1) * 100:.1f} to {(high - 1) * 100:.1f} %)",
+        slow_down,
+        1,
+        "%",
+    )
 
 
 def measure_report() -> Iterator[Figure]:

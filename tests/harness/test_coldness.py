@@ -1,0 +1,80 @@
+"""Proof that a cold call finds nothing of its inputs in the last-level cache."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+
+from harness.worker.cache_flush import last_level_cache_bytes
+from harness.worker.clock import CpuClock
+
+ROUNDS = 20
+CALLS = 3
+ATTEMPTS = 6
+"""Neighbours on the same memory disturb an attempt; a cache that is not flushed fails all of them."""
+
+SMALL, FITTING, LARGE, HUGE = 0.1, 0.35, 5.0, 10.0
+"""Working sets in last-level caches."""
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Threads that wait for one another would measure the neighbours."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def nothing() -> None:
+    """Before a warm call."""
+
+
+def read_times_ms(flush: Callable[[], None] | None = None) -> dict[tuple[float, str], float]:
+    """Lower quartiles of the time to read each working set, cold and warm, measured in turns."""
+    clock, cache_bytes = CpuClock("cpu"), last_level_cache_bytes("cpu")
+    flush = flush or clock.flush
+    sets = {size: torch.randn(int(size * cache_bytes) // 4) for size in (SMALL, FITTING, LARGE, HUGE)}
+    samples: dict[tuple[float, str], list[float]] = {}
+    for _ in range(ROUNDS):
+        for size, values in sets.items():
+            for state, before_each in (("cold", flush), ("warm", nothing)):
+                if state == "warm":
+                    values.sum()
+                timed = clock.time_calls(values.sum, CALLS, before_each)
+                samples.setdefault((size, state), []).extend(timed)
+    return {key: statistics.quantiles(times, n=4)[0] for key, times in samples.items()}
+
+
+def ms_per_cache(times: dict[tuple[float, str], float], sizes: tuple[float, float], state: str) -> float:
+    """What one more last-level cache of bytes takes: what a call costs by itself falls out."""
+    low, high = sizes
+    return (times[high, state] - times[low, state]) / (high - low)
+
+
+def fitting_over_huge(times: dict[tuple[float, str], float]) -> float:
+    """Time per byte of the cold sets: one that fits the cache over one of ten caches."""
+    return ms_per_cache(times, (SMALL, FITTING), "cold") / ms_per_cache(times, (LARGE, HUGE), "cold")
+
+
+def test_a_cold_set_that_fits_the_cache_reads_like_one_of_ten_caches(one_thread: None) -> None:
+    seen = []
+    for _ in range(ATTEMPTS):
+        seen.append(fitting_over_huge(read_times_ms()))
+        if abs(seen[-1] - 1) <= 0.15:
+            return
+    pytest.fail(f"time per byte, cold and fitting over ten times the cache: {seen}")
+
+
+def test_without_a_flush_it_reads_faster(one_thread: None) -> None:
+    assert fitting_over_huge(read_times_ms(flush=nothing)) < 0.7
+
+
+def test_a_warm_set_that_fits_the_cache_reads_faster_than_a_cold_one(one_thread: None) -> None:
+    times = read_times_ms()
+    assert times[SMALL, "warm"] < 0.8 * times[SMALL, "cold"]
+    # A set of ten caches evicts itself: nothing is left to be warm.
+    assert times[HUGE, "warm"] == pytest.approx(times[HUGE, "cold"], rel=0.25)
