@@ -31,8 +31,9 @@ class LoadedRuns:
 def load(path: str | Path) -> pd.DataFrame:
     """The records at `path` as a tidy frame, one row a record, columns as in `results.record.Record`.
 
-    `path` is a run's folder (or the `latest` link), a `.jsonl` or `.parquet` file of records, or a glob of
-    such paths. Raises `UnreadableRun` (a `ValueError`) when there are no records of gqabench.
+    `path` is a run's folder (or the `latest` link), a `.jsonl` or `.parquet` file of records, a `.json` of
+    pytest-benchmark, or a glob of such paths. Raises `UnreadableRun` (a `ValueError`) when there are no
+    records of gqabench.
     """
     from results.frame import records_to_frame
 
@@ -65,6 +66,8 @@ def _load_one(path: Path) -> LoadedRuns:
             return _load_folder(RunFolder(path.resolve()))
         if path.suffix == ".parquet":
             return _load_parquet(path)
+        if path.suffix == ".json":
+            return _load_pytest_benchmark(path)
         if path.suffix == ".jsonl":
             return LoadedRuns(rows=_read_lines(path, forgive_last=False), headers=[])
     except UnreadableRun:
@@ -94,6 +97,13 @@ def _load_parquet(path: Path) -> LoadedRuns:
 
     rows, headers = read_parquet(path)
     return LoadedRuns(rows=[upgrade(row) for row in rows], headers=headers)
+
+
+def _load_pytest_benchmark(path: Path) -> LoadedRuns:
+    from results.pytest_benchmark_file import read_pytest_benchmark
+
+    rows, headers = read_pytest_benchmark(path)
+    return LoadedRuns(rows=rows, headers=headers)
 
 
 def _read_lines(path: Path, *, forgive_last: bool) -> list[dict[str, Any]]:

@@ -98,7 +98,9 @@ def test_the_wheel_names_the_project_its_command_and_its_licence(unpacked: Path)
     metadata = Parser().parsestr((dist_info(unpacked) / "METADATA").read_text())
     assert (metadata["Name"], metadata["License-Expression"]) == ("gqabench", "Apache-2.0")
     entry_points = (dist_info(unpacked) / "entry_points.txt").read_text()
-    assert entry_points.split() == ["[console_scripts]", "gqabench", "=", "harness.cli:main"]
+    console, plugin = entry_points.split("\n\n")[:2]
+    assert console.split() == ["[console_scripts]", "gqabench", "=", "harness.cli:main"]
+    assert plugin.split() == ["[pytest11]", "gqabench", "=", "harness.pytest_plugin"]
     assert (dist_info(unpacked) / "licenses" / "LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()
 
 

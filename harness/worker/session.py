@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict
 from typing import Any
@@ -66,6 +66,7 @@ class Session:
             "num_checked_queries": self._subject.num_checked_queries,
             "num_checked_heads": self._subject.num_checked_heads,
             "timing_method": self._clock.method,
+            "num_threads": torch.get_num_threads() if self._problem.device == "cpu" else None,
         }
 
     def prepare(self, arm: str, impl: str) -> dict[str, Any]:
@@ -132,6 +133,26 @@ class Session:
             exposed_before = clock.num_exposed
             samples_ms = clock.time_calls(prepared, num_calls, before_each)
             return {"samples_ms": samples_ms, "num_exposed": clock.num_exposed - exposed_before}
+
+    @contextmanager
+    def calls(self, arm: str) -> Iterator[tuple[Callable[[], None], Callable[[], None]]]:
+        """For a stopwatch of the caller's: what comes before each call, untimed, and a call until it is done.
+
+        Before each call the queries change, and the last-level cache is flushed.
+        """
+        prepared, clock = self._arms[arm], self._clock
+
+        def before_each() -> None:
+            self._rotate(arm)
+            clock.flush()
+            clock.synchronize()
+
+        def call() -> None:
+            prepared()
+            clock.synchronize()
+
+        with self._calling():
+            yield before_each, call
 
     def verify(self, arm: str) -> dict[str, Any]:
         """Check once more, after timing, on queries that the arm has not met."""
