@@ -37,7 +37,7 @@ class QuantisedTensor:
 
     def dequantise(self, dtype: torch.dtype) -> torch.Tensor:
         """`values * scales`, `[..., head_dim]`: multiplied in float32 and rounded once to `dtype`."""
-        return (self.values.to(torch.float32) * self.scales[..., None]).to(dtype)
+        return self.values.to(torch.float32).mul_(self.scales[..., None]).to(dtype)
 
 
 def quantise(x: torch.Tensor, kv_dtype: str) -> QuantisedTensor:

@@ -42,6 +42,11 @@ GLOSSARY = (
     ("error ratio", "the worst error from a float64 reference over its budget: up to 1 is correct."),
     ("checked queries", "query positions per sequence whose outputs were compared with the reference."),
     ("error / budget", "largest absolute difference from a float64 reference, and what the dtype allows."),
+    (
+        "quantisation error",
+        "largest absolute difference that quantising K and V makes to the float64 reference; the error ratio "
+        "is of an implementation's own errors, on the quantised cache.",
+    ),
     ("flags", "doubts about a measurement, by name."),
     ("–", "not measured."),
 )
@@ -116,6 +121,7 @@ _NEEDS = {
     "warm": "warm_latency_ms",
     "energy": "energy_j_per_call",
     "error ratio": "error_ratio",
+    "quantisation error": "quantisation_error",
     "checked queries": "num_sampled_queries",
 }
 """Columns without which a word is not used."""

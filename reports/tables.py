@@ -110,6 +110,7 @@ _MEASURES = (
     _Measure("per token", "energy_j_per_token", lambda row: energy_text(row.energy_j_per_token)),
     _Measure("error ratio", "error_ratio", lambda row: digits_text(row.error_ratio, 2)),
     _Measure("error / budget", "max_error", lambda row: _error_of_budget(row.max_error, row.error_budget)),
+    _Measure("quantisation error", "quantisation_error", lambda row: error_text(row.quantisation_error)),
     _Measure("checked queries", "num_sampled_queries", lambda row: _checked_text(row)),
     _Measure("flags", "flags", lambda row: ", ".join(row.flags), is_number=False),
 )
