@@ -38,6 +38,12 @@ GLOSSARY = (
         "reading memory or of multiplying matrices.",
     ),
     ("warm", "median time of the same calls without flushing the caches before each."),
+    (
+        "graph",
+        "median time of the same calls captured as a CUDA graph, each after a flush: no launches between.",
+    ),
+    ("kernels", "median of what the kernels of a call take by CUPTI, without the gaps between them."),
+    ("eager", "median wall time of a call and of waiting for it, launches included: what a caller sees."),
     ("energy", "what the device drew for one call, less what it draws when idle; per token, of new tokens."),
     ("error ratio", "the worst error from a float64 reference over its budget: up to 1 is correct."),
     ("checked queries", "query positions per sequence whose outputs were compared with the reference."),
@@ -119,6 +125,9 @@ def _values(rows: pd.DataFrame, column: str) -> list[str]:
 _NEEDS = {
     "% of roof": "roof_fraction",
     "warm": "warm_latency_ms",
+    "graph": "graph_latency_ms",
+    "kernels": "kernel_ms",
+    "eager": "eager_ms",
     "energy": "energy_j_per_call",
     "error ratio": "error_ratio",
     "quantisation error": "quantisation_error",

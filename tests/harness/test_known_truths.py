@@ -6,6 +6,7 @@ import statistics
 import textwrap
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -125,6 +126,20 @@ def test_what_prepare_keeps_is_read_to_the_byte(rows: pd.DataFrame) -> None:
 def test_cache_bytes_that_nobody_saw_are_flagged(rows: pd.DataFrame) -> None:
     is_flagged = rows["flags"].map(lambda flags: "cache_unseen" in flags)
     assert list(is_flagged[is_flagged].index) == ["StatesLessThanItHolds"]
+
+
+def test_a_repeat_gives_the_same_bytes(gqabench: Callable[..., Any], tmp_path: Path) -> None:
+    seen = []
+    for _ in range(2):
+        finished = gqabench(
+            "sweep", "-m", "measure=smoke", "model=gqa_8_2", "workload=prefill,decode", "kv_len=96",
+            "impls=[sdpa,repeat_kv,sdpa_math,grouped_matmul]",
+        )  # fmt: skip
+        assert finished.returncode == 0, finished.stderr
+        frame = results.load(tmp_path / "results" / "runs" / "latest").set_index(["impl", "workload"])
+        seen.append(frame.sort_index()[["kv_cache_bytes", "peak_workspace_bytes", "prepared_bytes"]])
+    pd.testing.assert_frame_equal(*seen)
+    assert (seen[0]["peak_workspace_bytes"] > 0).all()
 
 
 def test_what_is_slower_when_warm_is_told_apart(rows: pd.DataFrame) -> None:

@@ -1,6 +1,7 @@
 """The page and its files, as a reader meets them."""
 
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pandas as pd
@@ -340,12 +341,18 @@ def test_what_was_measured_besides_has_columns(record, frame_of):
     row = record(
         "sdpa", warm_latency_ms=0.5, energy_j_per_call=0.0123, energy_j_per_token=4.2e-6, roof_fraction=0.87
     )
+    row = replace(row, graph_latency_ms=0.9, kernel_ms=0.85, eager_ms=1.25)
     frame = tidy(frame_of([row]))
     assert column_of(frame, "warm (ms)") == ["0.500"]
+    assert column_of(frame, "graph (ms)") == ["0.900"]
+    assert column_of(frame, "kernels (ms)") == ["0.850"]
+    assert column_of(frame, "eager (ms)") == ["1.25"]
     assert column_of(frame, "energy per call") == ["12.3 mJ"]
     assert column_of(frame, "per token") == ["4.2 µJ"]
     assert column_of(frame, "% of roof") == ["87 %"]
-    assert {"warm", "energy", "% of roof"} <= {word for word, _ in glossary_of(frame)}
+    assert {"warm", "energy", "graph", "kernels", "eager", "% of roof"} <= {
+        word for word, _ in glossary_of(frame)
+    }
 
 
 def test_an_error_ratio_stands_instead_of_error_and_budget(record, frame_of):

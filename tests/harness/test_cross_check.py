@@ -1,0 +1,212 @@
+"""The logic around CUDA timing, with a made-up device: what a card really does is for `gpu` tests."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from harness.worker import cross_check, kernel_time
+from harness.worker.clock import CudaClock
+from harness.worker.cuda_graph import CALLS_IN_GRAPH, NotCapturable
+
+DEVICE = torch.device("cuda:0")
+
+
+@pytest.fixture
+def synchronised(monkeypatch: pytest.MonkeyPatch) -> list[object]:
+    seen: list[object] = []
+    monkeypatch.setattr(torch.cuda, "synchronize", seen.append)
+    return seen
+
+
+class FakeCaptured:
+    """A graph whose replays take 1, 2, 3, ... ms a call."""
+
+    pool_bytes = 4096
+
+    def __init__(self, call: Callable[[], Any], flush: Callable[[], Any], device: torch.device) -> None:
+        self.output = call()
+        self.num_replays = 0
+        self.released = False
+        FakeCaptured.latest = self
+
+    def replay(self) -> list[float]:
+        self.num_replays += 1
+        return [float(self.num_replays)] * CALLS_IN_GRAPH
+
+    def release(self) -> None:
+        self.released = True
+
+    latest: FakeCaptured
+
+
+def no_kernels(*_: Any) -> dict[str, Any]:
+    return {"kernel_ms": None, "kernel_ms_source": "torch.profiler"}
+
+
+def fields_of(monkeypatch: pytest.MonkeyPatch, captured: Any, is_correct: bool = True) -> dict[str, Any]:
+    monkeypatch.setattr(cross_check, "CapturedCalls", captured)
+    monkeypatch.setattr(cross_check, "kernel_time_fields", no_kernels)
+    order: list[str] = []
+    fields = cross_check.cross_check_fields(
+        call=lambda: order.append("call"),
+        rotate=lambda: order.append("rotate"),
+        flush=lambda: order.append("flush"),
+        is_correct=lambda _: is_correct,
+        device=DEVICE,
+    )
+    assert order[:3] == ["rotate", "flush", "call"]  # the cache is emptied last
+    return fields
+
+
+def test_the_first_replay_is_not_counted(monkeypatch: pytest.MonkeyPatch, synchronised: list[object]) -> None:
+    fields = fields_of(monkeypatch, FakeCaptured)
+    assert fields["graph_samples_ms"] == [float(n) for n in (2, 3, 4, 5, 6) for _ in range(CALLS_IN_GRAPH)]
+    assert fields["graph_latency_ms"] == 4.0
+    assert fields["graph_pool_bytes"] == 4096
+    assert "graph_reason" not in fields
+    assert FakeCaptured.latest.released
+    assert fields["eager_ms"] > 0
+    assert len(synchronised) >= 40
+
+
+def test_a_graph_with_wrong_outputs_has_no_time(
+    monkeypatch: pytest.MonkeyPatch, synchronised: list[object]
+) -> None:
+    fields = fields_of(monkeypatch, FakeCaptured, is_correct=False)
+    assert "graph_latency_ms" not in fields
+    assert "wrong when it is replayed" in fields["graph_reason"]
+    assert FakeCaptured.latest.released
+
+
+def test_what_cannot_be_captured_says_why(
+    monkeypatch: pytest.MonkeyPatch, synchronised: list[object]
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise NotCapturable("RuntimeError: operation not permitted when stream is capturing")
+
+    fields = fields_of(monkeypatch, refuse)
+    assert fields["graph_reason"].startswith("cannot be captured: RuntimeError: operation not permitted")
+    assert "graph_latency_ms" not in fields
+
+
+class FakeCupti(ModuleType):
+    """Bindings that tell of two kernels and a memset for each flush of their buffers."""
+
+    ActivityKind = SimpleNamespace(CONCURRENT_KERNEL=10, MEMCPY=1, MEMSET=2, DRIVER=4)
+
+    def __init__(self) -> None:
+        super().__init__("cupti.cupti")
+        self.enabled: set[int] = set()
+        self.completed: Callable[[list[Any]], None]
+
+    def activity_register_callbacks(
+        self, requested: Callable[[], tuple[int, int]], completed: Callable[[list[Any]], None]
+    ) -> None:
+        assert requested()[0] > 0
+        self.completed = completed
+
+    def activity_enable(self, kind: int) -> None:
+        self.enabled.add(kind)
+
+    def activity_disable(self, kind: int) -> None:
+        self.enabled.remove(kind)
+
+    def activity_flush_all(self, flag: int) -> None:
+        assert flag == 1
+        kinds_and_times = [(10, 0, 400_000), (4, 0, 9_000_000), (10, 500_000, 700_000), (2, 700_000, 710_000)]
+        self.completed([SimpleNamespace(kind=kind, start=a, end=b) for kind, a, b in kinds_and_times])
+
+
+@pytest.fixture
+def cupti(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCupti]:
+    fake, package = FakeCupti(), ModuleType("cupti")
+    package.cupti = fake  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "cupti", package)
+    monkeypatch.setitem(sys.modules, "cupti.cupti", fake)
+    monkeypatch.setattr(kernel_time, "find_spec", lambda name: name == "cupti")
+    yield fake
+    assert fake.enabled == set()
+
+
+def test_cupti_sums_kernels_copies_and_fills(cupti: FakeCupti, synchronised: list[object]) -> None:
+    fields = kernel_time.kernel_time_fields(lambda: None, lambda: None, DEVICE)
+    assert fields == {"kernel_ms": pytest.approx(0.61), "kernel_ms_source": "cupti"}
+
+
+def test_where_cupti_refuses_the_profiler_is_asked(
+    cupti: FakeCupti, synchronised: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise RuntimeError("CUPTI_ERROR_MULTIPLE_SUBSCRIBERS_NOT_SUPPORTED")
+
+    monkeypatch.setattr(cupti, "activity_register_callbacks", refuse)
+    monkeypatch.setattr(kernel_time, "_by_profiler", lambda call, device: 250_000)
+    fields = kernel_time.kernel_time_fields(lambda: None, lambda: None, DEVICE)
+    assert fields == {"kernel_ms": 0.25, "kernel_ms_source": "torch.profiler"}
+
+
+def test_no_kernel_seen_is_no_time(synchronised: list[object], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernel_time, "find_spec", lambda name: None)
+    monkeypatch.setattr(kernel_time, "_by_profiler", lambda call, device: 0)
+    assert kernel_time.kernel_time_fields(lambda: None, lambda: None, DEVICE)["kernel_ms"] is None
+
+
+class FakeEvent:
+    """An event of a device that has reached it, or not, when it is asked."""
+
+    is_reached = False
+
+    def __init__(self, **_: Any) -> None: ...
+
+    def record(self) -> None: ...
+
+    def query(self) -> bool:
+        return self.is_reached
+
+    def elapsed_time(self, other: FakeEvent) -> float:
+        return 1.5
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch, synchronised: list[object]) -> CudaClock:
+    sleeps: list[int] = []
+
+    class Device:
+        def __init__(self, _: object) -> None: ...
+        def __enter__(self) -> None: ...
+        def __exit__(self, *_: object) -> None: ...
+
+    monkeypatch.setattr("harness.worker.clock.CacheFlush", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "device", Device)
+    monkeypatch.setattr(torch.cuda, "Event", FakeEvent)
+    monkeypatch.setattr(torch.cuda, "_sleep", sleeps.append)
+    clock = CudaClock("cuda:0")
+    clock.sleeps = sleeps  # type: ignore[attr-defined]
+    return clock
+
+
+def test_the_sleep_follows_what_the_host_needs(clock: CudaClock) -> None:
+    def slow_to_queue() -> None:
+        time.sleep(0.0003)
+
+    assert clock.time_calls(slow_to_queue, 3, lambda: None) == [1.5] * 3
+    first, *later = clock.sleeps  # type: ignore[attr-defined]
+    assert first == CudaClock._SHORTEST_SLEEP_CYCLES
+    # 0.3 ms at 2 GHz, twice over; a busy machine may have slept longer.
+    assert all(1_200_000 <= cycles <= CudaClock._LONGEST_SLEEP_CYCLES for cycles in later)
+    assert clock.num_exposed == 0
+
+
+def test_calls_that_the_device_waited_for_are_counted(
+    clock: CudaClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FakeEvent, "is_reached", True)
+    clock.time_calls(lambda: None, 4, lambda: None)
+    assert clock.num_exposed == 4
