@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
-import sys
-from importlib.metadata import entry_points
-from pathlib import Path
-from types import ModuleType
 from typing import Any, cast
 
 from attention_impls.contract import AttentionImpl
-
-ENTRY_POINT_GROUP = "gqabench.attention_impls"
+from attention_impls.file_impls import is_in_a_file, load_file, split_name
+from attention_impls.plugins import load_plugin, plugin_names
 
 BUILT_IN_IMPLS = {
     "reference": "attention_impls.reference:Reference",
@@ -50,8 +45,11 @@ class BrokenImpl(Exception):
 
 
 def list_impls() -> list[str]:
-    """Names of all implementations: the built-in ones in the table's order, then installed plug-ins."""
-    return [*BUILT_IN_IMPLS, *sorted(_plugin_targets())]
+    """Names of all implementations: the built-in ones in the table's order, then installed plug-ins.
+
+    A built-in name is a promise of what runs, so no plug-in can take it.
+    """
+    return [*BUILT_IN_IMPLS, *(name for name in plugin_names() if name not in BUILT_IN_IMPLS)]
 
 
 def require_known(name: str) -> None:
@@ -59,12 +57,12 @@ def require_known(name: str) -> None:
 
     Imports nothing, so that a plan can be checked before any implementation is loaded.
     """
-    if _is_path_target(name):
-        path = Path(name.rpartition(":")[0])
+    if is_in_a_file(name):
+        path, _ = split_name(name)
         if not path.is_file():
             raise UnknownImpl(f"impls={name}: no file {path}")
         return
-    if name not in BUILT_IN_IMPLS and name not in _plugin_targets():
+    if name not in BUILT_IN_IMPLS and name not in plugin_names():
         raise UnknownImpl(
             f"impls={name}: unknown; valid: {', '.join(list_impls())}, or path/to/file.py:ClassName"
         )
@@ -81,42 +79,16 @@ def get_impl(name: str) -> AttentionImpl:
         module_name, _, class_name = BUILT_IN_IMPLS[name].partition(":")
         return cast(AttentionImpl, getattr(importlib.import_module(module_name), class_name)())
     try:
-        if _is_path_target(name):
-            file, _, class_name = name.rpartition(":")
-            impl_class: Any = getattr(_load_file(Path(file).resolve()), class_name)
-        else:
-            impl_class = _plugin_targets()[name].load()
-        impl = impl_class()
-    except Exception as error:  # code from outside: whatever it raises is the reason of its row
+        impl = _load_class(name)()
+    except (Exception, SystemExit) as error:  # code from outside: whatever it raises is the reason of its row
         raise BrokenImpl(f"impls={name}: {type(error).__name__}: {error}") from error
     if missing := [member for member in _REQUIRED_MEMBERS if not hasattr(impl, member)]:
         raise BrokenImpl(f"impls={name}: has no {', '.join(missing)}; valid: a class like AttentionImpl")
     return cast(AttentionImpl, impl)
 
 
-def _is_path_target(name: str) -> bool:
-    file, _, class_name = name.rpartition(":")
-    return file.endswith(".py") and class_name.isidentifier()
-
-
-def _plugin_targets() -> dict[str, Any]:
-    """Installed plug-ins by name. A built-in name is a promise of what runs, so none can take it."""
-    points = entry_points(group=ENTRY_POINT_GROUP)
-    return {point.name: point for point in points if point.name not in BUILT_IN_IMPLS}
-
-
-def _load_file(path: Path) -> ModuleType:
-    module_name = f"gqabench_file_{path.stem}_{abs(hash(path))}"
-    if module_name in sys.modules:
-        return sys.modules[module_name]
-    spec = importlib.util.spec_from_file_location(module_name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[module_name] = module
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[module_name]
-        raise
-    return module
+def _load_class(name: str) -> Any:
+    if is_in_a_file(name):
+        file, class_name = split_name(name)
+        return getattr(load_file(file), class_name)
+    return load_plugin(name)

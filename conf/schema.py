@@ -60,7 +60,9 @@ class SweepConfig:
     tp: int = 1
     """Tensor-parallel ranks: one rank's heads are measured."""
     impls: Any = MISSING
-    """List of implementation names, or one name."""
+    """List of implementation names, or one name; `environment:name` for one in another environment."""
+    environments: Any = field(default_factory=dict)
+    """By name: `python`, the path of an interpreter, or `source`, a checkout of gqabench, or both."""
     device: str = MISSING
     """`auto`, `cpu`, `cuda` or `cuda:N`."""
     measure: MeasureConfig = field(default_factory=MeasureConfig)

@@ -11,7 +11,8 @@ from typing import Any
 from attention_impls.cost import kv_input_bytes
 from harness.arm_facts import ArmFacts
 from harness.bench import Bench
-from harness.case import CURRENT_ENVIRONMENT, Arm, Case
+from harness.case import Arm, Case
+from harness.devices import why_not_here
 from harness.monitor import Trace
 from harness.rounds import Samples, Slice, Stream, measure_in_rounds
 from harness.timed_row import timed_fields
@@ -42,6 +43,7 @@ class Attempt:
         self._active = list(arms)
         self._facts = {arm: ArmFacts() for arm in arms}
         self._write = write
+        self._opened: list[str] = []
 
     def run(self) -> None:
         """Raises `ArmLost` when an arm ends its worker; `fail` has to be told of it."""
@@ -53,8 +55,11 @@ class Attempt:
         self._each_arm(self._weigh)
         timed, trace = self._time()
         self._each_arm(partial(self._finish, timed, trace))
-        for environment in dict.fromkeys(arm.environment for arm in self._case.arms):
-            self._worker(environment).request("close_case", self._case.measure.timeout_s)
+        for environment in self._opened:
+            try:
+                self._worker(environment).request("close_case", self._case.measure.timeout_s)
+            except WorkerFailed:  # every arm has its record: the next case gets a new worker
+                self._bench.discard(environment)
 
     def fail(self, arm: Arm, outcome: str, reason: str, errors: dict[str, Any] | None = None) -> None:
         """Record that an arm ended without a measurement."""
@@ -65,8 +70,12 @@ class Attempt:
     @property
     def _uuid(self) -> str | None:
         """Of the case's GPU; None on a CPU."""
-        uuid: str | None = self._bench.device_facts(self._case)["uuid"]
-        return uuid
+        device = self._device
+        return None if device is None else device["uuid"]
+
+    @property
+    def _device(self) -> dict[str, Any] | None:
+        return self._bench.device_facts(self._case)
 
     def _each_arm(self, step: Callable[[Arm], None]) -> None:
         for arm in list(self._active):
@@ -77,6 +86,11 @@ class Attempt:
         """Make the inputs of the case; where that fails, all arms of the environment do."""
         case = self._case
         arms = [arm for arm in self._active if arm.environment == environment]
+        host = self._bench.known_host(environment)
+        if host is not None and (why_not := why_not_here(case.problem.device, case.problem.dtype, host)):
+            for arm in arms:
+                self.fail(arm, Outcome.UNSUPPORTED, why_not)
+            return
         try:
             opened = self._worker(environment).request(
                 "open_case",
@@ -91,8 +105,10 @@ class Attempt:
             outcome, reason = failure.outcome, f"making the inputs: {failure}"
         except WorkerFailed as failure:
             self._bench.discard(environment)
-            outcome, reason = failure.outcome, f"making the inputs: {failure}"
+            what = "making the inputs" if host is not None else f"starting environment {environment}"
+            outcome, reason = failure.outcome, f"{what}: {failure}"
         else:
+            self._opened.append(environment)
             for arm in arms:
                 self._facts[arm].add(opened)
             return
@@ -100,7 +116,7 @@ class Attempt:
             self.fail(arm, outcome, reason)
 
     def _prepare(self, arm: Arm) -> None:
-        self._facts[arm].add(self._ask(arm, "prepare", impl=arm.impl))
+        self._facts[arm].add(self._ask(arm, "prepare", impl=arm.target))
 
     def _weigh(self, arm: Arm) -> None:
         facts = self._facts[arm]
@@ -173,10 +189,12 @@ class Attempt:
         case, bench = self._case, self._bench
         samples = {state: timed[Stream(arm, state)] for state in case.measure.caches}
         fields = timed_fields(case, samples, trace)
+        device = self._device
+        assert device is not None
         roof = self._instruments.roofs.fields(
             case,
             fields,
-            bench.device_facts(case),
+            device,
             bench.host(arm.environment),
             lambda: self._worker(arm.environment),
         )
@@ -190,16 +208,14 @@ class Attempt:
         self._record(arm, {**facts, **fields, **roof, "outcome": Outcome.OK, "flags": flags})
 
     def _record(self, arm: Arm, fields: dict[str, Any]) -> None:
-        known = {
-            **self._case.model_fields(),
-            "device_name": self._bench.device_facts(self._case)["name"],
-        }
+        device = self._device
+        known = {**self._case.model_fields(), "device_name": None if device is None else device["name"]}
         self._write(arm, known | fields)
         self._active.remove(arm)
 
     def _ask(self, arm: Arm, op: str, **arguments: Any) -> dict[str, Any]:
         timeout_s = self._case.measure.timeout_s
-        return self._worker(arm.environment).request(op, timeout_s, arm=_label(arm), **arguments)
+        return self._worker(arm.environment).request(op, timeout_s, arm=arm.label, **arguments)
 
     @contextmanager
     def _blaming(self, arm: Arm) -> Iterator[None]:
@@ -208,9 +224,18 @@ class Attempt:
             yield
         except RequestFailed as failure:
             self.fail(arm, failure.outcome, str(failure), failure.errors)
-            self._worker(arm.environment).request("drop", self._case.measure.timeout_s, arm=_label(arm))
+            self._drop(arm, failure)
         except WorkerFailed as failure:
             raise ArmLost(arm, failure) from failure
+
+    def _drop(self, arm: Arm, failure: RequestFailed) -> None:
+        """Have the worker forget an arm. Raises `ArmLost` when it cannot go on measuring others."""
+        if failure.is_poisoned:
+            raise ArmLost(arm, WorkerFailed(failure.outcome, str(failure))) from failure
+        try:
+            self._worker(arm.environment).request("drop", self._case.measure.timeout_s, arm=arm.label)
+        except WorkerFailed as gone:
+            raise ArmLost(arm, gone) from gone
 
     def _worker(self, environment: str) -> WorkerProcess:
         return self._bench.worker(environment)
@@ -218,7 +243,3 @@ class Attempt:
 
 class _ArmDropped(Exception):
     """An arm failed while it was timed; its row is written."""
-
-
-def _label(arm: Arm) -> str:
-    return arm.impl if arm.environment == CURRENT_ENVIRONMENT else f"{arm.environment}:{arm.impl}"

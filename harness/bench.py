@@ -6,9 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.case import Case
+from harness.environments import Environment
 from harness.instruments import Instruments
 from harness.worker_pool import WorkerPool
-from harness.worker_process import Environment, WorkerProcess
+from harness.worker_process import WorkerFailed, WorkerProcess
 
 
 @dataclass
@@ -31,8 +32,16 @@ class Bench:
         """What the environment's worker says of itself and its machine."""
         return self.pool.host(self.environments[environment])
 
-    def device_facts(self, case: Case) -> dict[str, Any]:
-        """The worker's description of the case's device."""
+    def known_host(self, environment: str) -> dict[str, Any] | None:
+        """The same; None of an environment that does not start."""
+        try:
+            return self.host(environment)
+        except WorkerFailed:
+            return None
+
+    def device_facts(self, case: Case) -> dict[str, Any] | None:
+        """The description of the case's device, by the first worker that sees it; None where none does."""
         wanted = "cuda:0" if case.problem.device == "cuda" else case.problem.device
-        devices: list[dict[str, Any]] = self.host(case.arms[0].environment)["devices"]
-        return next(device for device in devices if device["device"] == wanted)
+        hosts = [self.known_host(name) for name in dict.fromkeys(arm.environment for arm in case.arms)]
+        devices = [device for host in hosts if host is not None for device in host["devices"]]
+        return next((device for device in devices if device["device"] == wanted), None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from attention_impls import AttentionProblem
@@ -18,9 +19,9 @@ from attention_impls.cost import (
 )
 from attention_impls.cost import model_bytes as attention_bytes
 from attention_impls.cost import model_flops as attention_flops
+from harness.environments import CURRENT_ENVIRONMENT
 
 CACHE_STATES = ("cold", "warm")
-CURRENT_ENVIRONMENT = "current"
 LAYER_WORKLOAD = "layer"
 TRAIN_WORKLOAD = "train"
 
@@ -30,7 +31,20 @@ class Arm:
     """An implementation in an environment: what is compared."""
 
     impl: str
+    """A name, or `path/to/file.py:Class` as it was asked for."""
     environment: str = CURRENT_ENVIRONMENT
+    file: Path | None = None
+    """Of an implementation in a file: where it is, absolute."""
+
+    @property
+    def label(self) -> str:
+        """What stands for the arm in `impls`."""
+        return self.impl if self.environment == CURRENT_ENVIRONMENT else f"{self.environment}:{self.impl}"
+
+    @property
+    def target(self) -> str:
+        """What the registry of the environment is asked for."""
+        return self.impl if self.file is None else f"{self.file}:{self.impl.rpartition(':')[2]}"
 
 
 @dataclass(frozen=True, kw_only=True)

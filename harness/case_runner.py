@@ -39,7 +39,8 @@ class CaseRunner:
                 return
             except ArmLost as lost:
                 self.bench.discard(lost.arm.environment)
-                attempt.fail(lost.arm, lost.outcome, str(lost))
+                if lost.arm not in recorded:
+                    attempt.fail(lost.arm, lost.outcome, str(lost))
                 remaining = [arm for arm in remaining if arm not in recorded]
 
     def run_invalid(self, case: InvalidCase, on_record: OnRecord) -> None:
@@ -49,7 +50,8 @@ class CaseRunner:
 
     def cell_id(self, case: Case | InvalidCase, arm: Arm) -> str:
         """Identity of a measurement: see `harness.cell`."""
-        return cell_id(case, arm, self.bench.host(arm.environment))
+        environment = self.bench.environments[arm.environment]
+        return cell_id(case, arm, self.bench.known_host(arm.environment), environment.source_root)
 
     def _record(self, case: Case | InvalidCase, arm: Arm, fields: dict[str, Any]) -> Record:
         return Record(

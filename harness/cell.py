@@ -13,18 +13,24 @@ _SOURCE_ROOT = Path(__file__).resolve().parents[1]
 _MEASURED_SOURCES = ("attention_impls", "harness/worker")
 
 
-def cell_id(case: Case | InvalidCase, arm: Arm, host: dict[str, Any]) -> str:
+def cell_id(
+    case: Case | InvalidCase, arm: Arm, host: dict[str, Any] | None, source_root: Path = _SOURCE_ROOT
+) -> str:
     """Hash of problem, implementation, code, library versions, driver and device.
 
-    `host` is the worker's description of itself. An implementation given as a file counts by its content.
+    `host` is the description that the worker of the arm's environment gives of itself; None when it does not
+    start. An implementation given as a file counts by its content, one of another package by its version.
     """
+    host = host or {"libraries": {}, "cuda": None, "devices": []}
     return short_hash(
         {
             "case": case.case_id,
             "impl": arm.impl,
-            "impl_source": _file_hash(arm.impl),
+            "impl_source": None if arm.file is None else _file_hash(arm.file),
+            "plugin": host.get("plugins", {}).get(arm.impl),
             "environment": arm.environment,
-            "source": source_hash(),
+            "python": host.get("python"),
+            "source": source_hash(source_root),
             "libraries": host["libraries"],
             "cuda": host["cuda"],
             "driver": host.get("driver"),
@@ -34,18 +40,15 @@ def cell_id(case: Case | InvalidCase, arm: Arm, host: dict[str, Any]) -> str:
 
 
 @cache
-def source_hash() -> str:
+def source_hash(source_root: Path = _SOURCE_ROOT) -> str:
     """Hash of the code that is measured and that measures: implementations and worker."""
     digest = hashlib.sha256()
     for folder in _MEASURED_SOURCES:
-        for path in sorted((_SOURCE_ROOT / folder).rglob("*.py")):
+        for path in sorted((source_root / folder).rglob("*.py")):
             digest.update(path.name.encode())
             digest.update(path.read_bytes())
     return digest.hexdigest()[:12]
 
 
-def _file_hash(impl: str) -> str | None:
-    file, _, _ = impl.rpartition(":")
-    if not file.endswith(".py"):
-        return None
-    return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:12]
+def _file_hash(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()[:12]

@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from harness.cell import source_hash
+from harness.environments import Environment
 from harness.nvml import Nvml
 
 _SOURCE_ROOT = Path(__file__).resolve().parents[1]
@@ -60,6 +61,22 @@ def describe_machine(host: dict[str, Any], nvml: Nvml) -> dict[str, Any]:
                 "lock_sha256": lock_hash(_LOCK),
                 **git_state(_SOURCE_ROOT),
             },
+        }
+    )
+
+
+def describe_environment(environment: Environment, host: dict[str, Any] | None) -> dict[str, Any]:
+    """Interpreter, libraries and code of an environment; `host` is its worker's word, if it gave one."""
+    host = host or {}
+    return _known(
+        {
+            "interpreter": environment.python,
+            "python": host.get("python"),
+            "libraries": host.get("libraries", {}) | {name: host.get(name) for name in ("cuda", "cudnn")},
+            "plugins": host.get("plugins"),
+            "num_torch_threads": host.get("num_threads"),
+            "code": {"source_hash": source_hash(environment.source_root)}
+            | git_state(environment.source_root),
         }
     )
 

@@ -2,31 +2,38 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from attention_impls import AttentionProblem, InvalidCombination, InvalidProblem, UnknownImpl
-from attention_impls.registry import require_known
+from attention_impls import AttentionProblem, InvalidCombination, InvalidProblem
 from conf import list_presets
-from harness.case import TRAIN_WORKLOAD, Arm, Case, InvalidCase, MeasureSettings
+from harness.arms import read_arms, require_known_impls
+from harness.case import TRAIN_WORKLOAD, Case, InvalidCase, MeasureSettings
 from harness.devices import AUTO, resolve_device, resolve_dtype
+from harness.environments import read_environments
 from harness.errors import UsageError
 
 _COUNTS = ("batch_size", "q_len", "kv_len", "num_q_heads", "num_kv_heads", "head_dim", "num_layers", "tp")
 
 
-def plan_case(config: DictConfig, host: dict[str, Any]) -> Case | InvalidCase:
-    """The case that a composed configuration describes, on a host as its worker describes it.
+def plan_case(
+    config: DictConfig, hosts: Mapping[str, dict[str, Any]], folder: Path = Path()
+) -> Case | InvalidCase:
+    """The case that a composed configuration describes, on hosts as their workers describe them.
 
-    Values that are valid but do not go together give an `InvalidCase`; a value that never is valid raises
-    `UsageError`.
+    `hosts` is by environment, without those that did not start. Paths are relative to `folder`. Values that
+    are valid but do not go together give an `InvalidCase`; a value that never is valid raises `UsageError`.
     """
     values: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     _require_counts(values)
-    arms = tuple(Arm(impl) for impl in _impl_names(values["impls"]))
-    device = resolve_device(values["device"], host)
+    arms = read_arms(values["impls"], read_environments(values["environments"], folder), folder)
+    require_known_impls(arms, hosts)
+    of_arms = [hosts[name] for name in dict.fromkeys(arm.environment for arm in arms) if name in hosts]
+    device = resolve_device(values["device"], *(of_arms or hosts.values()))
     dtype = resolve_dtype(values["dtype"], device)
     try:
         settings = MeasureSettings(**values["measure"])
@@ -90,20 +97,6 @@ def _require_counts(values: dict[str, Any]) -> None:
             raise UsageError(f"{key}=null: must be a positive whole number")
         if value < 1:
             raise UsageError(f"{key}={value}: must be a positive whole number")
-
-
-def _impl_names(value: Any) -> list[str]:
-    names = [value] if isinstance(value, str) else value
-    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
-        raise UsageError(f"impls={value}: must be a list of implementation names, such as [sdpa,repeat_kv]")
-    if repeated := sorted({name for name in names if names.count(name) > 1}):
-        raise UsageError(f"impls={value}: names {', '.join(repeated)} twice")
-    try:
-        for name in names:
-            require_known(name)
-    except UnknownImpl as error:
-        raise UsageError(str(error)) from error
-    return names
 
 
 def _require_phase(workload: str, problem: AttentionProblem) -> None:

@@ -14,10 +14,11 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from harness.case import CURRENT_ENVIRONMENT, Case, InvalidCase
+from harness.case import Case, InvalidCase
 from harness.devices import resolve_device
+from harness.environments import CURRENT_ENVIRONMENT
 from harness.errors import UsageError
-from harness.machine import describe_machine, gqabench_version
+from harness.machine import describe_environment, describe_machine, gqabench_version
 from harness.nvml import open_nvml
 from harness.roofs import ask_for_roofs, roofs_for
 from harness.sweep_job import job_process
@@ -64,26 +65,36 @@ def _create_run(
         seed=config.seed,
         measure=config.measure.name,
         gqabench_version=gqabench_version(),
-        machine=describe_machine(host, open_nvml()) | {"roofs": _roofs(config, cases, host)},
+        machine=describe_machine(host, open_nvml())
+        | {"environments": _other_environments(cases), "roofs": _roofs(config, cases)},
     )
     return RunFolder.create(results_dir / run_id, header)
 
 
-def _roofs(
-    config: DictConfig, cases: Sequence[Case | InvalidCase], host: dict[str, Any]
-) -> dict[str, dict[str, Any]]:
+def _other_environments(cases: Sequence[Case | InvalidCase]) -> dict[str, Any]:
+    """What the environments of arms have, by name, but for the current one, which is the machine's."""
+    process = job_process()
+    used = dict.fromkeys(arm.environment for case in cases for arm in case.arms)
+    environments = [process.environments[name] for name in used if name != CURRENT_ENVIRONMENT]
+    hosts = process.pool.hosts(environments)
+    return {one.name: describe_environment(one, hosts.get(one.name)) for one in environments}
+
+
+def _roofs(config: DictConfig, cases: Sequence[Case | InvalidCase]) -> dict[str, dict[str, Any]]:
     """Measured ceilings of the devices that the cases are for, by device; empty where not asked for."""
     if not config.measure.roofs:
         return {}
     process = job_process()
-    worker = process.pool.ready(process.environments[CURRENT_ENVIRONMENT])
-    used = {resolve_device(case.shape_fields()["device"], host)["device"] for case in cases}
-    roofs = {}
-    for device in host["devices"]:
-        if device["device"] not in used:
+    names = dict.fromkeys([CURRENT_ENVIRONMENT, *(arm.environment for case in cases for arm in case.arms)])
+    hosts = process.pool.hosts(process.environments[name] for name in names)
+    used = {resolve_device(case.shape_fields()["device"], *hosts.values())["device"] for case in cases}
+    roofs: dict[str, dict[str, Any]] = {}
+    for name, device in [(name, one) for name, host in hosts.items() for one in host["devices"]]:
+        if device["device"] not in used or device["device"] in roofs:
             continue
+        worker = process.pool.ready(process.environments[name])
         try:
-            measured = roofs_for(device, host, partial(ask_for_roofs, worker, device))
+            measured = roofs_for(device, hosts[name], partial(ask_for_roofs, worker, device))
         except RequestFailed as failure:
             warnings.warn(f"no roofs of {device['device']}: {failure}", stacklevel=2)
         else:

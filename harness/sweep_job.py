@@ -10,13 +10,17 @@ import os
 import platform
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
+from harness.arms import read_arms
 from harness.bench import Bench
-from harness.case import CURRENT_ENVIRONMENT, Arm, Case, InvalidCase
+from harness.case import Arm, Case, InvalidCase
 from harness.case_runner import CaseRunner
+from harness.environments import CURRENT_ENVIRONMENT, Environment, read_environments
+from harness.errors import UsageError
 from harness.instruments import Instruments
 from harness.nvml import open_nvml
 from harness.plan import plan_case
@@ -24,7 +28,6 @@ from harness.progress import Display, SilentDisplay
 from harness.roof_gauge import RoofGauge
 from harness.roofs import Roofs
 from harness.worker_pool import WorkerPool
-from harness.worker_process import Environment
 from results import FINAL_OUTCOMES, Record, RecordWriter, RunFolder, load_runs
 from results.run_folder import LineWriter
 
@@ -42,6 +45,21 @@ class JobProcess:
     writer: RecordWriter | None = None
     conditions: LineWriter | None = None
     done_cells: frozenset[str] = frozenset()
+
+    def hosts(self, config: DictConfig, folder: Path) -> dict[str, dict[str, Any]]:
+        """What the workers that a configuration's arms need, and the current one, say of themselves.
+
+        Those that do not start are left out. Paths are relative to `folder`. Raises `UsageError`.
+        """
+        environments = read_environments(_plain(config.environments), folder)
+        for name, environment in environments.items():
+            if self.environments.setdefault(name, environment) != environment:
+                raise UsageError(f"environments.{name}: is the same in all cases of a sweep; use two names")
+        arms = read_arms(_plain(config.impls), environments, folder)
+        used = dict.fromkeys([CURRENT_ENVIRONMENT, *(arm.environment for arm in arms)])
+        hosts = self.pool.hosts(environments[name] for name in used)
+        self.pool.host(environments[CURRENT_ENVIRONMENT])  # raises why it does not start
+        return hosts
 
     def open_run(self, folder: RunFolder) -> CaseRunner:
         """Go on with, or start, this process's part of a run."""
@@ -92,9 +110,11 @@ def close_job_process() -> None:
 def run_job(config: DictConfig) -> None:
     """Measure the case of one composed configuration into the run's folder."""
     process = job_process()
-    host = process.pool.host(process.environments[CURRENT_ENVIRONMENT])
-    runner = process.open_run(RunFolder(Path(HydraConfig.get().runtime.output_dir)))
-    case = plan_case(config, host)
+    runtime = HydraConfig.get().runtime
+    folder = Path(runtime.cwd)  # of the command, wherever a launcher runs this
+    hosts = process.hosts(config, folder)
+    runner = process.open_run(RunFolder(Path(runtime.output_dir)))
+    case = plan_case(config, hosts, folder)
     arms = tuple(arm for arm in case.arms if runner.cell_id(case, arm) not in process.done_cells)
     process.display.begin_case(case)
     if arms:
@@ -115,6 +135,10 @@ def _run_case(
         runner.run_invalid(case, on_record)
     else:
         runner.run(case, on_record)
+
+
+def _plain(value: Any) -> Any:
+    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
 
 
 def final_cells(folder: RunFolder) -> frozenset[str]:

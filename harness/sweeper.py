@@ -11,6 +11,7 @@ import itertools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
@@ -24,7 +25,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import ValidationError
 
-from harness.case import CURRENT_ENVIRONMENT, Case, InvalidCase
+from harness.case import Case, InvalidCase
 from harness.errors import UsageError
 from harness.plan import plan_case
 from harness.run_setup import open_run
@@ -117,12 +118,12 @@ def expand_axes(overrides: Sequence[Override]) -> list[tuple[str, ...]]:
 def plan_points(loader: ConfigLoader, master: DictConfig, points: Sequence[tuple[str, ...]]) -> list[Point]:
     """Compose and plan every point. Raises `UsageError` at the first value that can never be valid."""
     process = job_process()
-    host = process.pool.host(process.environments[CURRENT_ENVIRONMENT])
+    folder = Path.cwd()
     composer = PointComposer(loader, master)
     planned = []
     for overrides in points:
         config = composer.compose(overrides)
-        planned.append(Point(overrides, plan_case(config, host), config))
+        planned.append(Point(overrides, plan_case(config, process.hosts(config, folder), folder), config))
     return planned
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from harness.worker_process import Environment, WorkerFailed, WorkerProcess, without_chatter
+from harness.environments import Environment
+from harness.worker_process import WorkerFailed, WorkerProcess, without_chatter
 
 _START_TIMEOUT_S = 300.0
 
@@ -17,6 +20,8 @@ class WorkerPool:
     def __init__(self) -> None:
         self._workers: dict[str, WorkerProcess] = {}
         self._hosts: dict[str, dict[str, Any]] = {}
+        self._dead: dict[str, WorkerFailed] = {}
+        """Why environments of which no worker ever answered did not: they are not asked again."""
         self._log_folder = tempfile.TemporaryDirectory(prefix="gqabench-")
         self._kept_logs: Path | None = None
 
@@ -36,6 +41,18 @@ class WorkerPool:
         if environment.name not in self._hosts:
             self._greet(environment)
         return self._hosts[environment.name]
+
+    def hosts(self, environments: Iterable[Environment]) -> dict[str, dict[str, Any]]:
+        """The descriptions of those environments whose workers answer; all start at the same time."""
+        environments = list(environments)
+        for environment in environments:
+            if environment.name not in self._hosts and environment.name not in self._dead:
+                self.start(environment)
+        described = {}
+        for environment in environments:
+            with suppress(WorkerFailed):
+                described[environment.name] = self.host(environment)
+        return described
 
     def ready(self, environment: Environment) -> WorkerProcess:
         """A worker that answers. Raises `WorkerFailed` when none starts."""
@@ -69,9 +86,13 @@ class WorkerPool:
                     kept.write(said)
 
     def _greet(self, environment: Environment) -> None:
+        if environment.name in self._dead:
+            raise self._dead[environment.name]
         worker = self.start(environment)
         try:
             self._hosts[environment.name] = worker.describe_host(_START_TIMEOUT_S)
-        except WorkerFailed:
+        except WorkerFailed as failure:
             self.discard(environment)
+            if environment.name not in self._hosts:
+                self._dead[environment.name] = failure
             raise

@@ -8,30 +8,21 @@ import os
 import selectors
 import signal
 import subprocess
-import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from harness.environments import Environment, UnusableEnvironment
 from harness.worker.protocol import PROTOCOL_VERSION, Message
 
-_SOURCE_ROOT = Path(__file__).resolve().parents[1]
+_BOOTSTRAP = Path(__file__).resolve().parent / "worker" / "bootstrap.py"
 _READ_SIZE = 1 << 16
 _LOG_TAIL_BYTES = 1 << 16
 _PROFILER_CHATTER = b"USDT:"
 """How the profiler of torch 2.13 begins the lines that it logs at each start and stop, at any log level."""
 _GOODBYE_SECONDS = 2.0
-
-
-@dataclass(frozen=True)
-class Environment:
-    """An interpreter with its packages and a code version."""
-
-    name: str
-    python: str = sys.executable
-    source_root: Path = _SOURCE_ROOT
+_REPLY_START = b'{"ok": '
 
 
 class WorkerFailed(Exception):
@@ -48,6 +39,10 @@ class RequestFailed(Exception):
     def __init__(self, reply: Message) -> None:
         super().__init__(reply["reason"])
         self.outcome: str = reply["outcome"]
+        self.is_unusable: bool = reply.get("is_unusable", False)
+        """Whether the interpreter cannot be a worker at all."""
+        self.is_poisoned: bool = reply.get("is_poisoned", False)
+        """Whether what went wrong would disturb other implementations in this worker."""
         self.errors: dict[str, Any] = {
             key: reply[key] for key in ("max_error", "error_ratio") if key in reply
         }
@@ -62,14 +57,17 @@ class WorkerProcess:
         self._log_path = log_path
         self._oom_kills_before = _count_oom_kills()
         with log_path.open("ab") as log:
-            self._process = subprocess.Popen(
-                [environment.python, "-P", "-m", "harness.worker", str(os.getpid())],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                env=os.environ | {"PYTHONPATH": _python_path(environment)},
-                start_new_session=True,  # a terminal's Ctrl-C is for the parent
-            )
+            try:
+                self._process = subprocess.Popen(
+                    [environment.python, _BOOTSTRAP, str(os.getpid()), environment.source_root],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=log,
+                    env=environment.variables,
+                    start_new_session=True,  # a terminal's Ctrl-C is for the parent
+                )
+            except OSError as error:  # such as a file of another architecture
+                raise environment.unusable(f"cannot be executed: {error.strerror}") from error
         self._selector = selectors.DefaultSelector()
         assert self._process.stdout is not None
         self._selector.register(self._process.stdout, selectors.EVENT_READ)
@@ -91,19 +89,29 @@ class WorkerProcess:
             self._process.stdin.flush()
         except BrokenPipeError:
             raise self._failure() from None
-        reply: Message = json.loads(self._read_line(timeout_s))
+        while not (line := self._read_line(timeout_s)).startswith(_REPLY_START):
+            continue  # what an interpreter's own start-up prints, before the worker takes its output over
+        reply: Message = json.loads(line)
         if not reply["ok"]:
             raise RequestFailed(reply)
         return reply
 
     def describe_host(self, timeout_s: float) -> Message:
-        """What the worker's interpreter can use. Raises `WorkerFailed` when it does not start."""
-        host = self.request("describe_host", timeout_s)
+        """What the worker's interpreter can use.
+
+        Raises `UnusableEnvironment` when it lacks what a worker needs, `WorkerFailed` when it ends or hangs.
+        """
+        try:
+            host = self.request("describe_host", timeout_s)
+        except RequestFailed as failure:
+            if failure.is_unusable:
+                raise self.environment.unusable(str(failure)) from failure
+            raise WorkerFailed(failure.outcome, str(failure)) from failure
         if host["protocol_version"] != PROTOCOL_VERSION:
-            raise WorkerFailed(
-                "error",
-                f"environment {self.environment.name} speaks worker protocol {host['protocol_version']},"
-                f" this gqabench {PROTOCOL_VERSION}",
+            source = f"environments.{self.environment.name}.source={self.environment.source_root}"
+            raise UnusableEnvironment(
+                f"{source}: its worker speaks protocol {host['protocol_version']}, this gqabench"
+                f" {PROTOCOL_VERSION}: they cannot be measured together"
             )
         return host
 
@@ -173,12 +181,6 @@ class WorkerProcess:
 def without_chatter(log: Iterable[bytes]) -> Iterator[bytes]:
     """The lines of a worker's log that somebody meant to be read."""
     return (line for line in log if not line.startswith(_PROFILER_CHATTER))
-
-
-def _python_path(environment: Environment) -> str:
-    """This project's source first, then what the caller had."""
-    inherited = os.environ.get("PYTHONPATH")
-    return os.pathsep.join([str(environment.source_root), *([inherited] if inherited else [])])
 
 
 def _count_oom_kills() -> int:

@@ -20,11 +20,12 @@ import psutil
 
 from harness.devices import AUTO, resolve_device
 from harness.doctor import Finding, Load, Neighbour, Observed, check_roofs, examine
+from harness.environments import CURRENT_ENVIRONMENT, Environment
 from harness.errors import UsageError
 from harness.machine import cgroup_folders, describe_machine
 from harness.nvml import Nvml, open_nvml
 from harness.roofs import Roof, Roofs, ask_for_roofs, measure_roofs_again
-from harness.worker_process import Environment, RequestFailed, WorkerFailed, WorkerProcess
+from harness.worker_process import RequestFailed, WorkerFailed, WorkerProcess
 
 _DEFAULT_RESULTS_DIR = Path("results/runs")
 _START_TIMEOUT_S = 300.0
@@ -89,7 +90,7 @@ def _roof_text(roof: Roof, unit: str) -> str:
 def _look(parsed: argparse.Namespace) -> tuple[Observed, Roofs | None]:
     """Start a worker, look at the machine while it is idle, and have it measure the roofs."""
     with tempfile.TemporaryDirectory(prefix="gqabench-") as folder:
-        environment = Environment("current")
+        environment = Environment(CURRENT_ENVIRONMENT)
         with WorkerProcess(environment, Path(folder) / "worker.log") as worker:
             host = worker.describe_host(_START_TIMEOUT_S)
             device = resolve_device(parsed.device, host)

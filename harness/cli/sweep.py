@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import signal
 import sys
@@ -86,6 +87,9 @@ def _run_hydra(arguments: list[str]) -> None:
     conf.register()
     # Hydra reads the command line itself, and the completion scripts that it prints name the program.
     # Its parser wants flags before overrides; a user may write -m anywhere.
+    arguments = [
+        re.sub(r"^(?=environments[.=])", "++", argument) for argument in arguments
+    ]  # names are new keys
     sys.argv = ["gqabench", *sorted(arguments, key=lambda argument: argument not in _MULTIRUN_FLAGS)]
     app = hydra.main(version_base="1.3", config_path="pkg://conf", config_name="sweep")(run_job)
     try:

@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from attention_impls import list_impls
+from attention_impls.plugins import plugin_versions
 from harness.worker.cache_flush import last_level_cache_bytes
 from harness.worker.protocol import PROTOCOL_VERSION
 from harness.worker.workspace import warm_up_profiler
@@ -42,6 +44,8 @@ def describe_host() -> dict[str, Any]:
         "num_threads": torch.get_num_threads(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "libraries": _library_versions(),
+        "impls": list_impls(),
+        "plugins": plugin_versions(),
         "devices": [_describe_cpu(), *(_describe_gpu(index) for index in range(torch.cuda.device_count()))],
     }
 

@@ -7,6 +7,7 @@ from importlib.metadata import EntryPoint, EntryPoints
 import pytest
 
 import attention_impls
+import attention_impls.plugins as plugins
 import attention_impls.registry as registry
 from attention_impls import AttentionImpl, BrokenImpl, TimedCall, UnknownImpl, get_impl, list_impls
 from attention_impls.registry import require_known
@@ -95,10 +96,10 @@ def test_a_file_that_fails_on_import_is_broken_each_time(tmp_path):
 def test_a_plug_in_is_listed_and_found_but_takes_no_built_in_name(kernel_file, monkeypatch):
     monkeypatch.syspath_prepend(kernel_file.parent)
     points = EntryPoints(
-        EntryPoint(name, f"kernel:{class_name}", registry.ENTRY_POINT_GROUP)
+        EntryPoint(name, f"kernel:{class_name}", plugins.ENTRY_POINT_GROUP)
         for name, class_name in (("own", "Own"), ("sdpa", "Own"), ("broken", "Absent"))
     )
-    monkeypatch.setattr(registry, "entry_points", lambda group: points)
+    monkeypatch.setattr(plugins, "entry_points", lambda group: points)
     assert list_impls() == [*registry.BUILT_IN_IMPLS, "broken", "own"]
     assert get_impl("own").name == "own"
     assert type(get_impl("sdpa")).__name__ == "Sdpa"

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from attention_impls import list_impls
+
 PROJECT = Path(__file__).resolve().parents[2]
 
 Finished = subprocess.CompletedProcess[str]
@@ -49,6 +51,7 @@ def host() -> dict[str, object]:
     """What a worker on a machine without a GPU says of itself."""
     return {
         "libraries": {"torch": "2.13.0"},
+        "impls": list_impls(),
         "cuda": None,
         "devices": [
             {"device": "cpu", "name": "some CPU", "uuid": None, "dtypes": ["float32", "float16", "bfloat16"]}

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from attention_impls import AttentionProblem
-from harness.worker_process import Environment, RequestFailed, WorkerFailed, WorkerProcess, without_chatter
+from harness.environments import Environment
+from harness.worker_process import RequestFailed, WorkerFailed, WorkerProcess, without_chatter
 
 PROBLEM = AttentionProblem(
     batch_size=2,

@@ -1,0 +1,61 @@
+"""The arms that a sweep's `impls` name: `impl`, `path/to/file.py:Class`, or either after `environment:`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from harness.case import Arm
+from harness.environments import CURRENT_ENVIRONMENT
+from harness.errors import UsageError
+
+_WITH_ENVIRONMENT = re.compile(r"([A-Za-z0-9_-]+):(.+)")
+_IN_A_FILE = re.compile(r"(.+\.py):([^:/]+)")
+
+
+def read_arms(value: Any, environments: Collection[str], folder: Path) -> tuple[Arm, ...]:
+    """The arms of a configuration's key `impls`. Paths are relative to `folder`.
+
+    Raises `UsageError` for what is no list of names, an arm named twice, an unknown environment, and a file
+    that is not there.
+    """
+    names = [value] if isinstance(value, str) else value
+    if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
+        raise UsageError(f"impls={value}: must be a list of implementation names, such as [sdpa,repeat_kv]")
+    arms = tuple(_read_arm(name, environments, folder) for name in names)
+    if repeated := sorted({arm.label for arm in arms if arms.count(arm) > 1}):
+        raise UsageError(f"impls={value}: names {', '.join(repeated)} twice")
+    return arms
+
+
+def require_known_impls(arms: Collection[Arm], hosts: Mapping[str, dict[str, Any]]) -> None:
+    """Raise `UsageError` for a name that its environment, as its worker describes it, does not know."""
+    for arm in arms:
+        if arm.file is None and arm.environment in hosts:
+            known = hosts[arm.environment]["impls"]
+            if arm.impl not in known:
+                raise UsageError(
+                    f"impls={arm.label}: unknown; valid: {', '.join(known)}, or path/to/file.py:ClassName"
+                )
+
+
+def _read_arm(name: str, environments: Collection[str], folder: Path) -> Arm:
+    environment, impl = CURRENT_ENVIRONMENT, name
+    if match := _WITH_ENVIRONMENT.fullmatch(name):
+        environment, impl = match.groups()
+        if environment not in environments:
+            raise UsageError(
+                f"impls={name}: no environment {environment}; valid: {', '.join(environments)};"
+                f" environments.{environment}.python=PATH makes it one"
+            )
+    match = _IN_A_FILE.fullmatch(impl)
+    if match is None:
+        return Arm(impl, environment)
+    file = (folder / Path(match[1]).expanduser()).resolve()
+    if not file.is_file():
+        raise UsageError(f"impls={name}: no file {file}")
+    if not match[2].isidentifier():
+        raise UsageError(f"impls={name}: {match[2]} is no class name; valid: path/to/file.py:ClassName")
+    return Arm(impl, environment, file)
