@@ -103,9 +103,15 @@ def _operator_reasons(problem: AttentionProblem) -> list[str]:
 
 
 def _provider_reasons(problem: AttentionProblem) -> list[str]:
+    """Imports ONNX Runtime only where its answer is needed."""
+    provider = _CPU if problem.device_type == "cpu" else _CUDA
+    unknown = {_CPU: "bfloat16", _CUDA: "float32"}[provider]
+    if problem.dtype == unknown:
+        return [f"dtype={unknown}: GroupQueryAttention of the {provider} has no kernel for it"]
+    if provider == _CPU and not needs_query_lengths(problem):
+        return []
     import onnxruntime
 
-    provider = _CPU if problem.device_type == "cpu" else _CUDA
     if provider not in onnxruntime.get_available_providers():
         return [f"device={problem.device}: ONNX Runtime {onnxruntime.__version__} has no {provider} here"]
     if needs_query_lengths(problem) and not _knows_query_lengths():
@@ -113,9 +119,6 @@ def _provider_reasons(problem: AttentionProblem) -> list[str]:
             f"batch_size={problem.batch_size}: GroupQueryAttention of ONNX Runtime {onnxruntime.__version__}"
             " extends one sequence at a time; 1.32 extends several"
         ]
-    unknown = {_CPU: "bfloat16", _CUDA: "float32"}[provider]
-    if problem.dtype == unknown:
-        return [f"dtype={unknown}: GroupQueryAttention of the {provider} has no kernel for it"]
     return []
 
 

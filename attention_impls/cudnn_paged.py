@@ -1,0 +1,117 @@
+"""cuDNN's attention over a paged cache, through the graph API of nvidia-cudnn-frontend.
+
+Shape suffixes: B batch, H query heads, G key/value heads, Q q_len, D head_dim.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from attention_impls.abilities import unquantised_reasons
+from attention_impls.contract import AttentionImpl, AttentionInputs, PreparedAttention, TimedCall
+from attention_impls.cuda_peer import (
+    cuda_peer_reasons,
+    dead_row_reasons,
+    lengths_on_device,
+    looks_back_only,
+)
+from attention_impls.paged_cache import PagedCache
+from attention_impls.problem import AttentionProblem
+
+MAX_HEAD_DIM = 128
+"""docs/operations/Attention.md of cudnn-frontend: up to 128 for the forward pass before Blackwell."""
+
+
+class CudnnPaged(AttentionImpl):
+    """`graph.sdpa` with page tables; building the graph and choosing its plan are in `prepare`."""
+
+    name = "cudnn_paged"
+    reads_cache_in_place = False
+    timed_call = TimedCall()
+
+    def unsupported_reasons(self, problem: AttentionProblem) -> list[str]:
+        reasons = [
+            *cuda_peer_reasons(problem, "cudnn", "cudnn"),
+            *unquantised_reasons(problem),
+            *dead_row_reasons(problem),
+        ]
+        if problem.logits_soft_cap is not None:
+            reasons.append(f"logits_soft_cap={problem.logits_soft_cap}: cuDNN's sdpa is given none here")
+        if problem.window is not None:
+            reasons.append(f"window={problem.window}: cuDNN's sdpa is given none here")
+        if problem.head_dim > MAX_HEAD_DIM or problem.head_dim % 8:
+            reasons.append(f"head_dim={problem.head_dim}: must be a multiple of 8 of at most {MAX_HEAD_DIM}")
+        return reasons
+
+    def prepare(self, problem: AttentionProblem, inputs: AttentionInputs) -> PreparedAttention:
+        started = time.perf_counter()
+        cache = PagedCache.of(problem, inputs)
+        output_BHQD = torch.empty_like(inputs.q)
+        execute = _build(problem, inputs.q, output_BHQD, cache)
+        plan_ms = (time.perf_counter() - started) * 1e3
+
+        def run() -> torch.Tensor:
+            execute()
+            return output_BHQD
+
+        return PreparedAttention(run, cache.nbytes, plan_ms=plan_ms)
+
+
+def _build(
+    problem: AttentionProblem, q_BHQD: torch.Tensor, output_BHQD: torch.Tensor, cache: PagedCache
+) -> Callable[[], None]:
+    """The graph with its plan, bound to its tensors."""
+    import cudnn
+
+    handle = cudnn.create_handle()
+    cudnn.set_stream(handle=handle, stream=torch.cuda.current_stream(problem.device).cuda_stream)
+    kinds = {"float16": cudnn.data_type.HALF, "bfloat16": cudnn.data_type.BFLOAT16}
+    graph = cudnn.pygraph(
+        io_data_type=kinds[problem.dtype],
+        intermediate_data_type=cudnn.data_type.FLOAT,
+        compute_data_type=cudnn.data_type.FLOAT,
+        handle=handle,
+    )
+    bound = _tensors(problem, q_BHQD, cache)
+    nodes = {name: graph.tensor_like(tensor) for name, tensor in bound.items()}
+    options: dict[str, Any] = {}
+    if looks_back_only(problem):
+        alignment = cudnn.diagonal_alignment.BOTTOM_RIGHT
+        options = {"diagonal_alignment": alignment, "diagonal_band_right_bound": 0}
+    output, _ = graph.sdpa(
+        **nodes,
+        is_inference=True,
+        attn_scale=problem.scale,
+        use_padding_mask=True,
+        paged_attention_max_seq_len_kv=problem.kv_len,
+        **options,
+    )
+    output.set_output(True).set_dim(list(output_BHQD.shape)).set_stride(list(output_BHQD.stride()))
+    graph.validate()
+    graph.build_operation_graph()
+    graph.create_execution_plans([cudnn.heur_mode.A])
+    graph.check_support()
+    graph.build_plans()
+    scratch = torch.empty(max(graph.get_workspace_size(), 1), dtype=torch.uint8, device=problem.device)
+    pack = {nodes[name]: tensor for name, tensor in bound.items()} | {output: output_BHQD}
+    return lambda: graph.execute(pack, scratch, handle=handle)
+
+
+def _tensors(problem: AttentionProblem, q_BHQD: torch.Tensor, cache: PagedCache) -> dict[str, torch.Tensor]:
+    """The arguments of `graph.sdpa`. cuDNN names dimensions in the order of `[pages, G, page_size, D]`."""
+    assert isinstance(cache.k, torch.Tensor) and isinstance(cache.v, torch.Tensor)
+    table_B1P1 = cache.page_table[:, None, :, None]
+    lengths_B111 = lengths_on_device(problem)[:, None, None, None]
+    return {
+        "q": q_BHQD,
+        "k": cache.k.transpose(1, 2),
+        "v": cache.v.transpose(1, 2),
+        "seq_len_q": torch.full_like(lengths_B111, problem.q_len),
+        "seq_len_kv": lengths_B111,
+        "paged_attention_k_table": table_B1P1,
+        "paged_attention_v_table": table_B1P1,
+    }

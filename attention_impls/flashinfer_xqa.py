@@ -1,0 +1,56 @@
+"""FlashInfer's XQA kernel, NVIDIA's decode kernel for grouped heads; it needs no plan."""
+
+from __future__ import annotations
+
+import torch
+
+from attention_impls.abilities import unquantised_reasons
+from attention_impls.contract import AttentionImpl, AttentionInputs, PreparedAttention, TimedCall
+from attention_impls.cuda_peer import decode_only_reasons, keys_on_the_left, lengths_on_device
+from attention_impls.flashinfer_pages import FlashinferPages, flashinfer_reasons, workspace
+from attention_impls.problem import AttentionProblem
+
+PAGE_SIZES = (16, 32, 64, 128)
+
+
+class FlashinferXqa(AttentionImpl):
+    """`xqa_batch_decode_with_kv_cache` over pages."""
+
+    name = "flashinfer_xqa"
+    reads_cache_in_place = False
+    timed_call = TimedCall()
+
+    def unsupported_reasons(self, problem: AttentionProblem) -> list[str]:
+        reasons = [
+            *flashinfer_reasons(problem),
+            *unquantised_reasons(problem),
+            *decode_only_reasons(problem),
+        ]
+        if problem.logits_soft_cap is not None:
+            reasons.append(f"logits_soft_cap={problem.logits_soft_cap}: XQA has no soft cap")
+        if problem.page_size not in (None, *PAGE_SIZES):
+            sizes = ", ".join(map(str, PAGE_SIZES))
+            reasons.append(f"page_size={problem.page_size}: must be one of {sizes}")
+        return reasons
+
+    def prepare(self, problem: AttentionProblem, inputs: AttentionInputs) -> PreparedAttention:
+        from flashinfer.decode import xqa_batch_decode_with_kv_cache
+
+        pages = FlashinferPages.of(problem, inputs)
+        scratch = workspace(problem)
+        lengths_B = lengths_on_device(problem)
+
+        def run() -> torch.Tensor:
+            output_BHD: torch.Tensor = xqa_batch_decode_with_kv_cache(
+                inputs.q[:, :, 0],
+                pages.pools,
+                scratch,
+                pages.cache.page_table,
+                lengths_B,
+                problem.kv_len,
+                bmm1_scale=problem.scale,
+                window_left=keys_on_the_left(problem),
+            )
+            return output_BHD[:, :, None]
+
+        return PreparedAttention(run, pages.cache.nbytes)
