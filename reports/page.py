@@ -15,6 +15,7 @@ from reports.figures import Drawing, draw_figures
 from reports.findings import key_findings
 from reports.glossary import glossary_of, method_notes
 from reports.markdown import markdown, markdown_text
+from reports.memory_table import MEMORY_MEANING, memory_table
 from reports.runs import Header, run_views
 from reports.setup_times import setup_table
 from reports.tables import failures_table, flags_table, outcomes_table, results_table
@@ -55,6 +56,8 @@ def build_report(frame: pd.DataFrame, header: Header | Sequence[Header], folder:
         "results": results_table(tidied),
         "timed_calls": timed_calls_table(tidied),
         "timed_call_meaning": TIMED_CALL_MEANING,
+        "memory": memory_table(tidied),
+        "memory_meaning": MEMORY_MEANING,
         "setup": setup_table(tidied),
         "failures": failures_table(tidied),
         "outcomes": outcomes_table(tidied),

@@ -149,7 +149,8 @@ class Record:
     device_bytes: int | None = None
     """Memory in use on the device by NVML, all processes."""
     unexplained_bytes: int | None = None
-    """What the process holds beyond what the allocator reserved: context, libraries, caches."""
+    """What the process holds beyond what the allocator reserved (CUDA: context, libraries), or beyond the
+    inputs and what the case's arms have prepared (CPU: libraries, references, the buffer that flushes)."""
 
     # Energy
     energy_j_per_call: float | None = None

@@ -13,10 +13,10 @@ import torch
 from attention_impls import AttentionProblem, PreparedAttention, get_impl
 from harness.worker.clock import Clock, make_clock
 from harness.worker.cross_check import cross_check_fields
-from harness.worker.memory_limit import require_memory_for_inputs
+from harness.worker.memory_limit import input_bytes, require_memory_for_inputs
 from harness.worker.subject import NUM_TIMED_VARIANTS, UNSEEN_VARIANT, Check, Subject
 from harness.worker.subjects import make_subject
-from harness.worker.workspace import counting_allocated, weigh_call
+from harness.worker.workspace import Weight, counting_allocated, weigh_call
 
 _MOST_CALLS_IN_FLIGHT = 32
 """A GPU's queue takes a thousand launches or so before the host has to wait."""
@@ -47,6 +47,7 @@ class Session:
         self._subject: Subject | None = None
         self._clocks: dict[str, Clock] = {}
         self._arms: dict[str, PreparedAttention] = {}
+        self._prepared_bytes: dict[str, int] = {}
         self._num_calls: dict[str, int] = {}
         self._promises: dict[str, tuple[str, ...]] = {}
         self._unseen_allocators: set[str] = set()
@@ -91,6 +92,7 @@ class Session:
             second_output = self._call(prepared, variant=1)
             second = self._require_correct(second_output, 1, when="second call, on other queries")
         self._arms[arm] = prepared
+        self._prepared_bytes[arm] = allocated.num_bytes or 0
         self._num_calls[arm] = 0
         self._promises[arm] = tuple(getattr(implementation, "promised_operators", ()))
         if getattr(implementation, "allocates_outside_torch", False):
@@ -116,7 +118,7 @@ class Session:
         if promised and not any(name.startswith(promised) for name in weight.operators):
             raise BrokenPromise(f"promised {' or '.join(promised)}, ran {', '.join(weight.kernels)}")
         unseen = {"peak_workspace_bytes": None} if arm in self._unseen_allocators else {}
-        return weight.record_fields() | unseen
+        return weight.record_fields() | unseen | {"unexplained_bytes": self._unexplained_bytes(weight)}
 
     def measure(self, arm: str, num_calls: int, is_cold: bool) -> dict[str, Any]:
         """Time some calls, each on queries other than the last one's, with or without flushing the cache."""
@@ -197,10 +199,12 @@ class Session:
     def drop(self, arm: str) -> None:
         """Free what an arm holds."""
         self._arms.pop(arm, None)
+        self._prepared_bytes.pop(arm, None)
 
     def close_case(self) -> None:
         """Free everything."""
         self._arms.clear()
+        self._prepared_bytes.clear()
         self._num_calls.clear()
         self._promises.clear()
         self._unseen_allocators.clear()
@@ -221,6 +225,13 @@ class Session:
         """The grad mode that the case's subject is called in."""
         assert self._subject is not None
         return self._subject.calling_mode()
+
+    def _unexplained_bytes(self, weight: Weight) -> int | None:
+        """On a CPU: resident memory less inputs and what arms have prepared. On CUDA the parent knows."""
+        assert self._problem is not None
+        if weight.process_bytes is None:
+            return None
+        return weight.process_bytes - input_bytes(self._problem) - sum(self._prepared_bytes.values())
 
     def _rotate(self, arm: str) -> None:
         assert self._subject is not None

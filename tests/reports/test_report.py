@@ -12,6 +12,7 @@ from reports import build_report
 from reports.expansion import expanding_arms
 from reports.findings import expansion_finding, key_findings, speed_finding
 from reports.glossary import glossary_of, method_notes
+from reports.memory_table import memory_table
 from reports.runs import run_views
 from reports.setup_times import setup_table
 from reports.tables import failures_table, flags_table, outcomes_table, results_table
@@ -361,6 +362,23 @@ def test_an_error_ratio_stands_instead_of_error_and_budget(record, frame_of):
     frame = tidy(raw.assign(error_ratio=0.21))
     assert column_of(frame, "error ratio") == ["0.21"]
     assert column_of(frame, "error / budget") is None
+
+
+def test_memory_is_told_of_the_largest_problem(record, frame_of, header, tmp_path):
+    rows = [
+        record(impl, kv_len=kv_len, prepared_bytes=0, process_bytes=2**30, unexplained_bytes=3 * 2**28)
+        for impl in ("sdpa", "repeat_kv")
+        for kv_len in (1024, 4096)
+    ]
+    table = memory_table(tidy(frame_of(rows)))
+    assert [column.title for column in table.columns][-2:] == ["process", "unexplained"]
+    (group,) = table.groups
+    assert "4K" in group.title
+    lines = {row[0].text: [cell.text for cell in row[1:]] for row in group.rows}
+    assert lines.keys() == {"sdpa", "repeat_kv"}
+    assert lines["sdpa"][-2:] == ["1 GiB", "768 MiB"]
+    assert "graph pool" not in [column.title for column in table.columns]
+    assert "Where the memory is" in page_of(frame_of(rows), header, tmp_path)
 
 
 def test_set_up_times_are_told_by_implementation(record, frame_of, header, tmp_path):
