@@ -26,8 +26,8 @@ _PARTS = {
 }
 MEMORY_MEANING = (
     "Prepared: what an implementation allocated before its first call and kept, such as a cache of its own "
-    "layout or a mask. Process: all that the worker held then, for every implementation that it had prepared. "
-    "Unexplained: what of it is neither inputs nor prepared: interpreter, libraries, references."
+    "layout or a mask. Process: all that the worker held then, whatever for. Unexplained: what of it is "
+    "neither inputs nor prepared: interpreter, libraries, references."
 )
 
 
