@@ -41,6 +41,7 @@ BUILT_IN_IMPLS = {
     "transformers_eager": "attention_impls.transformers_eager:TransformersEager",
     "transformers_sdpa": "attention_impls.transformers_sdpa:TransformersSdpa",
     "transformers_flex": "attention_impls.transformers_flex:TransformersFlex",
+    "cpu_decode": "attention_impls.cpu_decode:CpuDecode",
 }
 
 _REQUIRED_MEMBERS = ("name", "unsupported_reasons", "prepare")
