@@ -1,0 +1,80 @@
+"""`gqabench history RUN [RUN ...]`: cells over many runs of one machine, and which revision changed them."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness.errors import UsageError
+from results import UnreadableRun
+from results.metrics import METRICS
+
+if TYPE_CHECKING:
+    from results.history import Trend
+
+_DEFAULT_MIN_EFFECT = 0.02
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(prog="gqabench history", description=__doc__)
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="folders of runs, or globs in quotes")
+    parser.add_argument("--metric", default="latency_ms", choices=list(METRICS), metavar="COLUMN",
+                        help=f"default: latency_ms; one of {', '.join(METRICS)}")  # fmt: skip
+    parser.add_argument("--min-effect", type=float, default=_DEFAULT_MIN_EFFECT, metavar="SHARE",
+                        help="changes of a level below it are not told; default: 0.02")  # fmt: skip
+    parser.add_argument("-o", "--output", type=Path, default=Path("history"), metavar="FOLDER",
+                        help="where the figures go; default: history")  # fmt: skip
+    parsed = parser.parse_args(arguments)
+    from results.compared_side import NotComparable
+    from results.history import MIN_RUNS, load_history, trends
+
+    try:
+        headers, rows = load_history(parsed.runs)
+        found = trends(headers, rows, parsed.metric, parsed.min_effect)
+    except (UnreadableRun, NotComparable) as error:
+        raise UsageError(str(error)) from error
+    except ModuleNotFoundError as error:
+        raise UsageError(f"history needs {error.name}: pip install 'gqabench[history]'") from error
+    if not found:
+        raise UsageError(f"--metric {parsed.metric}: no cell has values of two runs and more")
+    pages = _write_figures(found, parsed.output, parsed.metric)
+    for line in change_lines(found):
+        print(line)
+    if len(headers) < MIN_RUNS and not METRICS[parsed.metric].is_exact:
+        print(f"{len(headers)} runs: levels are told from scatter with {MIN_RUNS} and more")
+    num_changed = sum(bool(trend.changes) for trend in found)
+    print(f"{num_changed} of {len(found)} cells changed over {len(headers)} runs")
+    print(f"figures: {', '.join(map(str, pages))}")
+    return 0
+
+
+def change_lines(found: list[Trend]) -> list[str]:
+    """A line for each change: what, how much, and between which revisions."""
+    return [
+        f"{change.relative:+8.1%}  {trend.cell.label}: {trend.metric} {_number(change.before)} to "
+        f"{_number(change.after)}, from run {change.first.run_id}: "
+        f"{change.last.revision} to {change.first.revision}"
+        for trend in found
+        for change in trend.changes
+    ]
+
+
+def _number(value: float) -> str:
+    """Bytes to the last, all else to four digits."""
+    return f"{value:,.0f}" if float(value).is_integer() else f"{value:.4g}"
+
+
+def _write_figures(found: list[Trend], folder: Path, metric: str) -> list[Path]:
+    from reports.trends import trend_pages
+    from reports.writing import write_atomically
+
+    pages = []
+    for number, page in enumerate(trend_pages(found), start=1):
+        path = folder / f"{metric}-{number}.png"
+        try:
+            write_atomically(path, page)
+        except OSError as error:
+            raise UsageError(f"{path}: cannot be written: {error.strerror}") from error
+        pages.append(path)
+    return pages

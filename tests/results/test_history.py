@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from harness.cli import main
+from results.history import change_points
+from tests.results.made_up_runs import HEADER, made_up_rows, made_up_run
+
+
+def test_a_step_is_found_where_it_is_and_an_outlier_is_none() -> None:
+    generator = np.random.default_rng(3)
+    flat = np.exp(generator.normal(0, 0.01, 20))
+    assert change_points(list(flat)) == []
+    disturbed = flat.copy()
+    disturbed[9] *= 1.5
+    assert change_points(list(disturbed)) == []
+    stepped = flat.copy()
+    stepped[12:] *= 1.1
+    assert change_points(list(stepped)) == [12]
+    assert change_points(list(stepped[10:15])) == []  # too few to tell
+
+
+def test_values_without_scatter_change_where_they_differ() -> None:
+    assert change_points([1.0] * 4 + [2.0] * 4) == [4]
+
+
+def make_history(folder: Path, num_runs: int, changed_from: int) -> str:
+    for number in range(num_runs):
+        changes: dict[int, dict[str, Any]] = {}
+        if number >= changed_from:
+            changes = {5: {"slower": 1.2}, 2: {"kv_cache_bytes": (1 << 20) + 1}}
+        name = f"run-{number:02}"
+        code = {"git_revision": f"{number:02}" * 20, "git_dirty": False}
+        made_up_run(
+            folder,
+            name,
+            made_up_rows(name, 6, seed=number, changes=changes),
+            machine=HEADER.machine | {"code": code},
+            created_at=f"2026-01-{number + 1:02}T00:00:00+00:00",
+        )
+    return str(folder / "run-*")
+
+
+def test_the_revision_that_changed_a_cell_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    runs = make_history(tmp_path / "runs", 14, changed_from=8)
+    assert main(["history", runs]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3
+    assert "repeat_kv, decode, batch 1, kv_len 66" in lines[0]
+    assert lines[0].endswith("from run run-08: 070707070707 to 080808080808")
+    assert lines[1] == "1 of 6 cells changed over 14 runs"
+    assert (tmp_path / "history" / "latency_ms-1.png").read_bytes().startswith(b"\x89PNG")
+    assert main(["history", runs, "--metric", "kv_cache_bytes"]) == 0
+    assert "kv_cache_bytes 1,048,576 to 1,048,577, from run run-08" in capsys.readouterr().out
+
+
+def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    machine = HEADER.machine | {"cpu": {"model": "Another CPU", "num_logical_cores": 4}}
+    one = made_up_run(tmp_path, "one", made_up_rows("one", 2))
+    far = made_up_run(tmp_path, "far", made_up_rows("far", 2), machine=machine)
+    for runs, complaint in (
+        ([one], "no cell has values of two runs"),
+        ([one, far], "of different machines: another-cpu-4-cores, some-cpu-8-cores"),
+        (["nowhere"], "no such run"),
+    ):
+        assert main(["history", *map(str, runs)]) == 2
+        assert complaint in capsys.readouterr().err
