@@ -42,6 +42,7 @@ test-gpu: $(READY) ## run the tests that need an NVIDIA GPU
 
 bench-harness: $(READY) ## measure what the harness itself costs
 	$(PY) tests/benchmarks/harness_overhead.py $(ARGS)
+	$(PY) tests/benchmarks/comparison_cost.py
 
 check: $(READY) ## formatting, lint, types and tests: what CI runs
 	$(PY) -m ruff format --check .
