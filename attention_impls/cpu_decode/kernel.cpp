@@ -11,7 +11,7 @@
 namespace {
 
 constexpr int MAX_TILES = 64;  // no chunk has more rows
-constexpr int QUADS = 3;
+constexpr int QUADS = 2;
 
 }  // namespace
 
@@ -237,16 +237,24 @@ class Worker {
         const Element* first = values + tile.first * a.head_dim;
         float* output = sums + tile.row * layout.dim;
         const int whole = static_cast<int>(a.head_dim) / STRIP * STRIP;
-        const char* nothing = reinterpret_cast<const char*>(queries);
-        const char*& fetched = ahead != nullptr ? ahead : nothing;
+        // A share of the lines to fetch goes before each pass over the values.
+        const int64_t num_passes = std::max(whole / (STRIPS * STRIP), 1);
+        const int64_t share = (tile.end - tile.first) * a.head_dim * sizeof(Element) / num_passes;
+        const auto fetch = [&] {
+            if (ahead == nullptr) return;
+            for (int64_t line = 0; line < share; line += 64) _mm_prefetch(ahead + line, _MM_HINT_T0);
+            ahead += share;
+        };
         int d = 0;
-        for (; d + STRIPS * STRIP <= whole; d += STRIPS * STRIP)
-            accumulate<Cache, ROWS, STRIPS>(tile, first, a.head_dim, layout.dim, d, output, fetched, Cache::load);
+        for (; d + STRIPS * STRIP <= whole; d += STRIPS * STRIP) {
+            fetch();
+            accumulate<Cache, ROWS, STRIPS>(tile, first, a.head_dim, layout.dim, d, output, Cache::load);
+        }
         for (; d < whole; d += STRIP)
-            accumulate<Cache, ROWS, 1>(tile, first, a.head_dim, layout.dim, d, output, fetched, Cache::load);
+            accumulate<Cache, ROWS, 1>(tile, first, a.head_dim, layout.dim, d, output, Cache::load);
         const int rest = static_cast<int>(a.head_dim) - whole;
         if (rest > 0)
-            accumulate<Cache, ROWS, 1>(tile, first, a.head_dim, layout.dim, d, output, fetched,
+            accumulate<Cache, ROWS, 1>(tile, first, a.head_dim, layout.dim, d, output,
                                        [rest](const Element* x) { return load_part<Cache>(x, rest); });
     }
 

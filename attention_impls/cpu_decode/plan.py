@@ -75,7 +75,7 @@ class Plan:
         merges: list[Merge] = []
         num_slots = 0
         for sequence, first_row, num_rows, first, end in pieces:
-            cuts = _cuts(first, end, max(share // num_rows, MIN_CHUNK_KEYS))
+            cuts = _cuts(first, end, max(math.ceil(share / num_rows), MIN_CHUNK_KEYS))
             for head in range(problem.num_kv_heads):
                 place = (sequence, head, first_row, num_rows)
                 if len(cuts) == 1:

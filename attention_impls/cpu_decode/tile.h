@@ -54,7 +54,7 @@ inline void products(const float* q, const typename Loader::Element* keys, int64
     Vector sums[KEYS][ROWS];
     for (int c = 0; c < KEYS; ++c)
         for (int r = 0; r < ROWS; ++r) sums[c][r] = _mm256_setzero_ps();
-    const auto add_strip = [&](int d, auto load) {
+    const auto add_strip = [&](int d, auto load) __attribute__((always_inline)) {
         Strip strip[KEYS];
 #pragma GCC unroll 8
         for (int c = 0; c < KEYS; ++c) strip[c] = load(key[c] + d);
@@ -85,7 +85,7 @@ inline void products(const float* q, const typename Loader::Element* keys, int64
 // output[row] += sum over keys of probability * value, for STRIPS strips of the head from dimension `d` on.
 template <class Loader, int ROWS, int STRIPS, class Load>
 inline void accumulate(const Tile& tile, const typename Loader::Element* values, int64_t stride, int padded_dim, int d,
-                       float* output, const char*& ahead, Load load) {
+                       float* output, Load load) {
     Vector sums[ROWS][STRIPS][2];
 #pragma GCC unroll 4
     for (int r = 0; r < ROWS; ++r)
@@ -98,8 +98,6 @@ inline void accumulate(const Tile& tile, const typename Loader::Element* values,
     const int64_t num_keys = tile.end - tile.first;
     values += d;
     for (int64_t key = 0; key < num_keys; ++key, values += stride, probability += ROWS) {
-        _mm_prefetch(ahead, _MM_HINT_T0);
-        ahead += sizeof(typename Loader::Element) * STRIP * STRIPS;
         Vector weight[ROWS];
 #pragma GCC unroll 4
         for (int r = 0; r < ROWS; ++r) weight[r] = _mm256_broadcast_ss(probability + r);
