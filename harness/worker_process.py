@@ -84,11 +84,9 @@ class WorkerProcess:
         gone then.
         """
         assert self._process.stdin is not None
-        try:
+        with contextlib.suppress(BrokenPipeError):  # it is gone, and may have said why
             self._process.stdin.write(json.dumps({"op": op, **arguments}).encode() + b"\n")
             self._process.stdin.flush()
-        except BrokenPipeError:
-            raise self._failure() from None
         while not (line := self._read_line(timeout_s)).startswith(_REPLY_START):
             continue  # what an interpreter's own start-up prints, before the worker takes its output over
         reply: Message = json.loads(line)

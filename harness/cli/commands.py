@@ -7,6 +7,7 @@ COMMANDS = {
     "report": ("harness.cli.report", "figures, tables and a page from runs"),
     "compare": ("harness.cli.compare", "whether stored runs became slower, larger or wrong"),
     "history": ("harness.cli.history", "trends over many runs, and which revision changed a cell"),
+    "ab": ("harness.cli.ab", "two revisions or interpreters, measured in pairs: slower, larger, wrong?"),
     "baseline": ("harness.cli.baseline", "committed reference runs: update, list"),
     "doctor": ("harness.cli.doctor", "what disturbs measuring on this machine, and its measured roofs"),
     "list": ("harness.cli.listing", "what there is: impls, shapes, studies, runs"),

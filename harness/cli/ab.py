@@ -1,0 +1,145 @@
+"""`gqabench ab BASE HEAD [key=value ...]`: did a change make anything slower, larger or wrong?
+
+BASE and HEAD are git revisions of this project, interpreters, or checkouts (`.` is the working tree). Their
+implementations are measured in pairs of fresh processes, until each cell is decided or the time is spent.
+Exit code: 0 no regression, 1 regression, 2 could not tell or could not compare. `--self-test` compares this
+environment with itself, again and again, and tells how often it raised a false alarm.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from harness.case import Case, InvalidCase
+from harness.cli.policies import read_policy
+from harness.cli.verdict_outputs import add_output_arguments, publish
+from harness.environments import CURRENT_ENVIRONMENT, Environment, read_environments
+from harness.errors import UsageError
+from harness.pairs import BASE, NEW, PairRunner
+from harness.revision_tree import LOCK_NAME, revision_environment
+from harness.worker_process import WorkerFailed
+from results.policy import Policy
+
+_SOURCE_ROOT = Path(__file__).resolve().parents[2]
+_DEFAULT_KEYS = ("study=smoke", "measure=pairs")
+
+
+def main(arguments: list[str]) -> int:
+    parsed = _parse(arguments)
+    policy = read_policy(parsed.policy)
+    cases = _cases(parsed.overrides)
+    if parsed.self_test:
+        environments = {side: Environment(side) for side in (BASE, NEW)}
+        return _self_test(PairRunner(environments, _valid(cases)), policy, parsed)
+    environments = {side: environment_of(side, getattr(parsed, side)) for side in (BASE, NEW)}
+    return _compare(PairRunner(environments, _valid(cases)), policy, parsed, len(cases) - len(_valid(cases)))
+
+
+def environment_of(side: str, text: str) -> Environment:
+    """The environment that a user's BASE or HEAD stands for. Raises `UsageError`."""
+    path = Path(text).expanduser()
+    if (path / "harness").is_dir():
+        return read_environments({side: {"source": text}}, Path.cwd())[side]
+    if path.is_file() and os.access(path, os.X_OK):
+        return read_environments({side: {"python": str(path)}}, Path.cwd())[side]
+    return revision_environment(side, Path.cwd(), text, _SOURCE_ROOT / LOCK_NAME)
+
+
+def _parse(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="gqabench ab", description=__doc__)
+    parser.add_argument(
+        "sides", nargs="*", metavar="BASE HEAD", help="git revisions, interpreters, or checkouts"
+    )
+    parser.add_argument(
+        "--self-test", action="store_true", help="A/A on this machine: how often a false alarm"
+    )
+    parser.add_argument("--runs", type=int, default=10, help="of the self-test; default: 10")
+    parser.add_argument("--budget", type=float, default=900.0, metavar="SECONDS", help="default: 900")
+    parser.add_argument("--policy", default="default", metavar="NAME|FILE", help="thresholds, as in compare")
+    parser.add_argument("--seed", type=int, default=0, help="of the inputs and of all orders")
+    add_output_arguments(parser)
+    parsed, unknown = parser.parse_known_intermixed_args(arguments)
+    if unknown:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    parsed.overrides = [side for side in parsed.sides if "=" in side]
+    sides = [side for side in parsed.sides if "=" not in side]
+    if len(sides) != (0 if parsed.self_test else 2):
+        wanted = "no sides" if parsed.self_test else "BASE and HEAD"
+        raise UsageError(f"{' '.join(sides) or 'no sides'}: needs {wanted}, then key=value")
+    if not parsed.self_test:
+        parsed.base, parsed.head = sides
+    if parsed.runs < 1 or not parsed.budget > 0:
+        raise UsageError(f"--runs {parsed.runs}, --budget {parsed.budget:g}: must be positive")
+    return parsed
+
+
+def _cases(overrides: list[str]) -> list[Case | InvalidCase]:
+    from harness.cli.hydra_errors import explain
+    from harness.composition import compose_cases
+    from harness.sweep_job import close_job_process
+
+    given = {override.partition("=")[0] for override in overrides}
+    defaults = [one for one in _DEFAULT_KEYS if one.partition("=")[0] not in given]
+    if given & {"model", "kv_len", "batch_size", "num_kv_heads", "workload"}:
+        defaults = [one for one in defaults if not one.startswith("study")]
+    try:
+        cases = compose_cases([*defaults, *overrides])
+    except Exception as error:
+        explanation = explain(error)
+        if explanation is None:
+            raise
+        raise UsageError(explanation) from error
+    finally:
+        close_job_process()
+    for case in cases:
+        if any(arm.environment != CURRENT_ENVIRONMENT for arm in case.arms):
+            raise UsageError("impls: ab gives each implementation two environments; name none of your own")
+    return cases
+
+
+def _valid(cases: list[Case | InvalidCase]) -> list[Case]:
+    return [case for case in cases if isinstance(case, Case)]
+
+
+def _compare(runner: PairRunner, policy: Policy, parsed: argparse.Namespace, num_invalid: int) -> int:
+    from harness.ab_trial import AbTrial
+    from results.verdicts import Comparison
+
+    try:
+        libraries = runner.libraries()
+    except WorkerFailed as failure:
+        raise UsageError(f"a side does not start: {failure}") from failure
+    trial = AbTrial(runner, policy, parsed.budget, _say)
+    verdicts = trial.run()
+    notes = [
+        f"{name}: {libraries[BASE].get(name, 'none')} in base, {libraries[NEW].get(name, 'none')} in head"
+        for name in sorted(libraries[BASE] | libraries[NEW])
+        if libraries[BASE].get(name) != libraries[NEW].get(name)
+    ]
+    notes.append(f"{len(trial.pairs)} pairs of fresh processes, interleaved; policy {policy.name}")
+    if num_invalid:
+        notes.append(f"{num_invalid} points of the sweep are no valid problem and were left out")
+    if trial.is_out_of_time:
+        notes.append(f"the time budget of {parsed.budget:g} s was spent before every cell was decided")
+    comparison = Comparison(base=parsed.base, new=parsed.head, verdicts=tuple(verdicts), notes=tuple(notes))
+    return publish(comparison, parsed)
+
+
+def _self_test(runner: PairRunner, policy: Policy, parsed: argparse.Namespace) -> int:
+    from harness.ab_trial import AbTrial
+    from results.false_alarms import FalseAlarms
+
+    alarms = FalseAlarms()
+    for number in range(parsed.runs):
+        verdicts = AbTrial(runner, policy, parsed.budget / parsed.runs).run()
+        alarms = alarms.with_run(verdicts)
+        _say(f"run {number + 1} of {parsed.runs}: {alarms.num_alarms} false alarms so far")
+    print("\n".join(alarms.lines()))
+    return int(alarms.num_alarms > 0)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

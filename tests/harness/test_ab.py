@@ -1,0 +1,195 @@
+"""Two revisions of this project, made up in a repository of the test's own, held against one another."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import subprocess
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.ab_trial import AbTrial, log_ratio
+from harness.pairs import Pair
+from harness.revision_tree import kernel_pins
+from results.false_alarms import FalseAlarms
+from results.policy import Policy
+from results.verdicts import Answer, CellKey
+
+PROJECT = Path(__file__).resolve().parents[2]
+PACKAGES = ("attention_impls", "conf", "harness", "reports", "results")
+GROUPED_MATMUL = Path("attention_impls/grouped_matmul.py")
+ONE_CELL = ("model=gqa_8_2", "kv_len=64", "measure=smoke", "impls=[grouped_matmul,sdpa]")
+
+Gqabench = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def git(folder: Path, *arguments: str) -> str:
+    command = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-C", str(folder), *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two commits: this source, and one that holds a byte more for each token of the cache."""
+    folder = tmp_path_factory.mktemp("repository")
+    for package in PACKAGES:
+        ignored = shutil.ignore_patterns("__pycache__", "runs", "baselines")
+        shutil.copytree(PROJECT / package, folder / package, ignore=ignored)
+    shutil.copy(PROJECT / "requirements.lock", folder)
+    git(folder, "init", "-q")
+    git(folder, "add", ".")
+    git(folder, "commit", "-qm", "first")
+    code = (folder / GROUPED_MATMUL).read_text()
+    larger = code + (
+        "\n\n_prepare = GroupedMatmul.prepare\n"
+        "def prepare(self, problem, inputs):\n"
+        "    prepared = _prepare(self, problem, inputs)\n"
+        "    num_tokens = problem.batch_size * problem.kv_len\n"
+        "    return PreparedAttention(prepared.run, prepared.kv_cache_bytes + num_tokens)\n"
+        "GroupedMatmul.prepare = prepare\n"
+    )
+    (folder / GROUPED_MATMUL).write_text(larger)
+    git(folder, "commit", "-qam", "one byte more for each token")
+    return folder
+
+
+def verdicts_of(folder: Path) -> list[dict[str, Any]]:
+    verdicts: list[dict[str, Any]] = json.loads((folder / "verdicts.json").read_text())["verdicts"]
+    return verdicts
+
+
+def test_a_byte_more_for_each_token_is_found_exactly_and_named_alone(
+    gqabench_in: Gqabench, repository: Path, tmp_path: Path
+) -> None:
+    finished = gqabench_in(
+        repository, "ab", "HEAD~1", "HEAD", *ONE_CELL, "--policy", "memory",
+        "--json", str(tmp_path / "verdicts.json"), XDG_CACHE_HOME=str(tmp_path),
+    )  # fmt: skip
+    assert finished.returncode == 1, finished.stderr
+    found = [one for one in verdicts_of(tmp_path) if one["answer"] == "regression"]
+    assert [(one["cell"]["impl"], one["metric"]) for one in found] == [("grouped_matmul", "kv_cache_bytes")]
+    assert found[0]["new"] - found[0]["base"] == 64
+    assert finished.stderr.count("pair ") == 2, "one pair, and one that confirms: no time was asked for"
+    assert git(repository, "worktree", "list").count("\n") == 1, "nothing is left in the user's repository"
+    assert len(list((tmp_path / "gqabench" / "trees").iterdir())) == 2
+
+    smaller = gqabench_in(
+        repository, "ab", "HEAD", "HEAD~1", *ONE_CELL, "--policy", "memory", XDG_CACHE_HOME=str(tmp_path)
+    )
+    assert smaller.returncode == 0, "less is no regression"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["HEAD"], "HEAD: needs BASE and HEAD"),
+        (["nowhere", "HEAD"], "nowhere: no git revision here, no interpreter and no folder"),
+        (["--self-test", "HEAD"], "HEAD: needs no sides"),
+        ([".", ".", "kv_len=none"], "kv_len=none: must be a whole number"),
+        ([".", ".", "--budget", "0"], "--budget 0: must be positive"),
+    ],
+)
+def test_mistakes_are_one_line(
+    gqabench_in: Gqabench, repository: Path, arguments: list[str], complaint: str
+) -> None:
+    finished = gqabench_in(repository, "ab", *arguments)
+    assert finished.returncode == 2
+    assert finished.stderr.splitlines() == [
+        next(line for line in finished.stderr.splitlines() if complaint in line)
+    ]
+
+
+def row(latency_ms: float, *, num_bytes: int = 100, outcome: str = "ok") -> dict[str, Any]:
+    is_ok = outcome == "ok"
+    return {
+        "outcome": outcome,
+        "reason": None if is_ok else "why",
+        "latency_ms": latency_ms if is_ok else None,
+        "kv_cache_bytes": num_bytes if is_ok else None,
+        "peak_workspace_bytes": None,
+        "graph_pool_bytes": None,
+    }
+
+
+CELLS = [CellKey("case", f"impl_{number}") for number in range(3)]
+
+
+class MadeUpPairs:
+    """Stands in for a `PairRunner`: `new` makes the head's row of a cell in the n-th pair."""
+
+    def __init__(self, new: Callable[[CellKey, int], dict[str, Any]]) -> None:
+        self._new = new
+        self.asked: list[Collection[CellKey] | None] = []
+
+    def run(self, cells: Collection[CellKey] | None = None) -> Pair:
+        number = len(self.asked)
+        self.asked.append(cells)
+        asked = CELLS if cells is None else cells
+        return Pair({cell: row(1.0) for cell in asked}, {cell: self._new(cell, number) for cell in asked})
+
+
+def answers(
+    new: Callable[[CellKey, int], dict[str, Any]],
+) -> tuple[dict[tuple[str, str], Answer], MadeUpPairs]:
+    policy = Policy.from_dict("test", {"metrics": {"latency_ms": {"min_effect": 0.02}, "kv_cache_bytes": {}}})
+    pairs = MadeUpPairs(new)
+    verdicts = AbTrial(pairs, policy, budget_s=math.inf).run()  # type: ignore[arg-type]
+    return {(one.cell.impl, one.metric): one.answer for one in verdicts}, pairs
+
+
+def jitter(number: int) -> float:
+    return 1 + 0.001 * ((number * 7) % 5 - 2)
+
+
+def test_a_cell_that_is_slower_is_the_only_one_named_and_a_faster_one_is_none() -> None:
+    factors = {"impl_0": 1.0, "impl_1": 1.1, "impl_2": 0.5}
+    found, pairs = answers(lambda cell, number: row(factors[cell.impl] * jitter(number)))
+    assert [key for key, answer in found.items() if answer is not Answer.NO_REGRESSION] == [
+        ("impl_1", "latency_ms")
+    ]
+    assert found["impl_1", "latency_ms"] is Answer.REGRESSION
+    assert len(pairs.asked) == 4 + 6, "decided at the first look of each stage"
+    assert set(pairs.asked[-1] or ()) == {CELLS[1]}, "only the suspect is measured again"
+
+
+def test_an_alarm_that_does_not_come_again_is_none() -> None:
+    found, _ = answers(lambda cell, number: row(jitter(number), num_bytes=101 if number == 0 else 100))
+    assert {found[cell.impl, "kv_cache_bytes"] for cell in CELLS} == {Answer.INCONCLUSIVE}
+
+
+def test_a_cell_that_fails_later_is_inconclusive_in_time() -> None:
+    def new(cell: CellKey, number: int) -> dict[str, Any]:
+        return row(1.0, outcome="crash" if cell == CELLS[0] and number == 2 else "ok")
+
+    found, _ = answers(new)
+    assert found["impl_0", "latency_ms"] is Answer.INCONCLUSIVE
+
+
+def test_a_cell_that_is_no_longer_ok_is_a_regression_without_times() -> None:
+    found, _ = answers(lambda cell, number: row(1.0, outcome="oom" if cell == CELLS[0] else "ok"))
+    assert found["impl_0", "outcome"] is Answer.REGRESSION
+    assert ("impl_0", "latency_ms") not in found
+
+
+def test_ratios_need_two_times() -> None:
+    assert log_ratio(row(1.0), row(2.0)) == pytest.approx(math.log(2))
+    assert log_ratio(row(1.0), row(2.0, outcome="crash")) is None
+
+
+def test_only_libraries_that_are_measured_ask_for_an_environment(tmp_path: Path) -> None:
+    lock = tmp_path / "requirements.lock"
+    lock.write_text(
+        "# a comment\npytest==9.0.0  # gqabench\ntorch==2.13.0  # gqabench\nnumpy==2.4.6  # gqabench\n"
+    )
+    assert kernel_pins(lock) == {"torch": "2.13.0", "numpy": "2.4.6"}
+    assert kernel_pins(tmp_path / "none") == {}
+
+
+def test_the_rate_of_false_alarms_has_its_exact_interval() -> None:
+    counts = FalseAlarms(num_runs=10, num_verdicts=100, num_alarms=0, num_inconclusive=3)
+    # Nothing in a hundred: the upper end is 1 - 0.025 ** (1 / 100) = 3.62 %.
+    assert counts.lines()[0] == ("false alarms: 0 of 100, 0.0% (95 % interval 0.0% to 3.6%) of the verdicts")
