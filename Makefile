@@ -13,12 +13,14 @@ OFFLINE ?=
 
 # The torch that the lock pins. pyproject.toml allows older and newer ones.
 LOCK_TORCH ?= 2.13.0
+# The Triton that CUDA builds of that torch name exactly.
+LOCK_TRITON ?= 3.7.1
 LOCK_PYTHON := 3.11
 WHEELHOUSE_MAX_KIB := 30720
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup sweep test test-gpu bench-harness check format lock wheelhouse clean
+.PHONY: help setup sweep test test-gpu bench-harness bench-kernels check format lock wheelhouse clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
@@ -43,6 +45,9 @@ test-gpu: $(READY) ## run the tests that need an NVIDIA GPU
 bench-harness: $(READY) ## measure what the harness itself costs
 	$(PY) tests/benchmarks/harness_overhead.py $(ARGS)
 	$(PY) tests/benchmarks/comparison_cost.py
+
+bench-kernels: $(READY) ## check, tune and measure our own kernels beside their peers: for a GPU
+	$(PY) tests/benchmarks/kernels_on_gpu.py $(ARGS)
 
 check: $(READY) ## formatting, lint, types and tests: what CI runs
 	$(PY) -m ruff format --check .
@@ -90,7 +95,7 @@ lock: ## resolve pyproject.toml afresh and write requirements.lock
 	rm -rf build
 	"$(PYTHON)" -m venv build/venv
 	build/venv/bin/python -m pip --disable-pip-version-check --quiet install --dry-run --ignore-installed \
-		--report build/report.json torch==$(LOCK_TORCH) '.[dev]'
+		--report build/report.json torch==$(LOCK_TORCH) triton==$(LOCK_TRITON) '.[dev]'
 	"$(PYTHON)" -c "$$WRITE_LOCK" build/report.json > build/requirements.lock
 	mv build/requirements.lock requirements.lock
 	rm -rf build
@@ -113,11 +118,13 @@ for name, package in packages.items():
 
 print("# What make setup installs: exact versions for Python 3.11 to 3.13. Written by make lock; do not edit.")
 print("# torch==X also stands for builds of X with a local version, such as X+cpu: pip takes the CPU build wherever it")
-print("# is offered one. The CUDA libraries and Triton are left out: a CUDA build of torch names its own, exactly.")
+print("# is offered one. The CUDA libraries are left out: a CUDA build of torch names its own, exactly. Triton is the one")
+print("# that such a build names: tests compile and interpret kernels with it where torch is a CPU build.")
 for name in sorted(set(packages) - {"gqabench"}):
-    if not re.fullmatch("triton|cuda-.*|nvidia-(?!ml-py).*", name):
+    if not re.fullmatch("cuda-.*|nvidia-(?!ml-py).*", name):
         version = packages[name]["version"].partition("+")[0]
-        print(f"{name}=={version}  # {', '.join(sorted(askers[name] - {name}))}")
+        marker = '; platform_system == "Linux"' if name == "triton" else ""
+        print(f"{name}=={version}{marker}  # {', '.join(sorted(askers[name] - {name}))}")
 endef
 export WRITE_LOCK
 

@@ -43,6 +43,8 @@ class PreparedAttention:
     """The part of `prepare` that was compilation; None where there is none."""
     autotune_ms: float | None = None
     plan_ms: float | None = None
+    kernel_config: str | None = None
+    """What an implementation that chooses among kernels took for this problem, and how it was come by."""
 
     def __call__(self) -> torch.Tensor:
         return self.run()

@@ -42,6 +42,8 @@ BUILT_IN_IMPLS = {
     "transformers_sdpa": "attention_impls.transformers_sdpa:TransformersSdpa",
     "transformers_flex": "attention_impls.transformers_flex:TransformersFlex",
     "cpu_decode": "attention_impls.cpu_decode:CpuDecode",
+    "triton_decode": "attention_impls.triton_decode:TritonDecode",
+    "triton_prefill": "attention_impls.triton_prefill:TritonPrefill",
 }
 
 _REQUIRED_MEMBERS = ("name", "unsupported_reasons", "prepare")

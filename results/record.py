@@ -180,6 +180,9 @@ class Record:
     # Checks
     kernels: list[str] | None = None
     """Operators (CPU) or kernels (CUDA) that one call really ran, in order of first appearance."""
+    kernel_config: str | None = None
+    """What an implementation that chooses among kernels took, with its numbers: `tuned`, `remembered` from an
+    earlier tuning on this device, `default`, or `interpreted` (on a CPU, for correctness only)."""
     max_error: float | None = None
     """Largest absolute difference from the float64 reference."""
     error_budget: float | None = None

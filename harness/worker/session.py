@@ -103,6 +103,7 @@ class Session:
             "compile_ms": prepared.compile_ms,
             "autotune_ms": prepared.autotune_ms,
             "plan_ms": prepared.plan_ms,
+            "kernel_config": prepared.kernel_config,
             "kv_cache_bytes": int(prepared.kv_cache_bytes),
             "timed_call": None if timed_call is None else asdict(timed_call),
             "prepared_bytes": allocated.num_bytes,

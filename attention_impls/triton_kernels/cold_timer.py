@@ -1,0 +1,32 @@
+"""How long a call takes on a GPU whose L2 holds none of its inputs: what tuning compares by."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable
+
+import torch
+
+NUM_CALLS = 15
+_FLUSH_FACTOR = 2
+_SLEEP_CYCLES = 400_000
+"""About 0.2 ms: longer than the host takes to launch a call, so that launching is not measured."""
+
+
+def cold_milliseconds(call: Callable[[], object], device: str) -> float:
+    """The median of several calls, each after the L2 was flushed. The first call is not counted."""
+    with torch.cuda.device(torch.device(device)):
+        l2_bytes = int(torch.cuda.get_device_properties(torch.device(device)).L2_cache_size)
+        buffer = torch.empty(_FLUSH_FACTOR * l2_bytes, dtype=torch.int8, device=device)
+        call()
+        pairs = []
+        for _ in range(NUM_CALLS):
+            buffer.zero_()
+            started, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            torch.cuda._sleep(_SLEEP_CYCLES)
+            started.record()
+            call()
+            ended.record()
+            pairs.append((started, ended))
+        torch.cuda.synchronize()
+    return float(statistics.median(started.elapsed_time(ended) for started, ended in pairs))

@@ -1,0 +1,38 @@
+"""The configuration of the decode kernel for a problem: timed on its device, or the default."""
+
+from __future__ import annotations
+
+import math
+
+from triton.runtime.errors import OutOfResources
+
+from attention_impls.contract import AttentionInputs
+from attention_impls.problem import AttentionProblem
+from attention_impls.triton_kernels.cold_timer import cold_milliseconds
+from attention_impls.triton_kernels.decode_config import (
+    DecodeConfig,
+    launch_candidates,
+    merge_candidates,
+    tile_candidates,
+)
+from attention_impls.triton_kernels.decode_launch import DecodeCache, DecodeLaunch
+from attention_impls.triton_kernels.device import is_interpreted
+from attention_impls.triton_kernels.tuning import Choice, choose, tuning_key
+
+
+def choose_decode(
+    problem: AttentionProblem, inputs: AttentionInputs, cache: DecodeCache
+) -> Choice[DecodeConfig]:
+    """Tiles first, then splits, then how to merge: each round starts from the best of the one before."""
+    candidates = tile_candidates(problem)
+    if is_interpreted():
+        return Choice(candidates[0], "interpreted", None)
+
+    def time_ms(config: DecodeConfig) -> float:
+        try:
+            return cold_milliseconds(DecodeLaunch(problem, inputs, cache, config), problem.device)
+        except OutOfResources:  # shared memory of a device that has less than this tile takes
+            return math.inf
+
+    key = tuning_key("triton_decode", problem)
+    return choose(DecodeConfig, key, candidates, [launch_candidates, merge_candidates], time_ms)

@@ -1,0 +1,208 @@
+"""The Triton kernels as code for a Hopper GPU, which need not be there: registers, instructions, loads."""
+
+import re
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource, compile  # noqa: A004
+
+from attention_impls import AttentionProblem
+from attention_impls.triton_kernels.decode_config import (
+    DecodeConfig,
+    block_dims_of,
+    block_rows_of,
+    tile_candidates,
+)
+from attention_impls.triton_kernels.decode_kernel import decode_kernel, merge_kernel
+from attention_impls.triton_kernels.decode_launch import MERGE_ROWS, decode_constants
+from attention_impls.triton_kernels.prefill_kernel import prefill_kernel
+from attention_impls.triton_kernels.prefill_launch import prefill_candidates, prefill_constants
+
+HOPPER = GPUTarget("cuda", 90, 32)
+SHARED_MEMORY_OF_AN_SM = 227 * 1024
+"""CUDA C++ Programming Guide, table of technical specifications: most of one thread block at 9.0."""
+REGISTERS_OF_AN_SM = 65_536
+
+SHAPES = {
+    "llama3_8b": {},
+    "mha": {"num_kv_heads": 32},
+    "head_dim 80": {"head_dim": 80, "num_q_heads": 24, "kv_dtype": None},
+    "head_dim 256": {"head_dim": 256},
+    "group of 71": {"num_q_heads": 71, "num_kv_heads": 1},
+    "float8 cache": {"kv_dtype": "float8_e4m3"},
+    "int8 pages, window, soft cap, 4 queries": {
+        "kv_dtype": "int8", "page_size": 16, "q_len": 4, "window": 1000, "logits_soft_cap": 30.0,
+    },
+    "group of 32, head_dim 256": {"num_kv_heads": 1, "head_dim": 256},
+    "group of 71, head_dim 256, int8": {
+        "num_q_heads": 71, "num_kv_heads": 1, "head_dim": 256, "kv_dtype": "int8",
+    },
+    "float32": {"dtype": "float32"},
+    "float32, int8 cache": {"dtype": "float32", "kv_dtype": "int8"},
+}  # fmt: skip
+TRITON_TYPES = {
+    "float32": "fp32", "float16": "fp16", "bfloat16": "bf16", "int8": "i8", "float8_e4m3": "fp8e4nv",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A kernel compiled for Hopper, and what the assembler says of it."""
+
+    ttgir: str
+    ptx: str
+    registers: int
+    spilled_bytes: int
+    shared_bytes: int
+
+    def count(self, instruction: str) -> int:
+        return self.ptx.count(instruction)
+
+
+def problem_of(shape: str, **fields: object) -> AttentionProblem:
+    defaults = {
+        "batch_size": 8,
+        "q_len": 1,
+        "kv_len": 8192,
+        "num_q_heads": 32,
+        "num_kv_heads": 8,
+        "head_dim": 128,
+    }
+    return AttentionProblem(**defaults | {"dtype": "bfloat16", "device": "cuda"} | SHAPES[shape] | fields)
+
+
+def compiled(kernel: object, problem: AttentionProblem, constants: dict, config: object) -> Compiled:
+    """Compile a kernel whose pointers and strides are multiples of 16, as PyTorch's are."""
+    kv_type = TRITON_TYPES[problem.kv_dtype or problem.dtype]
+    pointers = {
+        "q_ptr": TRITON_TYPES[problem.dtype], "out_ptr": TRITON_TYPES[problem.dtype],
+        "k_ptr": kv_type, "v_ptr": kv_type,
+        "k_scales_ptr": "fp32", "v_scales_ptr": "fp32", "partial_ptr": "fp32", "log_sums_ptr": "fp32",
+    }  # fmt: skip
+    if problem.kv_dtype is None:
+        constants = constants | {"k_scales_ptr": None, "v_scales_ptr": None}
+    if problem.page_size is None:
+        constants = constants | {"table_ptr": None}
+    names = kernel.arg_names
+    signature = {
+        name: "constexpr" if name in constants
+        else f"*{pointers.get(name, 'i32')}" if name.endswith("_ptr")
+        else "fp32" if name in ("inner_scale", "outer_scale") else "i32"
+        for name in names
+    }  # fmt: skip
+    aligned = {
+        (index,): [["tt.divisibility", 16]]
+        for index, name in enumerate(names)
+        if name not in constants and name.endswith(("_ptr", "_stride"))
+    }
+    constants = {name: value for name, value in constants.items() if name in names}
+    source = ASTSource(kernel, signature, constexprs=constants, attrs=aligned)
+    options = {"num_warps": config.num_warps, "num_stages": config.num_stages}
+    result = compile(source, target=HOPPER, options=options)
+    registers, spilled_bytes = assembled(result.asm["ptx"])
+    return Compiled(result.asm["ttgir"], result.asm["ptx"], registers, spilled_bytes, result.metadata.shared)
+
+
+def assembled(ptx: str) -> tuple[int, int]:
+    """Registers of a thread and bytes spilled, as the assembler in Triton's wheel reports them."""
+    import triton
+
+    assembler = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "ptxas"
+    command = [assembler, "-v", "--gpu-name=sm_90a", "-o", "/dev/null", "/dev/stdin"]
+    report = subprocess.run(
+        command, input=ptx, text=True, capture_output=True, check=True, timeout=120
+    ).stderr
+    (registers,) = re.findall(r"Used (\d+) registers", report)
+    (stores,) = re.findall(r"(\d+) bytes spill stores", report)
+    (loads,) = re.findall(r"(\d+) bytes spill loads", report)
+    return int(registers), int(stores) + int(loads)
+
+
+def compiled_decode(problem: AttentionProblem, config: object) -> Compiled:
+    return compiled(decode_kernel, problem, decode_constants(problem, config), config)
+
+
+def loads_in_loops(ttgir: str, tile: str) -> int:
+    """Loads of tiles of a shape within the loop over keys: the deepest loop that holds a matrix product."""
+    lines = ttgir.splitlines()
+    loops: list[list[str]] = []
+    for index, line in enumerate(lines):
+        if "scf.for" in line:
+            indent = len(line) - len(line.lstrip())
+            end = next(i for i in range(index + 1, len(lines)) if lines[i].startswith(" " * indent + "}"))
+            loops.append(lines[index:end])
+    products = [loop for loop in loops if any("tt.dot" in line or "warp_group_dot" in line for line in loop)]
+    (loop,) = products
+    is_load = re.compile(r"(async_copy_global_to_local|tt\.load|descriptor_load) .*tensor<" + tile + "x")
+    return sum(bool(is_load.search(line)) for line in loop)
+
+
+def first_of(problem: AttentionProblem, layout: str) -> DecodeConfig | None:
+    return next((config for config in tile_candidates(problem) if config.layout == layout), None)
+
+
+@pytest.mark.parametrize("layout", ["padded", "swapped"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_decode_spills_nothing_and_reads_keys_and_values_once(shape, layout):
+    problem = problem_of(shape)
+    config = first_of(problem, layout)
+    if config is None:
+        pytest.skip("no such candidate")
+    kernel = compiled_decode(problem, config)
+    assert kernel.spilled_bytes == 0
+    assert kernel.shared_bytes <= SHARED_MEMORY_OF_AN_SM
+    tile = f"{config.block_n}x{block_dims_of(problem)}"
+    assert loads_in_loops(kernel.ttgir, tile) == 2  # one of K and one of V
+
+
+def test_decode_uses_the_instructions_of_its_layout():
+    problem = problem_of("llama3_8b")
+    padded = compiled_decode(problem, first_of(problem, "padded"))
+    assert padded.count("mma.sync.aligned.m16n8k16") > 0
+    assert padded.count("wgmma.mma_async") == 0
+    swapped = compiled_decode(problem, first_of(problem, "swapped"))
+    assert swapped.count("wgmma.mma_async.sync.aligned.m64n16k16") > 0
+    assert swapped.count("mma.sync") == 0
+    for kernel in (padded, swapped):
+        assert kernel.count("cp.async") > 0
+        assert 2 * 128 * kernel.registers <= REGISTERS_OF_AN_SM  # two programs of four warps on an SM
+        assert kernel.count("atom.global.gpu.acq_rel.add") == 1
+
+
+def test_float32_decode_is_multiply_adds():
+    """TF32 would keep ten bits of what was asked for as float32."""
+    problem = problem_of("float32")
+    kernel = compiled_decode(problem, first_of(problem, "padded"))
+    assert kernel.count("mma") == 0
+    assert kernel.count("fma.rn.f32") > 100
+
+
+def test_the_whole_group_is_in_one_tile():
+    assert [block_rows_of(problem_of(shape)) for shape in ("mha", "llama3_8b")] == [16, 16]
+    assert block_rows_of(problem_of("llama3_8b", num_kv_heads=1)) == 32
+    assert block_rows_of(problem_of("llama3_8b", q_len=16)) == 64
+    assert block_rows_of(problem_of("group of 71")) == 128
+
+
+def test_the_second_kernel_spills_nothing():
+    config = tile_candidates(problem_of("head_dim 256"))[0]
+    constants = {"HEAD_DIM": 256, "BLOCK_D": 256, "BLOCK_ROWS": MERGE_ROWS}
+    assert compiled(merge_kernel, problem_of("head_dim 256"), constants, config).spilled_bytes == 0
+
+
+@pytest.mark.parametrize(
+    "fields", [{}, {"window": 512, "logits_soft_cap": 30.0}, {"head_dim": 256}, {"dtype": "float32"}], ids=str
+)
+def test_prefill_spills_nothing(fields):
+    problem = problem_of("llama3_8b", **{"batch_size": 2, "q_len": 4096, "kv_len": 4096} | fields)
+    config = prefill_candidates(problem)[0]
+    kernel = compiled(prefill_kernel, problem, prefill_constants(problem, config), config)
+    assert kernel.spilled_bytes == 0
+    assert kernel.shared_bytes <= SHARED_MEMORY_OF_AN_SM
+    assert 256 * kernel.registers <= REGISTERS_OF_AN_SM
+    if problem.dtype != "float32":
+        assert kernel.count("wgmma.mma_async.sync.aligned.m64n") > 0
+        assert kernel.count("mma.sync") == 0
