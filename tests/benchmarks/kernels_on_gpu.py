@@ -20,6 +20,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 PARTS = {
     "decode": {
         "impl": "triton_decode",
@@ -202,7 +204,7 @@ def targets(report: dict[str, Any]) -> dict[str, Any]:
 
 def plain(value: Any) -> Any:
     """A value of a frame for JSON: null where it is missing."""
-    if value is None or value != value:
+    if value is None or pd.isna(value):
         return None
     return value.item() if hasattr(value, "item") else value
 
