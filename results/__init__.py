@@ -1,7 +1,8 @@
 """Records of measurements: their schema, their store, and the statistics that derive from them."""
 
 from results.load import LoadedRuns, UnreadableRun, load, load_runs
-from results.pytest_benchmark_file import from_pytest_benchmark, to_pytest_benchmark
+from results.pytest_benchmark_export import to_pytest_benchmark
+from results.pytest_benchmark_file import from_pytest_benchmark
 from results.record import FINAL_OUTCOMES, RECORD_FIELDS, SCHEMA_VERSION, Outcome, Record
 from results.run_folder import RecordWriter, RunFolder, RunHeader, list_runs
 

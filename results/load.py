@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from results.pytest_benchmark_file import read_pytest_benchmark
 from results.run_folder import HEADER_NAME, PARQUET_NAME, RunFolder, RunHeader
 from results.schema_versions import upgrade
 
@@ -100,8 +101,6 @@ def _load_parquet(path: Path) -> LoadedRuns:
 
 
 def _load_pytest_benchmark(path: Path) -> LoadedRuns:
-    from results.pytest_benchmark_file import read_pytest_benchmark
-
     rows, headers = read_pytest_benchmark(path)
     return LoadedRuns(rows=rows, headers=headers)
 
