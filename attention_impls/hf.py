@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any, cast
 
 import torch
@@ -23,6 +24,7 @@ import torch
 from attention_impls.contract import AttentionImpl, AttentionInputs, PreparedAttention
 from attention_impls.hf_flash_names import claim_names
 from attention_impls.hf_mask import VisiblePart, visible_part
+from attention_impls.prefill_decode_pair import PrefillDecodePair
 from attention_impls.problem import AttentionProblem
 from attention_impls.registry import get_impl, list_impls, require_known
 
@@ -33,6 +35,7 @@ _MAX_MASKS = 4
 _DTYPES = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
 
 AttentionFunction = Callable[..., tuple[torch.Tensor, None]]
+_instance_numbers = count(1)
 
 
 class Unsupported(ValueError):
@@ -45,18 +48,30 @@ def register(*names: str) -> list[str]:
     `names`: listed names, `path/to/file.py:ClassName`, or two of them joined by `+`; none means all listed.
     Nothing is imported before a model calls it. Raises `UnknownImpl` for a name that stands for nothing.
     """
-    from transformers import AttentionInterface, AttentionMaskInterface
-
-    claim_names(PREFIX)
     registered = []
     for name in names or list_impls():
         parts = name.split("+")
         for part in parts:
             require_known(part)
-        AttentionInterface.register(PREFIX + name, _attention_function(parts[0], parts[-1]))
-        AttentionMaskInterface.register(PREFIX + name, _whole_mask)
-        registered.append(PREFIX + name)
+        registered.append(_make_selectable(name, _attention_function(parts[0], parts[-1], get_impl)))
     return registered
+
+
+def register_impl(impl: AttentionImpl | PrefillDecodePair) -> str:
+    """Make one instance, or a `PrefillDecodePair`, selectable under a name of its own, which is returned."""
+    parts = (impl.prefill, impl.decode) if isinstance(impl, PrefillDecodePair) else (impl, impl)
+    by_name = {part.name: part for part in parts}
+    function = _attention_function(parts[0].name, parts[1].name, by_name.__getitem__)
+    return _make_selectable(f"{impl.name}#{next(_instance_numbers)}", function)
+
+
+def _make_selectable(name: str, function: AttentionFunction) -> str:
+    from transformers import AttentionInterface, AttentionMaskInterface
+
+    claim_names(PREFIX)
+    AttentionInterface.register(PREFIX + name, function)
+    AttentionMaskInterface.register(PREFIX + name, _whole_mask)
+    return PREFIX + name
 
 
 def _whole_mask(*args: Any, **kwargs: Any) -> torch.Tensor:
@@ -69,7 +84,9 @@ def _whole_mask(*args: Any, **kwargs: Any) -> torch.Tensor:
     return mask_B1QK
 
 
-def _attention_function(prefill_name: str, decode_name: str) -> AttentionFunction:
+def _attention_function(
+    prefill_name: str, decode_name: str, load: Callable[[str], AttentionImpl]
+) -> AttentionFunction:
     calls: dict[str, _ModelCall] = {}
 
     def attend(
@@ -85,7 +102,7 @@ def _attention_function(prefill_name: str, decode_name: str) -> AttentionFunctio
     ) -> tuple[torch.Tensor, None]:
         name = decode_name if query.shape[2] == 1 else prefill_name
         if name not in calls:
-            calls[name] = _ModelCall(name, get_impl(name))
+            calls[name] = _ModelCall(name, load(name))
         _require_plain(name, query, value, attention_mask, dropout, kwargs)
         assert attention_mask is not None
         return calls[name](query, key, value, attention_mask, scaling, softcap), None
@@ -168,7 +185,7 @@ class _ModelCall:
                 mine.copy_(given)
             return prepared().clone()  # the next layer writes into what it reads, and maybe into what it gave
         self._require_supported(problem, inputs)
-        if self.impl.compiles_each_problem and self.impl.reads_cache_in_place:
+        if getattr(self.impl, "compiles_each_problem", False) and self.impl.reads_cache_in_place:
             inputs = AttentionInputs(*(x.detach().clone() for x in (inputs.q, inputs.k, inputs.v)))
             self._kept[key] = inputs, self.impl.prepare(problem, inputs)
             if len(self._kept) > MAX_KEPT:
@@ -182,5 +199,5 @@ class _ModelCall:
         needs_gradients = torch.is_grad_enabled() and any(
             x.requires_grad for x in (inputs.q, inputs.k, inputs.v)
         )
-        if needs_gradients and not self.impl.has_backward:
+        if needs_gradients and not getattr(self.impl, "has_backward", False):
             raise Unsupported(f"{PREFIX}{self.name}: has no backward pass; call it in torch.no_grad()")

@@ -60,11 +60,16 @@ def problem_normals(
     problem: AttentionProblem, shape: tuple[int, ...], seed: int, stream: Stream
 ) -> torch.Tensor:
     """Standard normals of one stream, in the problem's dtype and on its device."""
+    return block_normals(shape, seed * len(Stream) + stream, torch_dtype(problem), problem.device)
+
+
+def block_normals(shape: tuple[int, ...], seed: int, dtype: torch.dtype, device: str) -> torch.Tensor:
+    """Standard normals of a seed of their own; beyond `BLOCK_LENGTH` they repeat."""
     # Drawn on the CPU whatever the device, since generators of different devices give different numbers.
-    generator = torch.Generator().manual_seed(seed * len(Stream) + stream)
+    generator = torch.Generator().manual_seed(seed)
     num_elements = math.prod(shape)
     block = torch.randn(min(num_elements, BLOCK_LENGTH), generator=generator)
-    block = block.to(problem.device, torch_dtype(problem))
+    block = block.to(device, dtype)
     if num_elements <= BLOCK_LENGTH:
         return block.view(shape)
     values = torch.empty(num_elements, dtype=block.dtype, device=block.device)

@@ -8,6 +8,7 @@ from typing import Any, cast
 from attention_impls.contract import AttentionImpl
 from attention_impls.file_impls import is_in_a_file, load_file, split_name
 from attention_impls.plugins import load_plugin, plugin_names
+from attention_impls.prefill_decode_pair import PrefillDecodePair, parts_of
 
 BUILT_IN_IMPLS = {
     "reference": "attention_impls.reference:Reference",
@@ -75,7 +76,7 @@ def require_known(name: str) -> None:
         if not path.is_file():
             raise UnknownImpl(f"impls={name}: no file {path}")
         return
-    if name not in BUILT_IN_IMPLS and name not in plugin_names():
+    if any(part not in BUILT_IN_IMPLS and part not in plugin_names() for part in parts_of(name)):
         raise UnknownImpl(
             f"impls={name}: unknown; valid: {', '.join(list_impls())}, or path/to/file.py:ClassName"
         )
@@ -84,10 +85,14 @@ def require_known(name: str) -> None:
 def get_impl(name: str) -> AttentionImpl:
     """An instance of the implementation `name`: a listed name, or `path/to/file.py:ClassName`.
 
+    Two listed names joined by `+` are a `PrefillDecodePair`.
+
     Raises `UnknownImpl` for a name that stands for nothing and `BrokenImpl` for code from outside that
     fails on import, has no such class, or whose class lacks members of `AttentionImpl`.
     """
     require_known(name)
+    if not is_in_a_file(name) and len(parts := parts_of(name)) == 2:
+        return cast(AttentionImpl, PrefillDecodePair(get_impl(parts[0]), get_impl(parts[1])))
     if name in BUILT_IN_IMPLS:
         module_name, _, class_name = BUILT_IN_IMPLS[name].partition(":")
         return cast(AttentionImpl, getattr(importlib.import_module(module_name), class_name)())

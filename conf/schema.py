@@ -59,6 +59,12 @@ class SweepConfig:
     page_size: int | None = None
     tp: int = 1
     """Tensor-parallel ranks: one rank's heads are measured."""
+    model_layers: int | None = None
+    """`workload=generate`: layers of the model that are built; None means all of `num_layers`."""
+    intermediate_size: int | None = None
+    """`workload=generate`: width of the MLP; None means two thirds of four times the model's width."""
+    hf_cache: str | None = None
+    """`workload=generate`: Hugging Face's `dynamic` or `static` cache."""
     impls: Any = MISSING
     """List of implementation names, or one name; `environment:name` for one in another environment."""
     environments: Any = field(default_factory=dict)

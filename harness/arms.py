@@ -7,7 +7,8 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from harness.case import Arm
+from attention_impls.prefill_decode_pair import JOINED_BY, parts_of
+from harness.case import GENERATE_WORKLOAD, Arm
 from harness.environments import CURRENT_ENVIRONMENT
 from harness.errors import UsageError
 
@@ -35,10 +36,17 @@ def require_known_impls(arms: Collection[Arm], hosts: Mapping[str, dict[str, Any
     for arm in arms:
         if arm.file is None and arm.environment in hosts:
             known = hosts[arm.environment]["impls"]
-            if arm.impl not in known:
+            if any(part not in known for part in parts_of(arm.impl)):
                 raise UsageError(
                     f"impls={arm.label}: unknown; valid: {', '.join(known)}, or path/to/file.py:ClassName"
                 )
+
+
+def require_no_pairs(arms: Collection[Arm], workload: str) -> None:
+    """Raise `UsageError` for a pair `PREFILL+DECODE` where a call is one implementation's."""
+    pairs = [arm.label for arm in arms if arm.file is None and JOINED_BY in arm.impl]
+    if pairs and workload != GENERATE_WORKLOAD:
+        raise UsageError(f"impls={pairs[0]}: one for prefill and one for decode, only in workload=generate")
 
 
 def _read_arm(name: str, environments: Collection[str], folder: Path) -> Arm:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -95,11 +94,7 @@ class Attempt:
             opened = self._worker(environment).request(
                 "open_case",
                 case.measure.timeout_s,
-                problem=asdict(case.problem),
-                workload=case.workload,
-                hidden_size=case.hidden_size,
-                seed=case.seed,
-                max_check_gflop=case.measure.max_check_gflop,
+                **case.to_open(),
             )
         except RequestFailed as failure:
             outcome, reason = failure.outcome, f"making the inputs: {failure}"

@@ -19,11 +19,13 @@ from attention_impls.cost import (
 )
 from attention_impls.cost import model_bytes as attention_bytes
 from attention_impls.cost import model_flops as attention_flops
+from attention_impls.llama.shape import LlamaShape
 from harness.environments import CURRENT_ENVIRONMENT
 
 CACHE_STATES = ("cold", "warm")
 LAYER_WORKLOAD = "layer"
 TRAIN_WORKLOAD = "train"
+GENERATE_WORKLOAD = "generate"
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,8 @@ class Case:
     arms: tuple[Arm, ...]
     measure: MeasureSettings
     seed: int
+    llama: LlamaShape | None = None
+    """The model of `workload=generate`; None in all others"""
 
     @property
     def hidden_size(self) -> int:
@@ -104,7 +108,19 @@ class Case:
                 "num_layers": self.num_layers,
                 "hidden_size": self.hidden_size if self.workload == LAYER_WORKLOAD else None,
             }
+            | ({} if self.llama is None else {"llama": asdict(self.llama)})
         )
+
+    def to_open(self) -> dict[str, Any]:
+        """What a worker makes the inputs and answers from, as plain values."""
+        arguments = {
+            "problem": asdict(self.problem),
+            "workload": self.workload,
+            "hidden_size": self.hidden_size,
+            "seed": self.seed,
+            "max_check_gflop": self.measure.max_check_gflop,
+        }
+        return arguments if self.llama is None else arguments | {"llama": asdict(self.llama)}
 
     def shape_fields(self) -> dict[str, Any]:
         """The record fields that say what was asked for."""
@@ -127,6 +143,7 @@ class Case:
             "window": problem.window,
             "logits_soft_cap": problem.logits_soft_cap,
             "page_size": problem.page_size,
+            **llama_fields(self.llama),
             "device": problem.device,
             "seed": self.seed,
             "measure": self.measure.name,
@@ -150,6 +167,8 @@ class Case:
     def _model_cost(self) -> tuple[int, int]:
         """Bytes that one call must move at least, and its operations."""
         problem = self.problem
+        if self.llama is not None:
+            return self.llama.step_bytes(problem), self.llama.step_flops(problem)
         if self.workload == LAYER_WORKLOAD:
             return layer_bytes(problem, self.hidden_size), layer_flops(problem, self.hidden_size)
         if self.workload == TRAIN_WORKLOAD:
@@ -173,6 +192,17 @@ class InvalidCase:
     def shape_fields(self) -> dict[str, Any]:
         """The record fields that say what was asked for."""
         return self.fields
+
+
+def llama_fields(llama: LlamaShape | None) -> dict[str, Any]:
+    """The record fields of a model; none without one."""
+    if llama is None:
+        return {}
+    return {
+        "model_layers": llama.num_layers,
+        "intermediate_size": llama.intermediate_size,
+        "hf_cache": llama.hf_cache,
+    }
 
 
 def short_hash(values: dict[str, Any]) -> str:

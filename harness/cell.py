@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from attention_impls.prefill_decode_pair import parts_of
 from harness.case import Arm, Case, InvalidCase, short_hash
 
 _SOURCE_ROOT = Path(__file__).resolve().parents[1]
@@ -27,7 +28,7 @@ def cell_id(
             "case": case.case_id,
             "impl": arm.impl,
             "impl_source": None if arm.file is None else _file_hash(arm.file),
-            "plugin": host.get("plugins", {}).get(arm.impl),
+            "plugin": _plugin_versions(arm, host),
             "environment": arm.environment,
             "python": host.get("python"),
             "source": source_hash(source_root),
@@ -48,6 +49,12 @@ def source_hash(source_root: Path = _SOURCE_ROOT) -> str:
             digest.update(path.name.encode())
             digest.update(path.read_bytes())
     return digest.hexdigest()[:12]
+
+
+def _plugin_versions(arm: Arm, host: dict[str, Any]) -> str | None:
+    """Of an implementation of another package, or of those of a pair; None without one."""
+    versions = (host.get("plugins", {}).get(part) for part in parts_of(arm.impl))
+    return " ".join(version for version in versions if version) or None
 
 
 def _file_hash(file: Path) -> str:

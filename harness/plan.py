@@ -11,11 +11,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from attention_impls import AttentionProblem, InvalidCombination, InvalidProblem
 from conf import list_presets
-from harness.arms import read_arms, require_known_impls
+from harness.arms import read_arms, require_known_impls, require_no_pairs
 from harness.case import TRAIN_WORKLOAD, Case, InvalidCase, MeasureSettings
 from harness.devices import AUTO, resolve_device, resolve_dtype
 from harness.environments import read_environments
 from harness.errors import UsageError
+from harness.llama_plan import plan_llama, require_llama_values
 
 _COUNTS = ("batch_size", "q_len", "kv_len", "num_q_heads", "num_kv_heads", "head_dim", "num_layers", "tp")
 
@@ -30,8 +31,10 @@ def plan_case(
     """
     values: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     _require_counts(values)
+    require_llama_values(values)
     arms = read_arms(values["impls"], read_environments(values["environments"], folder), folder)
     require_known_impls(arms, hosts)
+    require_no_pairs(arms, values["workload"])
     of_arms = [hosts[name] for name in dict.fromkeys(arm.environment for arm in arms) if name in hosts]
     device = resolve_device(values["device"], *(of_arms or hosts.values()))
     dtype = resolve_dtype(values["dtype"], device)
@@ -47,6 +50,7 @@ def plan_case(
     try:
         problem = _make_problem(values | shared)
         _require_phase(values["workload"], problem)
+        llama = plan_llama(values, problem)
     except InvalidCombination as error:
         return InvalidCase(reason=str(error), arms=arms, fields=_asked_fields(values | shared, settings))
     except InvalidProblem as error:
@@ -60,6 +64,7 @@ def plan_case(
         arms=arms,
         measure=settings,
         seed=values["seed"],
+        llama=llama,
     )
 
 
@@ -133,4 +138,5 @@ def _asked_fields(values: dict[str, Any], settings: MeasureSettings) -> dict[str
         "num_layers", "tp", "dtype", "kv_dtype", "window", "logits_soft_cap", "page_size", "device", "seed",
     )  # fmt: skip
     asked = {key: values[key] for key in keys}
+    asked |= {key: values[key] for key in ("model_layers", "hf_cache") if values[key] is not None}
     return {**asked, "phase": None, "group_size": None, "measure": settings.name}

@@ -39,7 +39,8 @@ class CellBenchmark:
         Skips the test where the implementation does not support the problem, with its reason; fails it where
         an output is wrong. A mistake in the keys raises `UsageError`.
         """
-        from harness.worker.session import BrokenPromise, IncorrectOutput, Session, UnsupportedProblem
+        from harness.worker.session import BrokenPromise, IncorrectOutput, Session
+        from harness.worker.subject import UnsupportedProblem
 
         case = plan_cell(impl, keys)
         if isinstance(case, InvalidCase):
@@ -58,13 +59,7 @@ class CellBenchmark:
         return record
 
     def _measure(self, session: Any, case: Case, rounds: int) -> Record:
-        fields = session.open_case(
-            problem=asdict(case.problem),
-            workload=case.workload,
-            hidden_size=case.hidden_size,
-            seed=case.seed,
-            max_check_gflop=case.measure.max_check_gflop,
-        )
+        fields = session.open_case(**case.to_open())
         fields |= session.prepare(_ARM, case.arms[0].impl)
         fields |= session.weigh(_ARM)
         with session.calls(_ARM) as (before_each, call):

@@ -29,6 +29,16 @@ GLOSSARY = (
     ),
     ("latency", "median time of one call of one layer; the interval is that of the median, at 95 %."),
     (
+        "generate",
+        "a call is one decode step of a Hugging Face model with random weights and as many layers as are "
+        "named: latency, tokens/s, workspace, GB/s and TFLOP/s are the model's, the cache is of one layer.",
+    ),
+    (
+        "prefill (ms)",
+        "median wall time of that model on the context less its last token, into a new cache, which counts "
+        "in the prefill's workspace.",
+    ),
+    (
         "GB/s, TFLOP/s",
         "bytes and operations that the problem needs at least, over the latency. GB is 10^9, GiB is 2^30.",
     ),
@@ -123,6 +133,8 @@ def _values(rows: pd.DataFrame, column: str) -> list[str]:
 
 
 _NEEDS = {
+    "generate": "hf_cache",
+    "prefill (ms)": "prefill_ms",
     "% of roof": "roof_fraction",
     "warm": "warm_latency_ms",
     "graph": "graph_latency_ms",

@@ -13,7 +13,7 @@ from reports.units import is_missing, listed
 SIZE_AXES = ("kv_len", "batch_size", "num_kv_heads")
 _NAMED_WHERE_SEVERAL = (
     "model", "tp", "num_q_heads", "head_dim", "dtype", "kv_dtype", "window", "logits_soft_cap", "page_size",
-    "q_len",
+    "hf_cache", "model_layers", "q_len",
 )  # fmt: skip
 
 

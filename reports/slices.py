@@ -11,14 +11,14 @@ import pandas as pd
 from reports.units import is_missing, tokens_text
 
 PINNED_AXES = (
-    "model", "tp", "dtype", "kv_dtype", "window", "logits_soft_cap", "page_size", "head_dim", "num_q_heads",
-    "num_layers", "q_len", "batch_size", "kv_len", "num_kv_heads",
+    "model", "tp", "dtype", "kv_dtype", "window", "logits_soft_cap", "page_size", "hf_cache", "head_dim",
+    "num_q_heads", "num_layers", "model_layers", "q_len", "batch_size", "kv_len", "num_kv_heads",
 )  # fmt: skip
 """In the order in which they are fixed: what names a problem first, its size last."""
 
 FACET_AXES = (
     "model", "tp", "num_kv_heads", "batch_size", "kv_dtype", "dtype", "window", "page_size",
-    "logits_soft_cap", "q_len", "num_q_heads", "head_dim", "kv_len",
+    "hf_cache", "model_layers", "logits_soft_cap", "q_len", "num_q_heads", "head_dim", "kv_len",
 )  # fmt: skip
 """In the order in which they become columns and rows of panels."""
 
@@ -185,6 +185,8 @@ def axis_text(axis: str, value: Any, frame: pd.DataFrame | None = None) -> str:
         "window": f"window {_tokens(value)}",
         "logits_soft_cap": f"soft cap {number}",
         "page_size": f"pages of {number}",
+        "hf_cache": f"{number} cache",
+        "model_layers": f"a model of {number} layers",
         "tp": f"tp {number}",
     }.get(axis, number)
 

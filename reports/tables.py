@@ -36,7 +36,7 @@ MAX_EXAMPLES = 3
 
 _HEADING_AXES = (
     "stage", "model", "tp", "num_kv_heads", "kv_len", "q_len", "batch_size", "num_q_heads", "head_dim",
-    "dtype", "kv_dtype", "window", "logits_soft_cap", "page_size",
+    "dtype", "kv_dtype", "window", "logits_soft_cap", "page_size", "hf_cache", "model_layers",
 )  # fmt: skip
 _ALWAYS_NAMED = {"stage", "num_kv_heads", "kv_len", "batch_size"}
 
@@ -99,6 +99,7 @@ _MEASURES = (
         "latency_ci_low_ms",
         lambda row: interval_text(row.latency_ci_low_ms, row.latency_ci_high_ms),
     ),
+    _Measure("prefill (ms)", "prefill_ms", lambda row: ms_text(row.prefill_ms)),
     _Measure("warm (ms)", "warm_latency_ms", lambda row: ms_text(row.warm_latency_ms)),
     _Measure("graph (ms)", "graph_latency_ms", lambda row: ms_text(row.graph_latency_ms)),
     _Measure("kernels (ms)", "kernel_ms", lambda row: ms_text(row.kernel_ms)),
@@ -109,6 +110,11 @@ _MEASURES = (
     _Measure("% of roof", "roof_fraction", lambda row: percent_text(row.roof_fraction)),
     _Measure("cache held", "kv_cache_bytes", lambda row: bytes_text(row.kv_cache_bytes)),
     _Measure("workspace", "peak_workspace_bytes", lambda row: bytes_text(row.peak_workspace_bytes)),
+    _Measure(
+        "prefill workspace",
+        "prefill_peak_workspace_bytes",
+        lambda row: bytes_text(row.prefill_peak_workspace_bytes),
+    ),
     _Measure("energy per call", "energy_j_per_call", lambda row: energy_text(row.energy_j_per_call)),
     _Measure("per token", "energy_j_per_token", lambda row: energy_text(row.energy_j_per_token)),
     _Measure("error ratio", "error_ratio", lambda row: digits_text(row.error_ratio, 2)),

@@ -17,7 +17,7 @@ NUMERIC_FIELDS = tuple(
 )
 """Fields that hold one number; they become floats, with NaN for "not measured"."""
 
-_DROPPED_FIELDS = ("samples_ms", "warm_samples_ms")
+_DROPPED_FIELDS = ("samples_ms", "warm_samples_ms", "prefill_samples_ms")
 """Long and not shown; `num_samples` stands in for them."""
 
 _LATER_FIELDS = tuple(name for name in ("error_ratio",) if name not in RECORD_FIELDS)
@@ -25,7 +25,8 @@ _LATER_FIELDS = tuple(name for name in ("error_ratio",) if name not in RECORD_FI
 
 PROBLEM_AXES = (
     "model", "tp", "workload", "phase", "num_q_heads", "head_dim", "num_layers", "dtype", "kv_dtype",
-    "window", "logits_soft_cap", "page_size", "q_len", "batch_size", "num_kv_heads", "kv_len",
+    "window", "logits_soft_cap", "page_size", "hf_cache", "model_layers", "q_len", "batch_size",
+    "num_kv_heads", "kv_len",
 )  # fmt: skip
 """What tells one problem from another."""
 

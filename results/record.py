@@ -67,12 +67,19 @@ class Record:
     window: int | None = None
     logits_soft_cap: float | None = None
     page_size: int | None = None
+    model_layers: int | None = None
+    """`workload=generate`: layers of the model that was built and measured, of the preset's `num_layers`."""
+    intermediate_size: int | None = None
+    """`workload=generate`: width of the model's MLP."""
+    hf_cache: str | None = None
+    """`workload=generate`: which of Hugging Face's caches, `dynamic` or `static`."""
     device: str
     device_name: str | None = None
 
     # Time
     latency_ms: float | None = None
-    """Median of `samples_ms`."""
+    """Median of `samples_ms`: of one attention call, one layer, one training step of attention or, in
+    `workload=generate`, one decode step of a model."""
     latency_ci_low_ms: float | None = None
     latency_ci_high_ms: float | None = None
     """95 % interval of the median, from order statistics."""
@@ -99,6 +106,11 @@ class Record:
     """`cupti` or `torch.profiler`: by which way CUPTI was asked."""
     eager_ms: float | None = None
     """CUDA: median wall time of a call and the wait for it, as a caller sees it, launches included."""
+    prefill_ms: float | None = None
+    """`workload=generate`: median of `prefill_samples_ms`."""
+    prefill_samples_ms: list[float] | None = None
+    """`workload=generate`: wall time of the model on the `kv_len - 1` tokens before the decode step, into a
+    new cache, by a caller that waits for it; the first time, which warms up, is left out."""
     prepare_ms: float | None = None
     """Host time of `prepare`, all of what follows included. Not part of the latency."""
     compile_ms: float | None = None
@@ -113,7 +125,8 @@ class Record:
 
     # Derived
     tokens_per_s: float | None = None
-    """New tokens per second of this one layer: `batch_size * q_len / latency`."""
+    """New tokens per second: `batch_size * q_len / latency`. Of one layer; in `workload=generate`, of a
+    model of `model_layers` layers."""
     model_bytes: int | None = None
     """Bytes that the problem must move at least once."""
     model_flops: int | None = None
@@ -134,6 +147,8 @@ class Record:
     """Cache bytes as the implementation holds them."""
     peak_workspace_bytes: int | None = None
     """Allocator peak of one call less what was resident before it: its output and all temporaries."""
+    prefill_peak_workspace_bytes: int | None = None
+    """`workload=generate`: the same of a prefill; it makes its cache, which counts."""
     allocator_allocated_bytes: int | None = None
     """CUDA: what the allocator had handed out before the call."""
     allocator_reserved_bytes: int | None = None

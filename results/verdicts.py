@@ -59,7 +59,9 @@ def problem_text(row: Mapping[str, Any]) -> str:
         row["dtype"],
     ]
     parts += [
-        f"{key} {row[key]}" for key in ("kv_dtype", "window", "logits_soft_cap", "page_size") if row[key]
+        f"{key} {row[key]}"
+        for key in ("kv_dtype", "window", "logits_soft_cap", "page_size", "hf_cache", "model_layers")
+        if row[key]
     ]
     if row["tp"] not in (None, 1):
         parts.append(f"tp {row['tp']}")

@@ -18,11 +18,15 @@ def require_memory_for_inputs(problem: AttentionProblem) -> None:
 
     CUDA needs no such care: its allocator refuses. Linux promises more than it has, and kills later.
     """
+    require_memory(problem, input_bytes(problem), "the inputs")
+
+
+def require_memory(problem: AttentionProblem, num_bytes: int, what: str) -> None:
+    """Raise `NotEnoughMemory` where something of a CPU problem exceeds the memory that is available."""
     available = available_bytes()
-    needed = input_bytes(problem)
-    if problem.device_type == "cpu" and available is not None and needed > available:
+    if problem.device_type == "cpu" and available is not None and num_bytes > available:
         raise NotEnoughMemory(
-            f"the inputs need {needed / 2**30:.1f} GiB, {available / 2**30:.1f} GiB are available"
+            f"{what} need {num_bytes / 2**30:.1f} GiB, {available / 2**30:.1f} GiB are available"
         )
 
 

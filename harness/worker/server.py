@@ -11,7 +11,8 @@ from attention_impls import BrokenImpl, InvalidProblem
 from harness.worker.host import describe_host
 from harness.worker.protocol import Message, receive, send
 from harness.worker.roofs import measure_roofs
-from harness.worker.session import BrokenPromise, IncorrectOutput, Session, UnsupportedProblem
+from harness.worker.session import BrokenPromise, IncorrectOutput, Session
+from harness.worker.subject import UnsupportedProblem
 
 _CPU_OUT_OF_MEMORY = "can't allocate memory"
 """What PyTorch's CPU allocator says in its plain RuntimeError."""

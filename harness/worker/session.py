@@ -14,16 +14,12 @@ from attention_impls import AttentionProblem, PreparedAttention, get_impl
 from harness.worker.clock import Clock, make_clock
 from harness.worker.cross_check import cross_check_fields
 from harness.worker.memory_limit import input_bytes, require_memory_for_inputs
-from harness.worker.subject import NUM_TIMED_VARIANTS, UNSEEN_VARIANT, Check, Subject
-from harness.worker.subjects import make_subject
+from harness.worker.subject import NUM_TIMED_VARIANTS, UNSEEN_VARIANT, Check, Subject, UnsupportedProblem
+from harness.worker.subjects import make_generate_subject, make_subject
 from harness.worker.workspace import Weight, counting_allocated, weigh_call
 
 _MOST_CALLS_IN_FLIGHT = 32
 """A GPU's queue takes a thousand launches or so before the host has to wait."""
-
-
-class UnsupportedProblem(Exception):
-    """The implementation says that it cannot compute the problem; the message says why."""
 
 
 class IncorrectOutput(Exception):
@@ -53,14 +49,23 @@ class Session:
         self._unseen_allocators: set[str] = set()
 
     def open_case(
-        self, problem: dict[str, Any], workload: str, hidden_size: int, seed: int, max_check_gflop: float
+        self,
+        problem: dict[str, Any],
+        workload: str,
+        hidden_size: int,
+        seed: int,
+        max_check_gflop: float,
+        llama: dict[str, Any] | None = None,
     ) -> dict[str, Any]:
-        """Make the inputs and the float64 reference of a case."""
+        """Make the inputs and the float64 reference of a case. `llama`: the fields of a `LlamaShape`."""
         self.close_case()
         self._problem = AttentionProblem(**problem)
         require_memory_for_inputs(self._problem)
         with torch.inference_mode():
-            self._subject = make_subject(self._problem, workload, hidden_size, seed, max_check_gflop)
+            if llama is None:
+                self._subject = make_subject(self._problem, workload, hidden_size, seed, max_check_gflop)
+            else:
+                self._subject = make_generate_subject(self._problem, llama, seed)
         return {
             "error_budget": self._subject.error_budget,
             "quantisation_error": self._subject.quantisation_error,
@@ -91,6 +96,7 @@ class Session:
             first = self._require_correct(first_output, variant=0, when="first call")
             second_output = self._call(prepared, variant=1)
             second = self._require_correct(second_output, 1, when="second call, on other queries")
+            own_fields = self._subject.own_fields(prepared)
         self._arms[arm] = prepared
         self._prepared_bytes[arm] = allocated.num_bytes or 0
         self._num_calls[arm] = 0
@@ -107,13 +113,17 @@ class Session:
             "kv_cache_bytes": int(prepared.kv_cache_bytes),
             "timed_call": None if timed_call is None else asdict(timed_call),
             "prepared_bytes": allocated.num_bytes,
+            **own_fields,
             **_worst(first, second),
         }
 
     def weigh(self, arm: str) -> dict[str, Any]:
         """Memory of one call, and what it ran: `BrokenPromise` when that is not what the name stands for."""
         assert self._problem is not None
+        assert self._subject is not None
         with self._calling():
+            with counting_allocated(self._problem.device):  # the profiler knows no other memory's size
+                self._subject.get_ready_to_weigh()
             weight = weigh_call(self._arms[arm], self._problem.device)
         promised = self._promises[arm]
         if promised and not any(name.startswith(promised) for name in weight.operators):
@@ -229,10 +239,11 @@ class Session:
 
     def _unexplained_bytes(self, weight: Weight) -> int | None:
         """On a CPU: resident memory less inputs and what arms have prepared. On CUDA the parent knows."""
-        assert self._problem is not None
+        assert self._problem is not None and self._subject is not None
         if weight.process_bytes is None:
             return None
-        return weight.process_bytes - input_bytes(self._problem) - sum(self._prepared_bytes.values())
+        given = input_bytes(self._problem) + self._subject.weight_bytes
+        return weight.process_bytes - given - sum(self._prepared_bytes.values())
 
     def _rotate(self, arm: str) -> None:
         assert self._subject is not None

@@ -57,6 +57,10 @@ class Check:
         return self.complaint is None
 
 
+class UnsupportedProblem(Exception):
+    """A problem that cannot be computed here, or not by an implementation; the message says why."""
+
+
 class Subject(ABC):
     """One problem with its inputs and its answers."""
 
@@ -69,6 +73,8 @@ class Subject(ABC):
     """Training: key/value heads, over all sequences, that have a reference"""
     quantisation_error: float | None = None
     """Largest difference that a quantised cache makes to the exact answer; None without one"""
+    weight_bytes: int = 0
+    """What the subject holds for all calls beside queries, keys and values"""
 
     @abstractmethod
     def check(self, output: object, variant: int) -> Check:
@@ -93,6 +99,14 @@ class Subject(ABC):
     @abstractmethod
     def write_queries(self, variant: int) -> None:
         """Write one of the query variants into the inputs, in place."""
+
+    def own_fields(self, prepared: PreparedAttention) -> dict[str, Any]:
+        """Record fields of this kind of subject alone, of an implementation that is correct."""
+        return {}
+
+    def get_ready_to_weigh(self) -> None:
+        """Before the call whose memory is looked at: hold state as a decoder holds it between calls."""
+        return
 
 
 class ForwardSubject(Subject):

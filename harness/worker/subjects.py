@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from attention_impls import AttentionProblem
+from attention_impls.llama.shape import LlamaShape
 from harness.case import LAYER_WORKLOAD, TRAIN_WORKLOAD
 from harness.worker.subject import AttentionSubject, LayerSubject, Subject, select_query_rows
 from harness.worker.train_subject import TrainSubject
@@ -17,3 +20,10 @@ def make_subject(
     if workload == TRAIN_WORKLOAD:
         return TrainSubject(problem, seed, max_check_gflop)
     return AttentionSubject(problem, seed, select_query_rows(problem, seed, max_check_gflop))
+
+
+def make_generate_subject(problem: AttentionProblem, llama: dict[str, Any], seed: int) -> Subject:
+    """A model. Its library is loaded only here; raises `UnsupportedProblem` without it."""
+    from harness.worker.generate_subject import GenerateSubject
+
+    return GenerateSubject(problem, LlamaShape(**llama), seed)

@@ -48,7 +48,7 @@ class Measure:
 LATENCY = Measure("latency_ms", "latency (ms)", 2, latency_tick, duration_text)
 THROUGHPUT = Measure(
     "tokens_per_s",
-    "throughput of one layer\n(tokens/s)",
+    "throughput of one call\n(tokens/s)",
     1,
     rate_tick,
     lambda rate: f"{rate_text(rate)} tokens/s",

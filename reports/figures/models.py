@@ -84,4 +84,4 @@ def _draw_latencies(axes: Axes, rows: pd.DataFrame, models: list[str]) -> None:
     axes.set_title(
         ", ".join([first["stage"], *(axis_text(axis, first[axis]) for axis in ("kv_len", "batch_size"))])
     )
-    axes.set(xlabel="latency of one layer (ms)", ylabel="")
+    axes.set(xlabel="latency of one call (ms)", ylabel="")
