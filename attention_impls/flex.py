@@ -19,6 +19,12 @@ from attention_impls.problem import AttentionProblem
 MIN_HEAD_DIM_ON_CUDA = 16
 """`torch/_inductor/kernel/flex/flex_attention.py`: "NYI: embedding dimension ... must be at least 16"."""
 
+_AVX2_WRONG_HEAD_DIMS = (8, 16)
+_AVX2_TILE = 16
+_AVX2_VECTOR = 8
+"""`torch/_inductor/codegen/cpp_micro_gemm.py` (2.13): below a head_dim of 24, logits are computed in tiles of
+16 keys, and where one vector of keys is left over, a whole tile is read and written all the same."""
+
 ScoreMod = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 
 
@@ -69,6 +75,13 @@ def flex_reasons(problem: AttentionProblem) -> list[str]:
             return []
         return [f"head_dim={problem.head_dim}: flex_attention on CUDA needs {MIN_HEAD_DIM_ON_CUDA} or more"]
     capability = torch.backends.cpu.get_cpu_capability()
+    if capability == "AVX2" and problem.head_dim in _AVX2_WRONG_HEAD_DIMS:
+        if problem.kv_len % _AVX2_TILE == _AVX2_VECTOR:
+            return [
+                f"head_dim={problem.head_dim}, kv_len={problem.kv_len}: PyTorch's kernel for AVX2 gives"
+                " wrong values at head_dim 8 and 16 where kv_len is 8 more than a multiple of 16"
+            ]
+        return []
     if capability.startswith("AVX"):
         return []
     return [f"flex_attention on a CPU needs AVX2; PyTorch runs this one as {capability}"]

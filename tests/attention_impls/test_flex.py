@@ -131,3 +131,20 @@ def test_no_compiler_is_a_reason(make_problem, monkeypatch, tmp_path):
 def test_a_cpu_without_avx2_is_a_reason(make_problem, monkeypatch):
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "DEFAULT")
     assert any("AVX2" in reason for reason in get_impl("flex").unsupported_reasons(make_problem()))
+
+
+@pytest.mark.parametrize(
+    ("head_dim", "kv_len", "capability", "is_wrong"),
+    [
+        (16, 8, "AVX2", True), (8, 40, "AVX2", True), (16, 136, "AVX2", True),
+        (16, 48, "AVX2", False), (16, 9, "AVX2", False), (24, 8, "AVX2", False), (16, 8, "AVX512", False),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("name", ["flex", "transformers_flex"])
+def test_keys_that_pytorch_gets_wrong_on_avx2_are_unsupported(
+    monkeypatch, name, head_dim, kv_len, capability, is_wrong
+):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    problem = AttentionProblem(1, 1, kv_len, 4, 2, head_dim, "float32", "cpu")
+    told = [reason for reason in get_impl(name).unsupported_reasons(problem) if "wrong values" in reason]
+    assert len(told) == is_wrong
