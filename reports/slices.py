@@ -186,7 +186,7 @@ def axis_text(axis: str, value: Any, frame: pd.DataFrame | None = None) -> str:
         "logits_soft_cap": f"soft cap {number}",
         "page_size": f"pages of {number}",
         "hf_cache": f"{number} cache",
-        "model_layers": f"a model of {number} layers",
+        "model_layers": f"model_layers {number}",
         "tp": f"tp {number}",
     }.get(axis, number)
 
