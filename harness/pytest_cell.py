@@ -15,6 +15,7 @@ import pytest
 
 from harness.case import Case, InvalidCase
 from harness.cell import cell_id
+from harness.environments import CURRENT_ENVIRONMENT
 from harness.errors import UsageError
 from results import Outcome, Record, RunHeader
 from results.derive import rate_fields, timing_fields
@@ -105,7 +106,7 @@ def plan_cell(impl: str, keys: dict[str, Any]) -> Case | InvalidCase:
         except HydraException as error:
             raise UsageError(" ".join(str(error).split())) from error
         OmegaConf.update(config, "impls", [impl])
-        return plan_case(config, host())
+        return plan_case(config, {CURRENT_ENVIRONMENT: host()})
 
 
 def describe_session(num_benchmarks: int) -> dict[str, Any]:

@@ -97,7 +97,10 @@ def driver_version(file: Path = _NVIDIA_DRIVER) -> str | None:
 
 
 def _library_versions() -> dict[str, str]:
-    installed = {dist.name.lower().replace("_", "-"): dist.version for dist in distributions() if dist.name}
+    installed: dict[str, str] = {}
+    for dist in distributions():  # in the order of the path: the first of a name is what an import finds
+        if dist.name:
+            installed.setdefault(dist.name.lower().replace("_", "-"), dist.version)
     build = torch.__config__.show()
     inside = {name: found[1] for name, form in _BUILD_LIBRARIES.items() if (found := re.search(form, build))}
     return {name: installed[name] for name in _REPORTED_LIBRARIES if name in installed} | inside
