@@ -61,7 +61,7 @@ def problem_text(row: Mapping[str, Any]) -> str:
     parts += [
         f"{key} {row[key]}"
         for key in ("kv_dtype", "window", "logits_soft_cap", "page_size", "hf_cache", "model_layers")
-        if row[key]
+        if row.get(key)
     ]
     if row["tp"] not in (None, 1):
         parts.append(f"tp {row['tp']}")

@@ -13,6 +13,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 import conf
 from attention_impls import list_impls
 from harness.cli.commands import COMMANDS, LISTINGS
+from harness.cli.sweep import hydra_arguments
 from harness.sweeper import expand_axes
 
 ROOT = Path(__file__).parents[1]
@@ -37,7 +38,7 @@ def test_every_command_exists() -> None:
 @pytest.mark.parametrize("arguments", SWEEPS, ids=" ".join)
 def test_every_sweep_composes(arguments: list[str]) -> None:
     conf.register()
-    overrides = [argument for argument in arguments if not argument.startswith("-")]
+    overrides = [argument for argument in hydra_arguments(arguments) if not argument.startswith("-")]
     parsed = OverridesParser.create().parse_overrides(overrides)
     has_axes = any(override.is_sweep_override() for override in parsed)
     assert has_axes <= ("-m" in arguments or any(part.startswith("study=") for part in arguments))
@@ -45,7 +46,9 @@ def test_every_sweep_composes(arguments: list[str]) -> None:
         for point in expand_axes(parsed):
             config = compose("sweep", overrides=list(point))
             own_files = {impl for impl in config.impls if ".py:" in impl}
-            assert set(config.impls) - own_files <= set(list_impls())
+            prefixes = tuple(f"{name}:" for name in config.environments)
+            names = {impl.split(":")[1] if impl.startswith(prefixes) else impl for impl in config.impls}
+            assert names - own_files <= set(list_impls())
 
 
 def test_every_implementation_is_described() -> None:

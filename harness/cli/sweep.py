@@ -78,6 +78,12 @@ def finish_run(folder: RunFolder, status: str) -> None:
     print(f"report: {report_runs([str(folder.path)], folder.path)}")
 
 
+def hydra_arguments(arguments: list[str]) -> list[str]:
+    """A user's arguments as Hydra's parser wants them: flags first, and names of environments as new keys."""
+    marked = [re.sub(r"^(?=environments[.=])", "++", argument) for argument in arguments]
+    return sorted(marked, key=lambda argument: argument not in _MULTIRUN_FLAGS)
+
+
 def _run_hydra(arguments: list[str]) -> None:
     import hydra
     from hydra.core.global_hydra import GlobalHydra
@@ -86,11 +92,7 @@ def _run_hydra(arguments: list[str]) -> None:
 
     conf.register()
     # Hydra reads the command line itself, and the completion scripts that it prints name the program.
-    # Its parser wants flags before overrides; a user may write -m anywhere.
-    arguments = [
-        re.sub(r"^(?=environments[.=])", "++", argument) for argument in arguments
-    ]  # names are new keys
-    sys.argv = ["gqabench", *sorted(arguments, key=lambda argument: argument not in _MULTIRUN_FLAGS)]
+    sys.argv = ["gqabench", *hydra_arguments(arguments)]
     app = hydra.main(version_base="1.3", config_path="pkg://conf", config_name="sweep")(run_job)
     try:
         app()

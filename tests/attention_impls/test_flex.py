@@ -103,21 +103,19 @@ def test_agrees_with_the_reference_and_reads_queries_when_called(make_problem, c
             assert budget.excess(output, reference).error_ratio < 0.9
 
 
-def test_more_problems_than_torch_compile_allows_for_are_still_compiled(
-    make_problem, profile_call, monkeypatch
-):
+def test_more_problems_than_torch_compile_allows_for_are_still_compiled(make_problem, profile_call):
     """Past its limit of variants `torch.compile` would run the function uncompiled."""
     impl = get_impl("flex")
     if reasons := impl.unsupported_reasons(make_problem()):
         pytest.skip(reasons[0])
-    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 1)
-    for kv_len in (8, 9, 10):
-        problem = make_problem(kv_len=kv_len, head_dim=64)
-        inputs = make_inputs(problem, 0)
-        prepared = impl.prepare(problem, inputs)
-        operators = profile_call(prepared).operators
-        assert "aten::softmax" not in operators
-        assert max_error(prepared(), reference_attention(problem, inputs)) < 1e-5
+    with torch._dynamo.config.patch(recompile_limit=1):  # monkeypatch would leave the key hidden
+        for kv_len in (8, 9, 10):
+            problem = make_problem(kv_len=kv_len, head_dim=64)
+            inputs = make_inputs(problem, 0)
+            prepared = impl.prepare(problem, inputs)
+            operators = profile_call(prepared).operators
+            assert "aten::softmax" not in operators
+            assert max_error(prepared(), reference_attention(problem, inputs)) < 1e-5
 
 
 def test_no_compiler_is_a_reason(make_problem, monkeypatch, tmp_path):

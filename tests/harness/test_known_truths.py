@@ -14,6 +14,8 @@ import pytest
 
 import results
 
+pytestmark = pytest.mark.alone
+
 BUSY_MS = 5.0
 SCRATCH_BYTES = 12_345_678
 WARM_PENALTY_MS = 4.0

@@ -43,7 +43,6 @@ def run_pytest(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str
     )
 
 
-@pytest.mark.xfail(reason="the fixture composes keys that the schema has since changed")
 def test_another_projects_tests_measure_cells(tmp_path: Path) -> None:
     (tmp_path / "test_mine.py").write_text(CELLS)
     (tmp_path / "wrong.py").write_text(WRONG)
