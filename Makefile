@@ -59,10 +59,11 @@ format: $(READY) ## format the code and mend what ruff can mend
 	$(PY) -m ruff format .
 	$(PY) -m ruff check --fix .
 
-# Tests that measure come last, by themselves. Where PYTEST_ARGS choose none of a kind, pytest's exit code is 5.
+# Tests that measure come last, by themselves. PYTEST_ARGS may choose none of a kind, for which pytest exits with 5.
+NONE_CHOSEN = $(if $(PYTEST_ARGS),|| [ $$? -eq 5 ])
 define RUN_TESTS
-$(PY) -m pytest -n logical --maxprocesses 4 -m "not gpu and not alone" --ignore=tests/benchmarks $(PYTEST_ARGS) || [ $$? -eq 5 ]
-$(PY) -m pytest -m "alone and not gpu" --ignore=tests/benchmarks $(PYTEST_ARGS) || [ $$? -eq 5 ]
+$(PY) -m pytest -n logical --maxprocesses 4 -m "not gpu and not alone" --ignore=tests/benchmarks $(PYTEST_ARGS) $(NONE_CHOSEN)
+$(PY) -m pytest -m "alone and not gpu" --ignore=tests/benchmarks $(PYTEST_ARGS) $(NONE_CHOSEN)
 endef
 
 # Set-up. The stamp is written last and removed first, so an interrupted set-up starts afresh; a finished
