@@ -124,11 +124,3 @@ class AttentionImpl(ABC):
     @abstractmethod
     def prepare(self, problem: AttentionProblem, inputs: AttentionInputs) -> PreparedAttention:
         """Take K and V into the cache and do all work that is not part of a call."""
-
-
-def declared_timed_call(impl: AttentionImpl) -> TimedCall | None:
-    """What an implementation declares; None where it does not. Raises `TypeError` for anything else."""
-    declared = getattr(impl, "timed_call", None)  # a class from outside need not have it
-    if declared is not None and not isinstance(declared, TimedCall):
-        raise TypeError(f"timed_call is {type(declared).__name__}, must be TimedCall or None")
-    return declared

@@ -26,6 +26,7 @@ from attention_impls.hf_flash_names import claim_names
 from attention_impls.hf_mask import VisiblePart, visible_part
 from attention_impls.prefill_decode_pair import PrefillDecodePair
 from attention_impls.problem import AttentionProblem
+from attention_impls.promises import as_prepared, reads_cache_in_place, stated_reasons
 from attention_impls.registry import get_impl, list_impls, require_known
 
 PREFIX = "gqabench:"
@@ -185,16 +186,16 @@ class _ModelCall:
                 mine.copy_(given)
             return prepared().clone()  # the next layer writes into what it reads, and maybe into what it gave
         self._require_supported(problem, inputs)
-        if getattr(self.impl, "compiles_each_problem", False) and self.impl.reads_cache_in_place:
+        if getattr(self.impl, "compiles_each_problem", False) and reads_cache_in_place(self.impl):
             inputs = AttentionInputs(*(x.detach().clone() for x in (inputs.q, inputs.k, inputs.v)))
-            self._kept[key] = inputs, self.impl.prepare(problem, inputs)
+            self._kept[key] = inputs, as_prepared(self.impl.prepare(problem, inputs))
             if len(self._kept) > MAX_KEPT:
                 self._kept.popitem(last=False)
             return self._kept[key][1]().clone()
-        return self.impl.prepare(problem, inputs)()
+        return as_prepared(self.impl.prepare(problem, inputs))()
 
     def _require_supported(self, problem: AttentionProblem, inputs: AttentionInputs) -> None:
-        if reasons := self.impl.unsupported_reasons(problem):
+        if reasons := stated_reasons(self.impl, problem):
             raise Unsupported(f"{PREFIX}{self.name}: {'; '.join(reasons)}")
         needs_gradients = torch.is_grad_enabled() and any(
             x.requires_grad for x in (inputs.q, inputs.k, inputs.v)

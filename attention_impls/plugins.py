@@ -38,7 +38,7 @@ def load_plugin(name: str) -> Any:
 
 def _plugins() -> dict[str, list[EntryPoint]]:
     plugins: dict[str, list[EntryPoint]] = {}
-    for point in entry_points(group=ENTRY_POINT_GROUP):
+    for point in sorted(entry_points(group=ENTRY_POINT_GROUP), key=_package):
         plugins.setdefault(point.name, []).append(point)
     return plugins
 

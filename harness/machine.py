@@ -55,6 +55,7 @@ def describe_machine(host: dict[str, Any], nvml: Nvml) -> dict[str, Any]:
             },
             "variables": _variables(_OTHER_VARIABLES),
             "libraries": host["libraries"] | {"cuda": host["cuda"], "cudnn": host["cudnn"]},
+            "plugins": host.get("plugins"),
             "code": {
                 "gqabench": gqabench_version(),
                 "source_hash": source_hash(),

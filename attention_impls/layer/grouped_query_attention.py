@@ -15,6 +15,7 @@ from attention_impls.dtypes import torch_dtype
 from attention_impls.layer.kv_cache import KvCache
 from attention_impls.layer.rope import DEFAULT_THETA, rope_tables, rotate
 from attention_impls.problem import AttentionProblem
+from attention_impls.promises import as_prepared, reads_cache_in_place, stated_reasons
 from attention_impls.registry import get_impl
 
 
@@ -105,7 +106,7 @@ class GroupedQueryAttention(nn.Module):
     @property
     def kv_cache_bytes(self) -> int:
         """Bytes held for the cache: the layer's own, and that of an implementation which keeps another."""
-        if self._step is None or self.impl.reads_cache_in_place:
+        if self._step is None or reads_cache_in_place(self.impl):
             return self.cache.nbytes
         return self.cache.nbytes + self._step.attention.kv_cache_bytes
 
@@ -121,9 +122,10 @@ class GroupedQueryAttention(nn.Module):
         """Attention over the cache, set up anew unless shape, position and mode are those before."""
         step, mode = self._step, (torch.is_inference_mode_enabled(), q_BHLD.device)
         is_ready = step is not None and step.problem == problem and step.mode == mode
-        if step is None or not is_ready or not self.impl.reads_cache_in_place:
+        if step is None or not is_ready or not reads_cache_in_place(self.impl):
             inputs = AttentionInputs(q_BHLD.contiguous(), *self.cache.held(problem.batch_size))
-            step = _PreparedStep(problem, inputs.q, self.impl.prepare(problem, inputs), mode)
+            prepared = as_prepared(self.impl.prepare(problem, inputs))
+            step = _PreparedStep(problem, inputs.q, prepared, mode)
             self._step = step
         else:
             step.q.copy_(q_BHLD)
@@ -132,12 +134,12 @@ class GroupedQueryAttention(nn.Module):
     def _require_possible(self) -> None:
         """Raise `ValueError` where the implementation can serve no step, neither one token nor many."""
         one, many = (replace(self.attention, q_len=q_len) for q_len in (1, self.attention.kv_len))
-        if self.impl.unsupported_reasons(many):
+        if stated_reasons(self.impl, many):
             self._require_served(one)
 
     def _require_served(self, problem: AttentionProblem) -> None:
         is_ready = self._step is not None and self._step.problem == problem
-        if not is_ready and (reasons := self.impl.unsupported_reasons(problem)):
+        if not is_ready and (reasons := stated_reasons(self.impl, problem)):
             raise ValueError(f"impl={self.impl.name}: cannot serve this layer: {'; '.join(reasons)}")
 
     def _split_heads(self, projected_BLX: torch.Tensor) -> torch.Tensor:

@@ -6,21 +6,16 @@ from dataclasses import fields, replace
 
 import torch
 
-from attention_impls.contract import (
-    AttentionImpl,
-    Copying,
-    PreparedAttention,
-    TimedCall,
-    declared_timed_call,
-)
+from attention_impls.contract import AttentionImpl, Copying, PreparedAttention, TimedCall
 from attention_impls.layer.grouped_query_attention import GroupedQueryAttention, layer_shape_reasons
 from attention_impls.layer.inputs import LayerInputs, make_layer_weights
 from attention_impls.problem import AttentionProblem
+from attention_impls.promises import declared_timed_call, reads_cache_in_place, stated_reasons
 
 
 def layer_unsupported_reasons(impl: AttentionImpl, problem: AttentionProblem) -> list[str]:
     """Why a layer with this implementation cannot compute the problem; empty means that it can."""
-    return [*layer_shape_reasons(problem), *impl.unsupported_reasons(problem)]
+    return [*layer_shape_reasons(problem), *stated_reasons(impl, problem)]
 
 
 def layer_timed_call(impl: AttentionImpl) -> TimedCall | None:
@@ -32,7 +27,7 @@ def layer_timed_call(impl: AttentionImpl) -> TimedCall | None:
     if declared is None:
         return None
     inside = replace(declared, cache_append=True, num_launches=None)
-    if impl.reads_cache_in_place:
+    if reads_cache_in_place(impl):
         return inside
     return replace(inside, planning=True, layout_conversion=Copying.WHOLE)
 

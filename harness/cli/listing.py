@@ -6,11 +6,11 @@ import argparse
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from attention_impls import AttentionProblem, BrokenImpl, get_impl, list_impls
+from attention_impls import AttentionProblem
 from attention_impls.cost import kv_cache_bytes_per_token
 from conf import list_presets, read_preset
 from harness.cli.commands import LISTINGS
-from harness.devices import DEFAULT_DTYPES
+from harness.cli.impl_listing import PHASES, list_support
 from results.run_folder import list_runs
 
 _DEFAULT_RESULTS_DIR = Path("results/runs")
@@ -20,6 +20,9 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="gqabench list", description=__doc__)
     parser.add_argument("what", choices=LISTINGS)
     parser.add_argument("--results-dir", type=Path, default=_DEFAULT_RESULTS_DIR, help="where `runs` looks")
+    parser.add_argument(
+        "--timeout", type=float, default=60.0, help="seconds that `impls` waits for each to be imported"
+    )
     parsed = parser.parse_args(arguments)
     _LISTINGS[parsed.what](parsed)
     return 0
@@ -86,39 +89,13 @@ def _list_runs(parsed: argparse.Namespace) -> None:
         print(f"no runs in {parsed.results_dir}")
 
 
-def _list_impls(_: argparse.Namespace) -> None:
-    import torch
-
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    phases = {"decode": (1, 1024), "prefill": (1024, 1024), "extend": (16, 1024)}
-    rows = []
-    for name in list_impls():
-        try:
-            impl = get_impl(name)
-        except (BrokenImpl, ImportError) as error:
-            rows.append([name, *["no"] * len(phases), str(error)])
-            continue
-        reasons = {
-            phase: impl.unsupported_reasons(_probe_problem(q_len, kv_len, device))
-            for phase, (q_len, kv_len) in phases.items()
-        }
-        why = next(("; ".join(some) for some in reasons.values() if some), "-")
-        rows.append([name, *("no" if reasons[phase] else "yes" for phase in phases), why])
-    print(f"on {device}, 32/8 heads, head_dim 128, causal:")
-    _print_table(["impl", *phases, "why not"], rows, left_columns=5)
-
-
-def _probe_problem(q_len: int, kv_len: int, device: str) -> AttentionProblem:
-    return AttentionProblem(
-        batch_size=1,
-        q_len=q_len,
-        kv_len=kv_len,
-        num_q_heads=32,
-        num_kv_heads=8,
-        head_dim=128,
-        dtype=DEFAULT_DTYPES[device],
-        device=device,
-    )
+def _list_impls(parsed: argparse.Namespace) -> None:
+    listing = list_support(parsed.timeout)
+    print(f"on {listing.device}, 32/8 heads, head_dim 128, causal:")
+    _print_table(["impl", *PHASES, "why not"], listing.rows, left_columns=5)
+    if listing.plugins:
+        print("\nplug-ins:")
+        _print_table(["impl", "package"], listing.plugins, left_columns=2)
 
 
 _LISTINGS: dict[str, Callable[[argparse.Namespace], None]] = {

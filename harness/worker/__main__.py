@@ -6,18 +6,18 @@ import os
 import signal
 import sys
 
-from harness.worker.isolation import die_with_parent, prefer_as_oom_victim, take_over_stdout
+from harness.worker.isolation import die_with_parent, prefer_as_oom_victim, take_over_stdin, take_over_stdout
 
 
 def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     die_with_parent(int(sys.argv[1]))
     prefer_as_oom_victim()
-    replies = take_over_stdout()
+    requests, replies = take_over_stdin(), take_over_stdout()
 
     from harness.worker.server import serve  # after the take-over: importing torch may print
 
-    serve(sys.stdin, replies)
+    serve(requests, replies)
     sys.stderr.flush()
     os._exit(0)  # an implementation's threads must not keep a finished worker alive
 

@@ -1,4 +1,4 @@
-"""What keeps a worker from harming its parent: its life, its memory, its standard output."""
+"""What keeps a worker from harming its parent: its life, its memory, its standard streams."""
 
 from __future__ import annotations
 
@@ -27,6 +27,15 @@ def prefer_as_oom_victim() -> None:
     """Where memory runs out, let the kernel take this process and leave the parent to say so."""
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")
+
+
+def take_over_stdin() -> IO[str]:
+    """The stream of requests. An implementation that reads from standard input finds its end."""
+    requests = os.fdopen(os.dup(0), encoding="utf-8")
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    return requests
 
 
 def take_over_stdout() -> IO[str]:

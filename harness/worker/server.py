@@ -12,7 +12,9 @@ from harness.worker.host import describe_host
 from harness.worker.protocol import Message, receive, send
 from harness.worker.roofs import measure_roofs
 from harness.worker.session import BrokenPromise, IncorrectOutput, Session
+from harness.worker.shared_state import SharedState
 from harness.worker.subject import UnsupportedProblem
+from harness.worker.support import explain_support
 
 _CPU_OUT_OF_MEMORY = "can't allocate memory"
 """What PyTorch's CPU allocator says in its plain RuntimeError."""
@@ -24,6 +26,7 @@ def serve(requests: IO[str], replies: IO[str]) -> None:
     operations = {
         "describe_host": describe_host,
         "measure_roofs": measure_roofs,
+        "explain_support": explain_support,
         "open_case": session.open_case,
         "prepare": session.prepare,
         "weigh": session.weigh,
@@ -36,7 +39,20 @@ def serve(requests: IO[str], replies: IO[str]) -> None:
     }
     while (request := receive(requests)) is not None:
         operation = operations[request.pop("op")]
-        send(replies, _answer(operation, request))
+        before = SharedState.now()
+        reply = _answer(operation, request)
+        send(replies, _with_changes(reply, SharedState.now().changes_since(before)))
+
+
+def _with_changes(reply: Message, changes: list[str]) -> Message:
+    """The reply, or why it no longer counts: what all share has changed, and this worker is spoilt."""
+    if not changes:
+        return reply
+    changed = f"it changed what all implementations share: {', '.join(changes)}"
+    failure = (
+        _failure("error", changed) if reply["ok"] else reply | {"reason": f"{reply['reason']}; {changed}"}
+    )
+    return failure | {"is_poisoned": True}
 
 
 def _answer(operation: Any, arguments: Message) -> Message:
@@ -55,12 +71,12 @@ def _answer(operation: Any, arguments: Message) -> Message:
         return _failure("oom", _first_line(error))
     except BrokenImpl as error:
         return _failure("error", str(error))
-    except Exception as error:  # noqa: BLE001  whatever an implementation raises is the reason of its row
+    except BaseException as error:  # noqa: BLE001  whatever an implementation raises is the reason of its row
         traceback.print_exc()
         if isinstance(error, (MemoryError, RuntimeError)) and _is_cpu_out_of_memory(error):
             return _failure("oom", _first_line(error))
         reason = _first_line(error)
-        if isinstance(error, InvalidProblem):
+        if isinstance(error, InvalidProblem) or reason == type(error).__name__:
             return _failure("error", reason)
         return _failure("error", f"{type(error).__name__}: {reason}")
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
 import torch
 
 from attention_impls import AttentionProblem, PreparedAttention, get_impl
+from attention_impls.promises import promised_operators
 from harness.worker.clock import Clock, make_clock
 from harness.worker.cross_check import cross_check_fields
 from harness.worker.memory_limit import input_bytes, require_memory_for_inputs
@@ -81,7 +82,7 @@ class Session:
         implementation = get_impl(impl)
         if reasons := self._subject.unsupported_reasons(implementation):
             raise UnsupportedProblem("; ".join(reasons))
-        timed_call = self._subject.timed_call(implementation)
+        timed_call, promised = self._subject.timed_call(implementation), promised_operators(implementation)
         with self._calling(), self._guarding_inputs():
             with counting_allocated(self._problem.device) as allocated:
                 started = time.perf_counter()
@@ -100,7 +101,7 @@ class Session:
         self._arms[arm] = prepared
         self._prepared_bytes[arm] = allocated.num_bytes or 0
         self._num_calls[arm] = 0
-        self._promises[arm] = tuple(getattr(implementation, "promised_operators", ()))
+        self._promises[arm] = promised
         if getattr(implementation, "allocates_outside_torch", False):
             self._unseen_allocators.add(arm)
         return {
@@ -110,7 +111,7 @@ class Session:
             "autotune_ms": prepared.autotune_ms,
             "plan_ms": prepared.plan_ms,
             "kernel_config": prepared.kernel_config,
-            "kv_cache_bytes": int(prepared.kv_cache_bytes),
+            "kv_cache_bytes": prepared.kv_cache_bytes,
             "timed_call": None if timed_call is None else asdict(timed_call),
             "prepared_bytes": allocated.num_bytes,
             **own_fields,
@@ -232,10 +233,15 @@ class Session:
             self._clocks[device] = make_clock(device)
         return self._clocks[device]
 
-    def _calling(self) -> AbstractContextManager[Any]:
-        """The grad mode that the case's subject is called in."""
+    @contextmanager
+    def _calling(self) -> Iterator[None]:
+        """The grad mode that the case's subject is called in; `BrokenPromise` when it is left changed."""
         assert self._subject is not None
-        return self._subject.calling_mode()
+        with self._subject.calling_mode():
+            before = _grad_modes()
+            yield
+            if _grad_modes() != before:
+                raise BrokenPromise("it changed the grad mode, which others share, and left it so")
 
     def _unexplained_bytes(self, weight: Weight) -> int | None:
         """On a CPU: resident memory less inputs and what arms have prepared. On CUDA the parent knows."""
@@ -272,6 +278,10 @@ class Session:
         if not check.is_correct:
             raise IncorrectOutput(check, when)
         return check
+
+
+def _grad_modes() -> tuple[bool, bool]:
+    return torch.is_grad_enabled(), torch.is_inference_mode_enabled()
 
 
 def _worst(*checks: Check) -> dict[str, Any]:

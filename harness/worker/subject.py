@@ -14,7 +14,6 @@ from typing import Any
 import torch
 
 from attention_impls import AttentionImpl, AttentionProblem, PreparedAttention, TimedCall
-from attention_impls.contract import declared_timed_call
 from attention_impls.cost import model_flops
 from attention_impls.error_budget import ErrorBudget, error_budget
 from attention_impls.inputs import make_inputs, make_queries
@@ -27,6 +26,7 @@ from attention_impls.layer import (
     make_layer_inputs,
     prepare_layer,
 )
+from attention_impls.promises import as_prepared, declared_timed_call, stated_reasons
 from attention_impls.reference import quantisation_error, reference_attention
 from harness.worker.input_guard import InputGuard
 
@@ -181,10 +181,10 @@ class AttentionSubject(ForwardSubject):
         return [inputs.k, inputs.v]
 
     def unsupported_reasons(self, impl: AttentionImpl) -> list[str]:
-        return impl.unsupported_reasons(self._problem)
+        return stated_reasons(impl, self._problem)
 
     def prepare(self, impl: AttentionImpl) -> PreparedAttention:
-        return impl.prepare(self._problem, self._inputs)
+        return as_prepared(impl.prepare(self._problem, self._inputs))
 
     def timed_call(self, impl: AttentionImpl) -> TimedCall | None:
         return declared_timed_call(impl)

@@ -13,6 +13,7 @@ from attention_impls import AttentionImpl, AttentionInputs, AttentionProblem, Pr
 from attention_impls.cost import train_flops
 from attention_impls.gradients import TrainStep, head_problem, reference_step, train_budget
 from attention_impls.inputs import Stream, make_inputs, make_queries, problem_normals
+from attention_impls.promises import as_prepared, declared_timed_call, stated_reasons
 from harness.worker.input_guard import InputGuard
 from harness.worker.subject import NUM_QUERY_VARIANTS, Check, Subject
 
@@ -49,13 +50,14 @@ class TrainSubject(Subject):
         return torch.enable_grad()
 
     def unsupported_reasons(self, impl: AttentionImpl) -> list[str]:
-        reasons = impl.unsupported_reasons(self._problem)
+        reasons = stated_reasons(impl, self._problem)
         if not getattr(impl, "has_backward", False):
             reasons.append("workload=train: this implementation has no backward pass")
         return reasons
 
     def prepare(self, impl: AttentionImpl) -> PreparedAttention:
-        prepared, inputs = impl.prepare(self._problem, self._inputs), self._inputs
+        inputs = self._inputs
+        prepared = as_prepared(impl.prepare(self._problem, inputs))
 
         def run() -> Any:
             output = prepared()
@@ -67,7 +69,7 @@ class TrainSubject(Subject):
         return replace(prepared, run=run)
 
     def timed_call(self, impl: AttentionImpl) -> TimedCall | None:
-        return getattr(impl, "timed_call", None)
+        return declared_timed_call(impl)
 
     def write_queries(self, variant: int) -> None:
         self._inputs.q.detach().copy_(self._queries[variant])

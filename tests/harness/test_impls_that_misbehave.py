@@ -12,7 +12,7 @@ import pytest
 import results
 
 MODULE = """
-    import os, signal, time
+    import os, signal, threading, time
     import torch
     from attention_impls import PreparedAttention, get_impl
 
@@ -127,6 +127,93 @@ MODULE = """
     class DeclaresNonsense(Good):
         timed_call = "nothing"
 
+    class ExitsInPrepare(Good):
+        def prepare(self, problem, inputs):
+            raise SystemExit(3)
+
+    class IsInterruptedInPrepare(Good):
+        def prepare(self, problem, inputs):
+            raise KeyboardInterrupt
+
+    class HangsInACall(Good):
+        def run(self):
+            time.sleep(1000)
+
+    class ReadsStandardInput(Good):
+        def run(self):
+            return input("continue? ")
+
+    class GivesItsReasonAsText(Good):
+        def unsupported_reasons(self, problem):
+            return "no such head_dim"
+
+    class GivesNoReasons(Good):
+        def unsupported_reasons(self, problem):
+            return None
+
+    class PreparesNothing(Good):
+        def prepare(self, problem, inputs):
+            pass
+
+    class PreparesAFunction(Good):
+        def prepare(self, problem, inputs):
+            return super().prepare(problem, inputs).run
+
+    class PreparesAnotherClass(Good):
+        def prepare(self, problem, inputs):
+            prepared = super().prepare(problem, inputs)
+            return type("Prepared", (), {"__call__": lambda _: prepared(), "kv_cache_bytes": 1})()
+
+    class HasANegativeCache(Good):
+        def prepare(self, problem, inputs):
+            return PreparedAttention(super().prepare(problem, inputs).run, -1)
+
+    class HasATextForACache(Good):
+        def prepare(self, problem, inputs):
+            return PreparedAttention(super().prepare(problem, inputs).run, "1 MiB")
+
+    class CompilesForNaN(Good):
+        def prepare(self, problem, inputs):
+            return PreparedAttention(super().prepare(problem, inputs).run, 1, compile_ms=float("nan"))
+
+    class PromisesAText(Good):
+        promised_operators = "aten::"
+
+    class GivesAnotherDtype(Good):
+        def run(self):
+            return super().run().double()
+
+    class Changes(Good):
+        def prepare(self, problem, inputs):
+            self.change()
+            return super().prepare(problem, inputs)
+
+    class SetsNumThreads(Changes):
+        def change(self):
+            torch.set_num_threads(torch.get_num_threads() + 1)
+
+    class SetsDefaultDtype(Changes):
+        def change(self):
+            torch.set_default_dtype(torch.float64)
+
+    class SetsGradMode(Changes):
+        def change(self):
+            torch.set_grad_enabled(not torch.is_grad_enabled())
+
+    class SetsNumThreadsWhenCalled(Good):
+        def run(self):
+            if self.num_calls == 4:
+                torch.set_num_threads(torch.get_num_threads() + 1)
+            return super().run()
+
+    class LeavesAThreadBusy(Changes):
+        def change(self):
+            threading.Thread(target=lambda: [None for _ in iter(int, 1)], daemon=True).start()
+
+    class LeavesAThreadAsleep(Changes):
+        def change(self):
+            threading.Thread(target=lambda: time.sleep(1000), daemon=True).start()
+
     class HasNoMembers:
         pass
 
@@ -161,14 +248,48 @@ EXPECTED = {
     "RunsAnotherKernel": ("incorrect", "promised aten::_scaled_dot_product_flash, ran aten::"),
     "PrintsALot": ("ok", None),
     "IsNotThere": ("error", "IsNotThere"),
+    "ExitsInPrepare": ("error", "SystemExit: 3"),
+    "IsInterruptedInPrepare": ("error", "KeyboardInterrupt"),
+    "HangsInACall": ("timeout", "no answer within 8 s"),
+    "ReadsStandardInput": ("error", "EOFError"),
+    "GivesItsReasonAsText": ("error", "unsupported_reasons returned str 'no such head_dim', must"),
+    "GivesNoReasons": ("error", "unsupported_reasons returned NoneType, must return a list of str"),
+    "PreparesNothing": ("error", "prepare returned NoneType, must return a PreparedAttention"),
+    "PreparesAFunction": ("error", "prepare returned method without kv_cache_bytes"),
+    "PreparesAnotherClass": ("ok", None),
+    "HasANegativeCache": ("error", "kv_cache_bytes=-1: must not be negative"),
+    "HasATextForACache": ("error", "kv_cache_bytes is str '1 MiB', must be int"),
+    "CompilesForNaN": ("error", "compile_ms=nan: must be finite"),
+    "PromisesAText": ("error", "promised_operators is str 'aten::', must be a tuple of str"),
+    "GivesAnotherDtype": ("incorrect", "torch.float64, expected [2, 8, 1, 64] torch.float32"),
+    "SetsNumThreads": ("error", "it changed what all implementations share: num_threads from 1 to 2"),
+    "SetsDefaultDtype": ("error", "default dtype from torch.float32 to torch.float64"),
+    "SetsGradMode": ("incorrect", "it changed the grad mode"),
+    "SetsNumThreadsWhenCalled": ("error", "num_threads from 1 to 2"),
+    "LeavesAThreadBusy": ("error", "the number of busy threads by 1"),
+    "LeavesAThreadAsleep": ("ok", None),
 }
+
+BROKEN_FILES = {
+    "syntax_error.py": ("def run(:", "error", "SyntaxError"),
+    "import_error.py": ("import a_package_that_nobody_has", "error", "a_package_that_nobody_has"),
+    "exits.py": ("raise SystemExit('wants a GPU')", "error", "SystemExit: wants a GPU"),
+    "is_interrupted.py": ("raise KeyboardInterrupt", "error", "KeyboardInterrupt"),
+    "dies.py": ("import os; os._exit(5)", "crash", "exited with code 5"),
+    "hangs.py": ("import time; time.sleep(1000)", "timeout", "no answer within 8 s"),
+    "sets_threads.py": ("import torch; torch.set_num_threads(3)", "error", "num_threads from 1 to 3"),
+}
+"""Source, outcome and reason of files that cannot be imported as they should."""
 
 
 @pytest.fixture(scope="module")
 def rows(gqabench_in: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
     folder = tmp_path_factory.mktemp("misbehaving")
     (folder / "outside.py").write_text(textwrap.dedent(MODULE))
-    impls = ",".join(f"outside.py:{name}" for name in EXPECTED)
+    for name, (source, _, _) in BROKEN_FILES.items():
+        (folder / name).write_text(f"{source}\nclass Broken:\n    pass\n")
+    names = [f"outside.py:{name}" for name in EXPECTED] + [f"{name}:Broken" for name in BROKEN_FILES]
+    impls = ",".join(names)
     finished = gqabench_in(
         folder,
         "sweep", "measure=smoke", "model=gqa_8_2", "kv_len=96", "batch_size=2", "measure.timeout_s=8",
@@ -193,6 +314,13 @@ def test_each_becomes_a_row_with_its_reason(rows: pd.DataFrame, name: str) -> No
         assert row["samples_ms"] is None
 
 
+@pytest.mark.parametrize("name", list(BROKEN_FILES))
+def test_a_file_that_cannot_be_imported_is_a_row(rows: pd.DataFrame, name: str) -> None:
+    _, outcome, reason = BROKEN_FILES[name]
+    row = rows.loc[f"{name}:Broken"]
+    assert (row["outcome"], reason in row["reason"]) == (outcome, True), row["reason"]
+
+
 @pytest.mark.parametrize("name", ["repeat_kv", "sdpa"])
 def test_the_others_are_measured_all_the_same(rows: pd.DataFrame, name: str) -> None:
     assert rows.loc[name, "outcome"] == "ok"
@@ -207,4 +335,4 @@ def test_a_wrong_output_says_how_wrong(rows: pd.DataFrame) -> None:
 
 def test_there_is_one_row_for_each_arm(rows: pd.DataFrame) -> None:
     assert rows.index.is_unique
-    assert len(rows) == len(EXPECTED) + 2
+    assert len(rows) == len(EXPECTED) + len(BROKEN_FILES) + 2

@@ -1,0 +1,85 @@
+"""What `gqabench list impls` tells, asked in a worker: code from outside may hang or exit on import."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from attention_impls import AttentionProblem, list_impls
+from attention_impls.plugins import plugin_versions, shadowed_plugins
+from attention_impls.registry import BUILT_IN_IMPLS
+from harness.devices import AUTO, resolve_device, resolve_dtype
+from harness.environments import CURRENT_ENVIRONMENT, Environment
+from harness.errors import UsageError
+from harness.worker_pool import WorkerPool
+from harness.worker_process import RequestFailed, WorkerFailed
+
+PHASES = {"decode": (1, 1024), "prefill": (1024, 1024), "extend": (16, 1024)}
+"""Query tokens and visible keys of what each implementation is asked about."""
+
+_ENVIRONMENT = Environment(CURRENT_ENVIRONMENT)
+
+
+@dataclass(frozen=True)
+class Listing:
+    """All implementations, and what this machine can run."""
+
+    device: str
+    rows: list[list[str]]
+    """Of each implementation: its name, yes or no for each phase, and the first reason why not"""
+    plugins: list[list[str]]
+    """Of each plug-in: its name and package, and that nobody can reach it where that is so"""
+
+
+def list_support(timeout_s: float) -> Listing:
+    """Ask every implementation; one that does not answer in time has that as its reason."""
+    pool = WorkerPool()
+    try:
+        host = pool.host(_ENVIRONMENT)
+        device = resolve_device(AUTO, host)
+        problems = [_probe_problem(device, *lengths) for lengths in PHASES.values()]
+        rows = list(_rows(pool, problems, timeout_s))
+    except WorkerFailed as failure:
+        raise UsageError(f"no worker starts: {failure}") from failure
+    finally:
+        pool.close()
+    return Listing(problems[0].device_type, rows, _plugins())
+
+
+def _rows(pool: WorkerPool, problems: list[AttentionProblem], timeout_s: float) -> Iterator[list[str]]:
+    arguments = {"problems": [asdict(problem) for problem in problems]}
+    for name in list_impls():
+        worker = pool.ready(_ENVIRONMENT)
+        try:
+            reasons = worker.request("explain_support", timeout_s, impl=name, **arguments)["reasons"]
+        except RequestFailed as failure:
+            reasons = [[str(failure)]] * len(problems)
+            if failure.is_poisoned:
+                pool.discard(_ENVIRONMENT)
+        except WorkerFailed as failure:
+            reasons = [[str(failure)]] * len(problems)
+            pool.discard(_ENVIRONMENT)
+        why = next(("; ".join(some) for some in reasons if some), "-")
+        yield [name, *("no" if some else "yes" for some in reasons), " ".join(why.split())]
+
+
+def _probe_problem(device: dict[str, Any], q_len: int, kv_len: int) -> AttentionProblem:
+    return AttentionProblem(
+        batch_size=1,
+        q_len=q_len,
+        kv_len=kv_len,
+        num_q_heads=32,
+        num_kv_heads=8,
+        head_dim=128,
+        dtype=resolve_dtype(AUTO, device),
+        device=device["device"].partition(":")[0],
+    )
+
+
+def _plugins() -> list[list[str]]:
+    shadowed = shadowed_plugins(BUILT_IN_IMPLS)
+    never = " (never reached: the name is that of a built-in implementation)"
+    return [
+        [name, package + (never if name in shadowed else "")] for name, package in plugin_versions().items()
+    ]
