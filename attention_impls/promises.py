@@ -8,6 +8,8 @@ from numbers import Integral, Real
 from attention_impls.contract import AttentionImpl, PreparedAttention, TimedCall
 from attention_impls.problem import AttentionProblem
 
+_MOST_BYTES = 2**63
+"""What a column of 64-bit integers holds."""
 _TIMES = ("compile_ms", "autotune_ms", "plan_ms")
 
 
@@ -62,8 +64,8 @@ def as_prepared(returned: object) -> PreparedAttention:
 def _num_bytes(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f"kv_cache_bytes is {_shown(value)}, must be int")
-    if value < 0:
-        raise ValueError(f"kv_cache_bytes={value}: must not be negative")
+    if not 0 <= value < _MOST_BYTES:
+        raise ValueError(f"kv_cache_bytes={value}: must be a number of bytes, from 0 to 2^63")
     return int(value)
 
 

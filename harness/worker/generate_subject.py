@@ -12,13 +12,14 @@ from weakref import WeakSet
 import torch
 
 from attention_impls import AttentionImpl, AttentionProblem, PreparedAttention, TimedCall
-from attention_impls.contract import Copying, declared_timed_call
+from attention_impls.contract import Copying
 from attention_impls.dtypes import torch_dtype
 from attention_impls.error_budget import ErrorBudget
 from attention_impls.llama.model import ContextCache, logits_of, make_cache, make_model, sharing_weights
 from attention_impls.llama.reference import step_budget, step_references
 from attention_impls.llama.shape import VOCAB_SIZE, LlamaShape
 from attention_impls.packages import package_reasons
+from attention_impls.promises import declared_timed_call, stated_reasons
 from attention_impls.transformers_eager import TransformersEager
 from attention_impls.transformers_sdpa import TransformersSdpa
 from harness.worker.input_guard import InputGuard
@@ -72,8 +73,8 @@ class GenerateSubject(ForwardSubject):
         prefill = replace(self._problem, q_len=context_len, kv_len=context_len)
         decode = replace(self._problem, causal=False)
         reasons = [
-            *(f"prefill: {reason}" for reason in impl.unsupported_reasons(prefill)),
-            *(f"decode: {reason}" for reason in impl.unsupported_reasons(decode)),
+            *(f"prefill: {reason}" for reason in stated_reasons(impl, prefill)),
+            *(f"decode: {reason}" for reason in stated_reasons(impl, decode)),
         ]
         return list(dict.fromkeys(reasons))
 
