@@ -64,7 +64,7 @@ def as_prepared(returned: object) -> PreparedAttention:
 def _num_bytes(value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f"kv_cache_bytes is {_shown(value)}, must be int")
-    if not 0 <= value < _MOST_BYTES:
+    if not 0 <= int(value) < _MOST_BYTES:
         raise ValueError(f"kv_cache_bytes={value}: must be a number of bytes, from 0 to 2^63")
     return int(value)
 

@@ -168,6 +168,10 @@ MODULE = """
         def prepare(self, problem, inputs):
             return PreparedAttention(super().prepare(problem, inputs).run, -1)
 
+    class HasMoreBytesThanAColumnHolds(Good):
+        def prepare(self, problem, inputs):
+            return PreparedAttention(super().prepare(problem, inputs).run, 2**70)
+
     class HasATextForACache(Good):
         def prepare(self, problem, inputs):
             return PreparedAttention(super().prepare(problem, inputs).run, "1 MiB")
@@ -257,7 +261,8 @@ EXPECTED = {
     "PreparesNothing": ("error", "prepare returned NoneType, must return a PreparedAttention"),
     "PreparesAFunction": ("error", "prepare returned method without kv_cache_bytes"),
     "PreparesAnotherClass": ("ok", None),
-    "HasANegativeCache": ("error", "kv_cache_bytes=-1: must not be negative"),
+    "HasANegativeCache": ("error", "kv_cache_bytes=-1: must be a number of bytes"),
+    "HasMoreBytesThanAColumnHolds": ("error", "must be a number of bytes, from 0 to 2^63"),
     "HasATextForACache": ("error", "kv_cache_bytes is str '1 MiB', must be int"),
     "CompilesForNaN": ("error", "compile_ms=nan: must be finite"),
     "PromisesAText": ("error", "promised_operators is str 'aten::', must be a tuple of str"),
