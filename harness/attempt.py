@@ -10,7 +10,7 @@ from typing import Any
 from attention_impls.cost import kv_input_bytes
 from harness.arm_facts import ArmFacts
 from harness.bench import Bench
-from harness.case import Arm, Case
+from harness.case import TRAIN_WORKLOAD, Arm, Case
 from harness.devices import why_not_here
 from harness.monitor import Trace
 from harness.rounds import Samples, Slice, Stream, measure_in_rounds
@@ -164,8 +164,14 @@ class Attempt:
 
     def _cross_check(self, arm: Arm) -> None:
         """Time the calls in other ways too, where the device has others."""
-        if self._uuid is not None:
+        if self._uuid is None:
+            return
+        try:
             self._facts[arm].add(self._ask(arm, "cross_check"))
+        except RequestFailed as failure:  # what was timed and checked stands
+            if failure.is_poisoned:
+                raise
+            self._facts[arm].add({"graph_reason": f"timing in other ways failed: {failure}"})
 
     def _measure_energy(self, arm: Arm) -> None:
         energy, case = self._instruments.energy, self._case
@@ -198,6 +204,7 @@ class Attempt:
             kv_cache_bytes=facts["kv_cache_bytes"],
             prepared_bytes=facts["prepared_bytes"],
             given_bytes=kv_input_bytes(case.problem),
+            other_bytes=preparation_bytes(case),
         )
         flags = [*fields.pop("flags"), *roof.pop("flags"), *cache]
         self._record(arm, {**facts, **fields, **roof, "outcome": Outcome.OK, "flags": flags})
@@ -234,6 +241,19 @@ class Attempt:
 
     def _worker(self, environment: str) -> WorkerProcess:
         return self._bench.worker(environment)
+
+
+def preparation_bytes(case: Case) -> int | None:
+    """The most that `prepare` may well keep besides a cache; None where it keeps a whole layer or model.
+
+    A mask of float32 and one of bytes; half of the cache for tables and scales; what libraries plan in
+    (FlashInfer asks for 128 MiB on a GPU).
+    """
+    problem = case.problem
+    if case.workload not in {"decode", "prefill", "extend", TRAIN_WORKLOAD}:
+        return None
+    masks = 5 * problem.batch_size * problem.q_len * problem.kv_len
+    return masks + kv_input_bytes(problem) // 2 + (2**20 if problem.device_type == "cpu" else 160 * 2**20)
 
 
 class _ArmDropped(Exception):

@@ -33,8 +33,8 @@ class RoofGauge:
         name = device["device"]
         if name not in self.roofs:
             return {"roof": None, "roof_fraction": None, "flags": []}
-        achieved = timing["achieved_gb_per_s"]
-        if self.roofs[name].is_beaten_by(achieved) and name not in self._beaten:
+        achieved, is_cold = timing["achieved_gb_per_s"], timing["cache_state"] == "cold"
+        if is_cold and self.roofs[name].is_beaten_by(achieved) and name not in self._beaten:
             # Either the caches were not cold, or the roof was measured while something disturbed: look again.
             self._beaten.add(name)
             with suppress(RequestFailed):  # then the roofs that there are have to do
@@ -43,4 +43,4 @@ class RoofGauge:
         fields = roofs.record_fields(
             timing["latency_ms"], timing["model_bytes"], timing["model_flops"], problem.dtype
         )
-        return fields | {"flags": [FLAG_WARM_SUSPECT] if roofs.is_warm_suspect(achieved) else []}
+        return fields | {"flags": [FLAG_WARM_SUSPECT] if is_cold and roofs.is_warm_suspect(achieved) else []}

@@ -72,6 +72,8 @@ class WorkerProcess:
         assert self._process.stdout is not None
         self._selector.register(self._process.stdout, selectors.EVENT_READ)
         self._unread = b""
+        self._said_before = 0
+        """Bytes of the log that are from earlier requests, and of other implementations."""
 
     @property
     def pid(self) -> int:
@@ -89,6 +91,7 @@ class WorkerProcess:
             self._process.stdin.flush()
         while not (line := self._read_line(timeout_s)).startswith(_REPLY_START):
             continue  # what an interpreter's own start-up prints, before the worker takes its output over
+        self._said_before = self._log_path.stat().st_size
         reply: Message = json.loads(line)
         if not reply["ok"]:
             raise RequestFailed(reply)
@@ -162,9 +165,9 @@ class WorkerProcess:
         return WorkerFailed("crash", f"the worker {how}" + (f": {last_words}" if last_words else ""))
 
     def _last_words(self) -> str:
-        """The last line that the worker wrote to its log."""
+        """The last line that the worker wrote to its log since it was last asked."""
         with self._log_path.open("rb") as log:
-            log.seek(max(self._log_path.stat().st_size - _LOG_TAIL_BYTES, 0))
+            log.seek(max(self._log_path.stat().st_size - _LOG_TAIL_BYTES, self._said_before))
             lines = [line.strip() for line in without_chatter(log) if line.strip()]
         return lines[-1].decode(errors="replace") if lines else ""
 

@@ -23,6 +23,7 @@ FLAG_CLOCK_CHANGED = "clock_changed"
 FLAG_BACKGROUND_LOAD = "background_load"
 FLAG_LAUNCH_EXPOSED = "launch_exposed"
 FLAG_CACHE_UNSEEN = "cache_unseen"
+FLAG_CACHE_UNDERSTATED = "cache_understated"
 
 FLAG_MEANINGS: dict[str, str] = {
     FLAG_UNSTABLE: "the interval of the median is wider than asked for, or too few samples gave none",
@@ -34,6 +35,7 @@ FLAG_MEANINGS: dict[str, str] = {
     FLAG_BACKGROUND_LOAD: "other processes used the CPU or the GPU while calls were timed",
     FLAG_LAUNCH_EXPOSED: "the GPU waited for the host within timed calls: the latency includes launches",
     FLAG_CACHE_UNSEEN: "the cache bytes that the implementation states were not seen to be allocated",
+    FLAG_CACHE_UNDERSTATED: "before its first call it kept more memory than its stated cache explains",
 }
 """Every flag and what it says of a measurement, in the order in which flags are listed."""
 
@@ -184,14 +186,21 @@ def condition_flags(
     return [flag for flag in FLAG_MEANINGS if raised.get(flag)]
 
 
-def cache_flags(*, kv_cache_bytes: int, prepared_bytes: int, given_bytes: int) -> list[str]:
-    """The flag of a cache that nobody saw: neither the keys and values that were given, nor allocated.
+def cache_flags(
+    *, kv_cache_bytes: int, prepared_bytes: int, given_bytes: int, other_bytes: int | None
+) -> list[str]:
+    """The flags of a cache that nobody saw, or that is larger than stated.
 
     An implementation that reads K and V in place holds the `given_bytes`. One with a layout of its own
-    allocates what it holds while it is prepared, `prepared_bytes` in all.
+    allocates what it holds while it is prepared, `prepared_bytes` in all: what of these is neither the cache
+    nor within `other_bytes` may be a larger cache, expanded beforehand. None for `other_bytes` asks nothing.
     """
-    is_seen = kv_cache_bytes == given_bytes or 0 < kv_cache_bytes <= prepared_bytes
-    return [] if is_seen else [FLAG_CACHE_UNSEEN]
+    is_own = 0 < kv_cache_bytes <= prepared_bytes
+    if not is_own and kv_cache_bytes != given_bytes:
+        return [FLAG_CACHE_UNSEEN]
+    unstated_bytes = prepared_bytes - (kv_cache_bytes if is_own else 0)
+    is_understated = other_bytes is not None and unstated_bytes > other_bytes
+    return [FLAG_CACHE_UNDERSTATED] if is_understated else []
 
 
 def _without_clock_steps(values: npt.NDArray[Any]) -> npt.NDArray[Any]:

@@ -66,11 +66,17 @@ def finish_run(folder: RunFolder, status: str) -> None:
     """Write the Parquet and the report, and say where they are."""
     from harness.cli.report import report_runs
     from results.parquet import write_parquet
-    from results.run_folder import PARQUET_NAME
+    from results.run_folder import PARQUET_NAME, RECORDS_FOLDER
 
     header = folder.set_status(status)
     rows = load_runs(folder.path).rows
-    write_parquet(folder.path / PARQUET_NAME, rows, [header])
+    try:
+        write_parquet(folder.path / PARQUET_NAME, rows, [header])
+    except OSError as error:
+        raise UsageError(
+            f"results_dir={folder.path.parent}: {PARQUET_NAME} cannot be written: {error.strerror};"
+            f" the records are in {folder.path / RECORDS_FOLDER}"
+        ) from error
     outcomes = Counter(Outcome(row["outcome"]) for row in rows)
     of_planned = "" if status == "complete" else f" of {header.num_planned_records} planned, interrupted"
     print(f"{len(rows)} records{of_planned}: {count_outcomes(outcomes)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -10,7 +11,7 @@ import torch
 _FLUSH_FACTOR = 2
 """How often the last-level cache is read over: adaptive replacement keeps some lines in one pass."""
 
-_SYSFS_CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
+_SYSFS_CPUS = Path("/sys/devices/system/cpu")
 _SIZE_SUFFIXES = {"K": 2**10, "M": 2**20, "G": 2**30}
 
 
@@ -18,7 +19,9 @@ class CacheFlush:
     """Calling it leaves no line of a problem's tensors in the device's last-level cache."""
 
     def __init__(self, device: str) -> None:
-        num_bytes = _FLUSH_FACTOR * last_level_cache_bytes(device)
+        # On a CPU the threads share the reading, and each has to flush the cache that its core has.
+        cache_bytes = all_usable_caches_bytes() if device == "cpu" else last_level_cache_bytes(device)
+        num_bytes = _FLUSH_FACTOR * cache_bytes
         self._buffer = torch.ones(num_bytes // 4, dtype=torch.float32, device=device)
 
     def __call__(self) -> None:
@@ -32,7 +35,7 @@ def last_level_cache_bytes(device: str) -> int:
     """Bytes of the last-level cache that one core, or the GPU, sees. `RuntimeError` when nothing tells."""
     if device != "cpu":
         return int(torch.cuda.get_device_properties(torch.device(device)).L2_cache_size)
-    sizes = [_parse_size(path.read_text()) for path in _SYSFS_CACHES.glob("index*/size")]
+    sizes = [_parse_size(path.read_text()) for path in (_SYSFS_CPUS / "cpu0" / "cache").glob("index*/size")]
     if not sizes:
         sizes = [os.sysconf(name) for name in ("SC_LEVEL3_CACHE_SIZE", "SC_LEVEL2_CACHE_SIZE")]
     if max(sizes) <= 0:
@@ -40,6 +43,32 @@ def last_level_cache_bytes(device: str) -> int:
             "the size of the last-level cache is not known: neither sysfs nor sysconf tells it"
         )
     return max(sizes)
+
+
+def all_last_level_caches_bytes(cpus: Iterable[int], sysfs_cpus: Path = _SYSFS_CPUS) -> int:
+    """Bytes of the last-level caches of some CPUs together, one cache counted once; 0 where nothing tells."""
+    sizes: dict[tuple[str, str], int] = {}
+    for cpu in cpus:
+        levels = {}
+        for index in (sysfs_cpus / f"cpu{cpu}" / "cache").glob("index*"):
+            try:
+                level, size, sharers = (
+                    (index / name).read_text().strip() for name in ("level", "size", "shared_cpu_list")
+                )
+            except OSError:
+                continue
+            levels[level] = (sharers, int(size.removesuffix("K")) * 1024)
+        if levels:
+            last = max(levels)
+            sharers, num_bytes = levels[last]
+            sizes[last, sharers] = num_bytes
+    return sum(sizes.values())
+
+
+def all_usable_caches_bytes() -> int:
+    """Bytes of the last-level caches of all CPUs that this process may use."""
+    usable = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+    return max(all_last_level_caches_bytes(usable), last_level_cache_bytes("cpu"))
 
 
 def _parse_size(text: str) -> int:

@@ -35,7 +35,11 @@ class CapturedCalls:
         try:
             self._capture(call, flush)
         except Exception as error:  # whatever an implementation does that a capture forbids
-            raise NotCapturable(f"{type(error).__name__}: {str(error).splitlines()[0]}") from error
+            self._graph.reset()
+            said = " ".join(str(error).split("\n")[:1])
+            raise NotCapturable(
+                f"{type(error).__name__}: {said}" if said else type(error).__name__
+            ) from error
 
     @property
     def pool_bytes(self) -> int:
@@ -66,12 +70,16 @@ class CapturedCalls:
                 call()
         torch.cuda.current_stream(self._device).wait_stream(stream)
         torch.cuda.synchronize(self._device)
-        with torch.cuda.graph(self._graph, stream=stream):
-            for started, ended in self._pairs:
-                flush()
-                started.record()
-                self.output = call()
-                ended.record()
+        current = torch.cuda.current_stream(self._device)
+        try:
+            with torch.cuda.graph(self._graph, stream=stream):
+                for started, ended in self._pairs:
+                    flush()
+                    started.record()
+                    self.output = call()
+                    ended.record()
+        finally:
+            torch.cuda.set_stream(current)  # a capture that fails to end leaves its own stream current
 
 
 def _event() -> torch.cuda.Event:

@@ -24,7 +24,7 @@ from attention_impls.transformers_eager import TransformersEager
 from attention_impls.transformers_sdpa import TransformersSdpa
 from harness.worker.input_guard import InputGuard
 from harness.worker.memory_limit import require_memory
-from harness.worker.subject import NUM_QUERY_VARIANTS, ForwardSubject, UnsupportedProblem
+from harness.worker.subject import NUM_QUERY_VARIANTS, NUM_TIMED_VARIANTS, ForwardSubject, UnsupportedProblem
 from harness.worker.workspace import weigh_call
 
 NUM_PREFILL_SAMPLES = 3
@@ -125,6 +125,15 @@ class GenerateSubject(ForwardSubject):
         self._ids.copy_(self._tokens[variant])
         for cache in self._caches:
             cache.rewind()
+
+    @property
+    def queries(self) -> torch.Tensor:
+        return self._ids
+
+    def write_fresh_queries(self, call: int) -> None:
+        """Other tokens of the vocabulary, since moving one about changes nothing."""
+        self.write_queries(call % NUM_TIMED_VARIANTS)
+        self._ids.add_(call // NUM_TIMED_VARIANTS + 1).remainder_(VOCAB_SIZE)
 
     def get_ready_to_weigh(self) -> None:
         for cache in self._caches:

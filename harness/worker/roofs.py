@@ -7,21 +7,19 @@ draw less power and run faster.
 from __future__ import annotations
 
 import gc
-import os
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from harness.worker.cache_flush import last_level_cache_bytes
+from harness.worker.cache_flush import all_usable_caches_bytes, last_level_cache_bytes
 from harness.worker.memory_limit import available_bytes
 
 _CACHES_IN_BUFFER = 16
@@ -57,9 +55,6 @@ _NUM_CONTENDERS = 3
 _FEWEST_ROUNDS = 5
 _SLEEP_CYCLES = 400_000
 """About 0.2 ms on a GPU: the host queues a call behind it, so that the launch is hidden."""
-
-_SYSFS_CPUS = Path("/sys/devices/system/cpu")
-
 
 Call = Callable[[], object]
 
@@ -119,31 +114,10 @@ def buffer_bytes(cache_bytes: int, free_bytes: int) -> int:
     return max(min(wanted, allowed) // _RANDOM_BYTES, 1) * _RANDOM_BYTES
 
 
-def all_last_level_caches_bytes(cpus: Iterable[int], sysfs_cpus: Path = _SYSFS_CPUS) -> int:
-    """Bytes of the last-level caches of some CPUs together, one cache counted once; 0 where nothing tells."""
-    sizes: dict[tuple[str, str], int] = {}
-    for cpu in cpus:
-        levels = {}
-        for index in (sysfs_cpus / f"cpu{cpu}" / "cache").glob("index*"):
-            try:
-                level, size, sharers = (
-                    (index / name).read_text().strip() for name in ("level", "size", "shared_cpu_list")
-                )
-            except OSError:
-                continue
-            levels[level] = (sharers, int(size.removesuffix("K")) * 1024)
-        if levels:
-            last = max(levels)
-            sharers, num_bytes = levels[last]
-            sizes[last, sharers] = num_bytes
-    return sum(sizes.values())
-
-
 def _random_buffer(device: str) -> torch.Tensor:
     """Random normal float32 values, contiguous."""
     if device == "cpu":
-        usable = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
-        caches = max(all_last_level_caches_bytes(usable), last_level_cache_bytes("cpu"))
+        caches = all_usable_caches_bytes()
         free = available_bytes() or _MOST_SHARE_OF_MEMORY * _FEWEST_BUFFER_BYTES
         buffer = torch.empty(buffer_bytes(caches, free) // 4)
         buffer.view(-1, _RANDOM_BYTES // 4).copy_(torch.randn(_RANDOM_BYTES // 4))

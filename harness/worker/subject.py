@@ -100,6 +100,20 @@ class Subject(ABC):
     def write_queries(self, variant: int) -> None:
         """Write one of the query variants into the inputs, in place."""
 
+    @property
+    @abstractmethod
+    def queries(self) -> torch.Tensor:
+        """What `write_queries` writes into, contiguous."""
+
+    def write_fresh_queries(self, call: int) -> None:
+        """Queries that no earlier call had: a variant's values, each moved on by a place more.
+
+        An implementation that remembers outputs by the contents of queries finds none of them.
+        """
+        self.write_queries(call % NUM_TIMED_VARIANTS)
+        moved = self.queries.view(-1).roll(call // NUM_TIMED_VARIANTS + 1)
+        self.queries.copy_(moved.view_as(self.queries))
+
     def own_fields(self, prepared: PreparedAttention) -> dict[str, Any]:
         """Record fields of this kind of subject alone, of an implementation that is correct."""
         return {}
@@ -190,7 +204,11 @@ class AttentionSubject(ForwardSubject):
         return declared_timed_call(impl)
 
     def write_queries(self, variant: int) -> None:
-        self._inputs.q.copy_(self._queries[variant])
+        self.queries.copy_(self._queries[variant])
+
+    @property
+    def queries(self) -> torch.Tensor:
+        return self._inputs.q
 
 
 class LayerSubject(ForwardSubject):
@@ -224,7 +242,11 @@ class LayerSubject(ForwardSubject):
         return layer_timed_call(impl)
 
     def write_queries(self, variant: int) -> None:
-        self._inputs.hidden.copy_(self._hidden_states[variant])
+        self.queries.copy_(self._hidden_states[variant])
+
+    @property
+    def queries(self) -> torch.Tensor:
+        return self._inputs.hidden
 
 
 def select_query_rows(problem: AttentionProblem, seed: int, max_check_gflop: float) -> torch.Tensor | None:

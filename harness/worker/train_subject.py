@@ -72,7 +72,11 @@ class TrainSubject(Subject):
         return declared_timed_call(impl)
 
     def write_queries(self, variant: int) -> None:
-        self._inputs.q.detach().copy_(self._queries[variant])
+        self.queries.copy_(self._queries[variant])
+
+    @property
+    def queries(self) -> torch.Tensor:
+        return self._inputs.q.detach()
 
     def check(self, output: object, variant: int) -> Check:
         assert isinstance(output, TrainStep)

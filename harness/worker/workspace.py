@@ -119,7 +119,8 @@ def _weigh_on_cuda(call: Callable[[], torch.Tensor], device: torch.device) -> We
     events = _profiled(call, [ProfilerActivity.CPU, ProfilerActivity.CUDA], device)
     names: dict[bool, list[str]] = {True: [], False: []}
     for event in events:
-        names[event.device_type() == torch.profiler.DeviceType.CUDA].append(event.name())
+        if event.name() != _MEMORY_EVENT and not event.is_user_annotation():
+            names[event.device_type() == torch.profiler.DeviceType.CUDA].append(event.name())
     return Weight(
         peak_workspace_bytes=peak,
         allocator_reserved_bytes=reserved,

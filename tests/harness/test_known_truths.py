@@ -66,6 +66,22 @@ MODULE = f"""
             prepared = super().prepare(problem, inputs)
             return PreparedAttention(prepared.run, prepared.kv_cache_bytes // 2)
 
+    class ExpandsTheCacheBeforehand(Plain):
+        def prepare(self, problem, inputs):
+            self.cache = [x.repeat_interleave(problem.group_size, dim=1) for x in (inputs.k, inputs.v)]
+            return super().prepare(problem, inputs)
+
+    class RemembersOutputsByTheirQueries(Plain):
+        def prepare(self, problem, inputs):
+            self.inputs, self.known = inputs, {{}}
+            return super().prepare(problem, inputs)
+        def run(self):
+            key = bytes(self.inputs.q.view(-1)[:2].numpy())
+            if key not in self.known:
+                busy_wait({BUSY_MS})
+                self.known[key] = self.inner().clone()
+            return self.known[key]
+
     class IsSlowerWhenWarm(Plain):
         # Between cold calls a flush takes more than half a millisecond; warm ones follow at once.
         def run(self):
@@ -83,12 +99,12 @@ def rows(gqabench_in: Callable[..., Any], tmp_path_factory: pytest.TempPathFacto
     (folder / "known.py").write_text(textwrap.dedent(MODULE))
     names = [
         "Plain", "TakesAKnownTime", "AllocatesAKnownScratch", "KeepsACopyOfTheCache", "StatesLessThanItHolds",
-        "IsSlowerWhenWarm",
+        "ExpandsTheCacheBeforehand", "RemembersOutputsByTheirQueries", "IsSlowerWhenWarm",
     ]  # fmt: skip
     finished = gqabench_in(
         folder,
         "sweep", "measure=smoke", "measure.caches=[cold,warm]", "measure.seconds_per_arm=0.4",
-        "model=gqa_8_2", "kv_len=64", "impls=[" + ",".join(f"known.py:{name}" for name in names) + "]",
+        "model=gqa_8_2", "kv_len=2048", "impls=[" + ",".join(f"known.py:{name}" for name in names) + "]",
     )  # fmt: skip
     assert finished.returncode == 0, finished.stderr
     frame = results.load(folder / "results" / "runs" / "latest").set_index("impl")
@@ -128,6 +144,15 @@ def test_what_prepare_keeps_is_read_to_the_byte(rows: pd.DataFrame) -> None:
 def test_cache_bytes_that_nobody_saw_are_flagged(rows: pd.DataFrame) -> None:
     is_flagged = rows["flags"].map(lambda flags: "cache_unseen" in flags)
     assert list(is_flagged[is_flagged].index) == ["StatesLessThanItHolds"]
+
+
+def test_a_cache_that_was_expanded_beforehand_is_flagged(rows: pd.DataFrame) -> None:
+    is_flagged = rows["flags"].map(lambda flags: "cache_understated" in flags)
+    assert list(is_flagged[is_flagged].index) == ["ExpandsTheCacheBeforehand"]
+
+
+def test_outputs_that_are_remembered_by_their_queries_are_not_found_again(rows: pd.DataFrame) -> None:
+    assert rows.loc["RemembersOutputsByTheirQueries", "latency_ms"] >= BUSY_MS
 
 
 def test_a_repeat_gives_the_same_bytes(gqabench: Callable[..., Any], tmp_path: Path) -> None:

@@ -21,13 +21,13 @@ from harness.roofs import (
     measure_roofs_again,
     roofs_for,
 )
+from harness.worker.cache_flush import all_last_level_caches_bytes
 from harness.worker.roofs import (
     Way,
     _fastest,
     _random_buffer,
     _reads,
     _roof,
-    all_last_level_caches_bytes,
     buffer_bytes,
     measure_roofs,
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -16,6 +17,9 @@ import pandas as pd
 import pytest
 
 import results
+from harness.cli.sweep import finish_run
+from harness.errors import UsageError
+from results import RunFolder, RunHeader
 
 PROJECT = Path(__file__).resolve().parents[2]
 Gqabench = Callable[..., subprocess.CompletedProcess[str]]
@@ -273,3 +277,16 @@ def _nothing() -> Any:
     from contextlib import nullcontext
 
     return nullcontext()
+
+
+def test_a_disk_that_refuses_the_parquet_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    header = RunHeader(
+        run_id="run", status="running", created_at="", command="", num_planned_cases=0, num_planned_records=0,
+        seed=0, measure="smoke", gqabench_version="0",
+    )  # fmt: skip
+    monkeypatch.setattr("results.parquet.write_parquet", refuse)
+    with pytest.raises(UsageError, match=r"records.parquet cannot be written: No space left.*records are in"):
+        finish_run(RunFolder.create(tmp_path / "run", header), "complete")

@@ -114,3 +114,18 @@ def test_a_subject_knows_a_right_output_from_wrong_ones() -> None:
         assert "expected" in str(subject.check(output[:1], variant=1).complaint)
         assert "expected" in str(subject.check(output.double(), variant=1).complaint)
         assert "not a tensor" in str(subject.check(None, variant=1).complaint)
+
+
+def test_fresh_queries_never_come_twice() -> None:
+    with torch.inference_mode():
+        subject = make_subject(DECODE, "decode", 512, seed=0, max_check_gflop=1)
+        seen = set()
+        for call in range(300):
+            subject.write_fresh_queries(call)
+            seen.add(bytes(subject.queries.view(-1)[:2].numpy()))
+    assert len(seen) == 300
+
+
+def test_the_flush_reads_over_all_caches_that_threads_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness.worker.cache_flush.all_last_level_caches_bytes", lambda cpus: 3 * 2**26)
+    assert CacheFlush("cpu")._buffer.nbytes == 2 * 3 * 2**26

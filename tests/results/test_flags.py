@@ -352,5 +352,22 @@ def test_launches_that_were_not_hidden_are_flagged(share: float, flags: list[str
     ],
 )
 def test_a_cache_that_nobody_saw_is_flagged(stated: int, prepared: int, given: int, is_seen: bool) -> None:
-    flags = cache_flags(kv_cache_bytes=stated, prepared_bytes=prepared, given_bytes=given)
+    flags = cache_flags(kv_cache_bytes=stated, prepared_bytes=prepared, given_bytes=given, other_bytes=None)
     assert flags == ([] if is_seen else ["cache_unseen"])
+
+
+@pytest.mark.parametrize(
+    ("stated", "prepared", "is_understated"),
+    [
+        (4096, 100, False),  # read in place, with a mask
+        (4096, 4096, False),  # a copy of the same size
+        (4096, 4096 * 4, True),  # expanded for four query heads
+        (1024, 1100, False),
+        (1024, 8192, True),  # a quantised cache, and beside it something larger
+    ],
+)
+def test_a_cache_that_is_larger_than_stated_is_flagged(
+    stated: int, prepared: int, is_understated: bool
+) -> None:
+    flags = cache_flags(kv_cache_bytes=stated, prepared_bytes=prepared, given_bytes=4096, other_bytes=2048)
+    assert flags == (["cache_understated"] if is_understated else [])
