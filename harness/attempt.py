@@ -246,14 +246,22 @@ class Attempt:
 def preparation_bytes(case: Case) -> int | None:
     """The most that `prepare` may well keep besides a cache; None where it keeps a whole layer or model.
 
-    A mask of float32 and one of bytes; half of the cache for tables and scales; what libraries plan in
-    (FlashInfer asks for 128 MiB on a GPU).
+    A mask of float32 and one of bytes; queries and outputs in a layout of its own; half of the cache for
+    tables and scales; what libraries plan in (FlashInfer asks for 128 MiB on a GPU).
     """
     problem = case.problem
     if case.workload not in {"decode", "prefill", "extend", TRAIN_WORKLOAD}:
         return None
     masks = 5 * problem.batch_size * problem.q_len * problem.kv_len
-    return masks + kv_input_bytes(problem) // 2 + (2**20 if problem.device_type == "cpu" else 160 * 2**20)
+    queries = (
+        2 * problem.batch_size * problem.num_q_heads * problem.q_len * problem.head_dim * problem.itemsize
+    )
+    return (
+        masks
+        + queries
+        + kv_input_bytes(problem) // 2
+        + (2**20 if problem.device_type == "cpu" else 160 * 2**20)
+    )
 
 
 class _ArmDropped(Exception):

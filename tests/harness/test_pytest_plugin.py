@@ -38,8 +38,9 @@ class Wrong:
 def run_pytest(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "pytest", "-p", "harness.pytest_plugin", "-p", "no:xdist", *arguments]
     variables = {"PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    outer = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}  # not xdist's
     return subprocess.run(
-        command, cwd=folder, env=os.environ | variables, capture_output=True, text=True, check=False
+        command, cwd=folder, env=outer | variables, capture_output=True, text=True, check=False
     )
 
 
