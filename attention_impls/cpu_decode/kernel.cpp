@@ -2,8 +2,9 @@
 //
 // A chunk is a range of keys of one key/value head of one sequence, with some query rows: the unit that threads
 // take. Within it a block of keys stays in the first-level cache while all tiles of rows pass over it, then the
-// same block of values. While keys are multiplied, the block's values are fetched, and while values are summed,
-// the next block's keys. A head that is cut into several chunks leaves partial results, merged in order.
+// same block of values. While keys are multiplied, the next block's values are fetched, and while values are
+// summed, the keys of the block after the next: into the second-level cache, which can wait for many more lines
+// at once than the first. A head that is cut into several chunks leaves partial results, merged in order.
 #include <omp.h>
 
 #include "tile.h"
@@ -77,10 +78,9 @@ class Worker {
         : a(arguments), layout(arguments), outputs(all_outputs), queries(workspace + thread * layout.scratch),
           sums(queries + layout.queries), scores(sums + layout.queries),
           slots(workspace + arguments.num_threads * layout.scratch) {
-        const auto scale = static_cast<float>(a.softmax_scale);
-        constexpr float LOG2_E = 1.44269504f;
-        logits = {scale * LOG2_E, a.soft_cap > 0 ? static_cast<float>(a.softmax_scale / a.soft_cap) : 0.0f,
-                  static_cast<float>(a.soft_cap) * LOG2_E};
+        constexpr double LOG2_E = 1.4426950408889634;
+        cap_log2 = static_cast<float>(a.soft_cap * LOG2_E);
+        query_scale = static_cast<float>(a.softmax_scale * (a.soft_cap > 0 ? 1 / a.soft_cap : LOG2_E));
     }
 
     void attend(const Chunk& chunk) {
@@ -121,7 +121,7 @@ class Worker {
     const Layout layout;
     typename Io::Element* outputs;
     float *queries, *sums, *scores, *slots;
-    Logits logits;
+    float query_scale, cap_log2;
     const Element *keys, *values;
     const float *key_scales, *value_scales;
     Tile tiles[MAX_TILES];
@@ -134,7 +134,7 @@ class Worker {
         return ((sequence * a.num_q_heads + q_head) * a.q_len + row / a.group_size) * a.head_dim;
     }
 
-    // Queries as float32 in the cache's order of elements, zeros behind them; tiles of 4, 2 and 1 rows.
+    // Queries as float32, scaled, in the cache's order of elements, zeros behind them; tiles of 4, 2 and 1 rows.
     void pack(const Chunk& chunk) {
         num_tiles = 0;
         float* tile_scores = scores;
@@ -156,13 +156,18 @@ class Worker {
             const auto* q = static_cast<const typename Io::Element*>(a.q) +
                             row_offset(chunk.sequence, chunk.head, chunk.first_row + row);
             for (int d = 0; d < a.head_dim; ++d)
-                queries[row * layout.dim + d / STRIP * STRIP + Cache::place(d % STRIP)] = Io::widen(q[d]);
+                queries[row * layout.dim + d / STRIP * STRIP + Cache::place(d % STRIP)] =
+                    query_scale * Io::widen(q[d]);
         }
     }
 
+    // Of a key or a value; null past the end of the chunk, where there is nothing to fetch.
+    const char* address(const Chunk& chunk, const Element* cache, int64_t key) const {
+        return key < chunk.end_key ? reinterpret_cast<const char*>(cache + key * a.head_dim) : nullptr;
+    }
+
     void attend_block(const Chunk& chunk, int64_t first, int64_t end) {
-        const int64_t row_bytes = a.head_dim * sizeof(Element);
-        const char* ahead = reinterpret_cast<const char*>(values + first * a.head_dim);
+        const char* ahead = address(chunk, values, end);
         for (int i = 0; i < num_tiles; ++i) {
             const char* fetched = i == 0 ? ahead : nullptr;
             switch (tiles[i].rows) {
@@ -171,11 +176,10 @@ class Worker {
                 default: score<4>(chunk, tiles[i], first, end, fetched);
             }
         }
-        ahead = reinterpret_cast<const char*>(keys + end * a.head_dim);
-        const int64_t left = (chunk.end_key - end) * row_bytes;
+        ahead = address(chunk, keys, end + a.block_keys);
         for (int i = 0; i < num_tiles; ++i) {
             if (tiles[i].end <= tiles[i].first) continue;
-            const char* fetched = i == 0 && left > 0 ? ahead : nullptr;
+            const char* fetched = i == 0 ? ahead : nullptr;
             switch (tiles[i].rows) {
                 case 1: sum_values<1>(tiles[i], fetched); break;
                 case 2: sum_values<2>(tiles[i], fetched); break;
@@ -206,7 +210,7 @@ class Worker {
         int key = 0;
         for (; key + QUADS * KEYS_OF_QUAD <= num_keys; key += QUADS * KEYS_OF_QUAD) {
             if (ahead != nullptr) {
-                for (int64_t line = 0; line < step_bytes; line += 64) _mm_prefetch(ahead + line, _MM_HINT_T0);
+                for (int64_t line = 0; line < step_bytes; line += 64) _mm_prefetch(ahead + line, _MM_HINT_T1);
                 ahead += step_bytes;
             }
             products<Cache, ROWS, QUADS>(q, keys + (tile.first + key) * a.head_dim, a.head_dim,
@@ -216,8 +220,10 @@ class Worker {
             products<Cache, ROWS, 1>(q, keys + (tile.first + key) * a.head_dim, a.head_dim, num_keys - 1 - key,
                                      head_dim, layout.dim, tile.scores + key * ROWS);
         const int num_vectors = padded(num_keys * ROWS, LANES) / LANES;
-        finish_logits<ROWS>(tile.scores, num_vectors, logits,
-                            key_scales == nullptr ? nullptr : key_scales + tile.first, num_keys);
+        if (key_scales != nullptr)
+            for (int i = 0; i < num_keys; ++i)
+                for (int r = 0; r < ROWS; ++r) tile.scores[i * ROWS + r] *= key_scales[tile.first + i];
+        if (cap_log2 > 0) cap_logits(tile.scores, num_vectors, cap_log2);
         for (int i = num_keys * ROWS; i < num_vectors * LANES; ++i) tile.scores[i] = -INFINITE;
         for (int r = 0; r < ROWS; ++r) all_see_all &= seen[r].first <= tile.first && tile.end <= seen[r].end;
         if (!all_see_all)
@@ -242,7 +248,7 @@ class Worker {
         const int64_t share = (tile.end - tile.first) * a.head_dim * sizeof(Element) / num_passes;
         const auto fetch = [&] {
             if (ahead == nullptr) return;
-            for (int64_t line = 0; line < share; line += 64) _mm_prefetch(ahead + line, _MM_HINT_T0);
+            for (int64_t line = 0; line < share; line += 64) _mm_prefetch(ahead + line, _MM_HINT_T1);
             ahead += share;
         };
         int d = 0;

@@ -20,6 +20,8 @@ LANES = 8
 """As in vectors.h and tile.h."""
 BLOCK_BYTES = 12 * 2**10
 """Of the keys of a block, and of its values: both fit a first-level cache of 32 KiB, with what goes along."""
+BLOCK_BYTES_OF_ONE_ROW = 4 * 2**10
+"""With one row there is little to compute, so that less has to be fetched in a burst."""
 CHUNKS_PER_THREAD = 8
 """More even out threads of different speed; fewer leave less to merge."""
 MIN_CHUNK_KEYS = 128
@@ -86,9 +88,11 @@ class Plan:
                 num_slots += len(cuts)
         # The longest first: what is left for the end is short, and threads end together.
         chunks.sort(key=lambda chunk: (chunk.first_key - chunk.end_key) * chunk.num_rows)
-        block_keys = max(BLOCK_BYTES // (problem.head_dim * problem.kv_itemsize), LANES)
         max_rows = max(_padded(chunk.num_rows, 4) for chunk in chunks)
         width = _padded(problem.head_dim, STRIP)
+        one_row = problem.group_size * problem.q_len == 1
+        block_bytes = BLOCK_BYTES_OF_ONE_ROW if one_row else BLOCK_BYTES
+        block_keys = max(block_bytes // (problem.head_dim * problem.kv_itemsize), LANES)
         scratch = 2 * max_rows * width + max_rows * (block_keys + LANES)
         workspace = num_threads * scratch + num_slots * max_rows * (width + 2)
         return cls(chunks, merges, block_keys, max_rows, workspace)

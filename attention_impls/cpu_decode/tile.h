@@ -22,12 +22,6 @@ struct Tile {
     float sum[LANES];     // of 2^(logit - maximum), each lane its own share
 };
 
-struct Logits {
-    float scale_log2;    // softmax scale, times log2(e)
-    float inverse_cap;   // softmax scale / cap; 0 without a cap
-    float cap_log2;      // cap * log2(e)
-};
-
 // tanh within 3 units in the last place, at 0 too: a polynomial below 5/8, where 1 - 2 / (e^2x + 1) cancels.
 // Coefficients of the odd polynomial: Cephes, tanhf (Moshier 1989).
 inline Vector tanh_of(Vector x) {
@@ -129,21 +123,11 @@ inline Vector row_maximum(Vector x) {
     return x;
 }
 
-// Scale, soft cap and the scales of quantised keys, which stand as floats in `key_scales` or are absent.
-template <int ROWS>
-inline void finish_logits(float* scores, int num_vectors, const Logits& logits, const float* key_scales, int num_keys) {
-    if (key_scales != nullptr)
-        for (int key = 0; key < num_keys; ++key)
-            for (int r = 0; r < ROWS; ++r) scores[key * ROWS + r] *= key_scales[key];
+// The soft cap: logits stand divided by the cap, and become those of the softmax in units of log2.
+inline void cap_logits(float* scores, int num_vectors, float cap_log2) {
     for (int i = 0; i < num_vectors; ++i) {
-        Vector x = _mm256_loadu_ps(scores + i * LANES);
-        if (logits.inverse_cap > 0) {
-            x = tanh_of(_mm256_mul_ps(x, _mm256_set1_ps(logits.inverse_cap)));
-            x = _mm256_mul_ps(x, _mm256_set1_ps(logits.cap_log2));
-        } else {
-            x = _mm256_mul_ps(x, _mm256_set1_ps(logits.scale_log2));
-        }
-        _mm256_storeu_ps(scores + i * LANES, x);
+        const Vector capped = tanh_of(_mm256_loadu_ps(scores + i * LANES));
+        _mm256_storeu_ps(scores + i * LANES, _mm256_mul_ps(capped, _mm256_set1_ps(cap_log2)));
     }
 }
 

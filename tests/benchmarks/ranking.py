@@ -1,0 +1,69 @@
+"""Do runs of a study rank its implementations alike? Run it on a quiet machine.
+
+`python tests/benchmarks/ranking.py [STUDY [key=value ...]]` runs the study (default: peers) three times. It
+prints how long each took, who was ahead in each case, and of all pairs of implementations how many some run
+tells apart (the intervals do not overlap) and how many two runs order differently, though both are sure.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from itertools import combinations
+from pathlib import Path
+
+import pandas as pd
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))  # run as a script, from anywhere
+
+import results  # noqa: E402
+
+NUM_RUNS = 3
+PROGRAM = "import sys; from harness.cli import main; sys.exit(main())"
+
+
+def main() -> None:
+    study, *overrides = sys.argv[1:] or ["peers"]
+    runs = []
+    with tempfile.TemporaryDirectory(prefix="gqabench-") as folder:
+        for number in range(NUM_RUNS):
+            results_dir = Path(folder) / str(number)
+            command = [sys.executable, "-c", PROGRAM, "sweep", f"study={study}", f"results_dir={results_dir}"]
+            started = time.perf_counter()
+            subprocess.run([*command, *overrides], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+            print(f"run {number + 1}: {time.perf_counter() - started:.0f} s", flush=True)
+            frame = results.load(results_dir / "latest")
+            runs.append(frame[frame.outcome == "ok"])
+    for case_id in runs[0].case_id.unique():
+        print(*case_lines([run[run.case_id == case_id] for run in runs]), sep="\n")
+
+
+def case_lines(runs: list[pd.DataFrame]) -> Iterator[str]:
+    """What a person reads of one case: each run's ranking, then the pairs of implementations."""
+    first = runs[0].iloc[0]
+    yield " ".join(f"{key}={first[key]}" for key in ("batch_size", "kv_len", "num_kv_heads", "dtype"))
+    for run in runs:
+        ranked = run.sort_values("latency_ms")
+        yield "  " + ", ".join(f"{one.impl} {one.latency_ms:.3g}" for one in ranked.itertuples()) + " ms"
+    impls = sorted(set.intersection(*(set(run.impl) for run in runs)))
+    orders = [{ahead(run, pair) for run in runs} - {None} for pair in combinations(impls, 2)]
+    told_apart = sum(len(order) > 0 for order in orders)
+    reordered = sum(len(order) > 1 for order in orders)
+    yield f"  of {len(orders)} pairs {told_apart} are told apart, {reordered} ordered differently"
+
+
+def ahead(run: pd.DataFrame, pair: tuple[str, str]) -> str | None:
+    """The faster of two, or None where their intervals overlap or one has none."""
+    rows = [run[run.impl == impl].iloc[0] for impl in pair]
+    for one, other in (rows, rows[::-1]):
+        if one.latency_ci_high_ms < other.latency_ci_low_ms:
+            return str(one.impl)
+    return None
+
+
+if __name__ == "__main__":
+    main()
