@@ -55,6 +55,10 @@ def measure_in_rounds(
     """Measure until the interval of every stream's median is narrow, or the time budget is spent.
 
     The first round warms up and tells how many calls fill a slice; its samples are not kept.
+
+    Who stops when an interval is narrow prefers samples that happen to lie close together. In simulations of
+    independent samples, 90 to 96 % of the 95 % intervals of one arm cover its median, and 94 to 96 % of those
+    of four arms, where the widest decides.
     """
     order = random.Random(seed)
     measured = {stream: Samples() for stream in streams}

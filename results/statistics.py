@@ -41,8 +41,9 @@ def median_interval(samples: Sequence[float], confidence: float = 0.95) -> Media
 
     None where even `[x_1, x_n]` covers too seldom: below 6 samples at 95 %. In simulations, 93 to 97 % of the
     95 % intervals of independent samples cover. Fewer do where the median lies in a gap between two equal
-    halves (90 % with 7 samples), and where neighbouring samples resemble each other. Raises `ValueError` for
-    a confidence outside [0.5, 1), for which the formula does not hold.
+    halves (90 % with 7 samples), where neighbouring samples resemble each other, and where measuring stopped
+    because the interval was narrow (`harness.rounds`). Raises `ValueError` for a confidence outside [0.5, 1),
+    for which the formula does not hold.
     """
     if not 0.5 <= confidence < 1:
         raise ValueError(f"confidence is {confidence}: it has to be at least 0.5 and below 1")

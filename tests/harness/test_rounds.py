@@ -2,11 +2,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
 import pytest
 
 import harness.rounds
 from harness.case import Arm, MeasureSettings
 from harness.rounds import Slice, Stream, calls_per_slice, measure_in_rounds
+from results.statistics import median_interval
 
 STREAMS = [Stream(Arm(name), "cold") for name in "abc"]
 
@@ -90,3 +92,25 @@ def test_the_least_rounds_are_kept_beyond_the_budget(monkeypatch: pytest.MonkeyP
 @pytest.mark.parametrize(("call_ms", "expected"), [(1.0, 20), (3.0, 7), (19.0, 1), (1000.0, 1), (1e-9, 100)])
 def test_calls_fill_a_slice(call_ms: float, expected: int) -> None:
     assert calls_per_slice(call_ms, slice_ms=20.0) == expected
+
+
+@pytest.mark.parametrize(("num_arms", "least"), [(1, 0.88), (4, 0.92)])
+def test_stopping_when_narrow_costs_few_points_of_coverage(
+    monkeypatch: pytest.MonkeyPatch, num_arms: int, least: float
+) -> None:
+    num_trials, generator = 600 // num_arms, np.random.default_rng(num_arms)
+    streams = [Stream(Arm(str(number)), "cold") for number in range(num_arms)]
+    num_covering = num_rounds = 0
+    for trial in range(num_trials):
+        noise = generator.lognormal(sigma=0.02, size=(num_arms, 1000)) * 10.0
+        machine = FakeMachine(
+            monkeypatch, {one.arm.impl: iter(row) for one, row in zip(streams, noise, strict=True)}
+        )
+        measured = measure_in_rounds(streams, settings(seconds_per_arm=9.0), trial, machine.measure)
+        for result in measured.values():
+            interval = median_interval(result.samples_ms)
+            assert interval is not None
+            num_covering += interval.low <= 10.0 <= interval.high
+            num_rounds += len(result.samples_ms)
+    assert least <= num_covering / (num_trials * num_arms) <= 0.98
+    assert num_rounds > 10 * num_trials * num_arms, "not decided at the first looks, or nothing was shown"
