@@ -174,17 +174,16 @@ class Attempt:
             self._facts[arm].add({"graph_reason": f"timing in other ways failed: {failure}"})
 
     def _measure_energy(self, arm: Arm) -> None:
-        energy, case = self._instruments.energy, self._case
-        if not (case.measure.energy and energy.is_metered(self._uuid)):
+        case = self._case
+        if not case.measure.energy:
             return
 
         def run_for(seconds: float) -> tuple[int, float]:
             reply = self._ask(arm, "run_for", seconds=seconds)
             return reply["num_calls"], reply["seconds"]
 
-        self._facts[arm].add(
-            energy.record_fields(self._uuid, run_for, case.problem.batch_size * case.problem.q_len)
-        )
+        num_tokens = case.problem.batch_size * case.problem.q_len
+        self._facts[arm].add(self._instruments.energy.record_fields(self._uuid, run_for, num_tokens))
 
     def _record_ok(self, arm: Arm, timed: dict[Stream, Samples], trace: Trace) -> None:
         case, bench = self._case, self._bench

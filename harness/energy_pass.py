@@ -22,6 +22,9 @@ from harness.nvml import Nvml
 IDLE_SECONDS = 2.0
 """For how long the idle device is watched: twenty steps of NVML's counter."""
 
+NO_CPU_COUNTER = "no RAPL counter of this CPU can be read"
+NO_GPU_COUNTER = "NVML tells no total energy of this device"
+
 OpenMeter = Callable[[Nvml, str | None], EnergyMeter | None]
 
 
@@ -57,15 +60,11 @@ class EnergyPass:
         idle_power_w = measure_idle_power_w(meter, IDLE_SECONDS, clock=self.clock, sleep=self.sleep)
         self._devices[uuid] = _MeteredDevice(meter, period_s, idle_power_w)
 
-    def is_metered(self, uuid: str | None) -> bool:
-        """Whether the device has a counter that can be read."""
-        return self._devices.get(uuid) is not None
-
     def record_fields(self, uuid: str | None, run_for: RunFor, num_tokens: int) -> dict[str, Any]:
-        """The record's energy of a call with `num_tokens` new tokens; nothing where there is no meter."""
+        """The record's energy of a call with `num_tokens` new tokens, or why there is none."""
         device = self._devices.get(uuid)
         if device is None:
-            return {}
+            return {"energy_reason": NO_CPU_COUNTER if uuid is None else NO_GPU_COUNTER}
         energy = measure_energy(
             device.meter,
             run_for,

@@ -178,7 +178,7 @@ class Record:
     energy_window_s: float | None = None
     """Between the two readings of the counter."""
     energy_reason: str | None = None
-    """Why there is no energy, where there is a counter."""
+    """Why there is no energy, though it was asked for."""
 
     # Conditions while it was timed
     clock_mhz: float | None = None

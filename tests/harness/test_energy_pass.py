@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from harness.energy import EnergyMeter
-from harness.energy_pass import IDLE_SECONDS, EnergyPass
+from harness.energy_pass import IDLE_SECONDS, NO_CPU_COUNTER, EnergyPass
 from harness.nvml import NullNvml, Nvml
 
 GPU = "GPU-0"
@@ -71,11 +71,11 @@ def test_the_idle_power_is_measured_once_a_device(board: Board, energy: EnergyPa
     assert (board.now_s, board.opened) == (ready_s, [GPU])
 
 
-def test_a_device_without_a_counter_has_no_energy(board: Board, energy: EnergyPass) -> None:
+def test_a_device_without_a_counter_says_so_and_runs_nothing(board: Board, energy: EnergyPass) -> None:
     energy.get_ready(None)
+    fields = energy.record_fields(None, board.run_for, num_tokens=1)
+    assert fields == {"energy_reason": NO_CPU_COUNTER}
     assert board.now_s == 0
-    assert not energy.is_metered(None)
-    assert energy.record_fields(None, board.run_for, num_tokens=1) == {}
 
 
 def test_a_counter_that_stands_still_says_so(board: Board, energy: EnergyPass) -> None:
