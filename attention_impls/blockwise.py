@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from attention_impls.abilities import device_reasons, unpaged_reasons
-from attention_impls.blockwise_formula import BlockwiseFormula
-from attention_impls.contiguous_cache import ContiguousCache
+from attention_impls.caches.contiguous import ContiguousCache
 from attention_impls.contract import AttentionImpl, AttentionInputs, Copying, PreparedAttention, TimedCall
+from attention_impls.formulas.blockwise import BlockwiseFormula
 from attention_impls.problem import AttentionProblem
 
 

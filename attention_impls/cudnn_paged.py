@@ -12,14 +12,14 @@ from typing import Any
 import torch
 
 from attention_impls.abilities import unquantised_reasons
+from attention_impls.caches.paged import PagedCache
 from attention_impls.contract import AttentionImpl, AttentionInputs, PreparedAttention, TimedCall
-from attention_impls.cuda_peer import (
+from attention_impls.libraries.cuda_peer import (
     cuda_peer_reasons,
     dead_row_reasons,
     lengths_on_device,
     looks_back_only,
 )
-from attention_impls.paged_cache import PagedCache
 from attention_impls.problem import AttentionProblem
 
 MAX_HEAD_DIM = 128

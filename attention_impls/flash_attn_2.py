@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from attention_impls.abilities import unquantised_reasons
 from attention_impls.contract import AttentionImpl, AttentionInputs, PreparedAttention, TimedCall
-from attention_impls.cuda_peer import cuda_peer_reasons, dead_row_reasons
-from attention_impls.flash_attn_kvcache import prepare_with_kvcache
+from attention_impls.libraries.cuda_peer import cuda_peer_reasons, dead_row_reasons
+from attention_impls.libraries.flash_attn_kvcache import prepare_with_kvcache
 from attention_impls.problem import AttentionProblem
 
 MAX_HEAD_DIM = 256

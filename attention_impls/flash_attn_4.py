@@ -9,8 +9,8 @@ import torch
 
 from attention_impls.abilities import plain_cache_reasons
 from attention_impls.contract import AttentionImpl, AttentionInputs, PreparedAttention, TimedCall
-from attention_impls.cuda_peer import cuda_peer_reasons, looks_back_only, token_first_cache
-from attention_impls.packages import package_version
+from attention_impls.libraries.cuda_peer import cuda_peer_reasons, looks_back_only, token_first_cache
+from attention_impls.libraries.packages import package_version
 from attention_impls.problem import AttentionProblem
 
 

@@ -8,9 +8,9 @@ import torch
 
 from attention_impls.abilities import unquantised_reasons
 from attention_impls.contract import AttentionImpl, AttentionInputs, PreparedAttention, TimedCall
-from attention_impls.cuda_peer import decode_only_reasons, keys_on_the_left
 from attention_impls.dtypes import torch_dtype
-from attention_impls.flashinfer_pages import FlashinferPages, flashinfer_reasons, workspace
+from attention_impls.libraries.cuda_peer import decode_only_reasons, keys_on_the_left
+from attention_impls.libraries.flashinfer_pages import FlashinferPages, flashinfer_reasons, workspace
 from attention_impls.problem import AttentionProblem
 
 MIN_GROUP_FOR_TENSOR_CORES = 4

@@ -6,8 +6,8 @@ import torch
 
 from attention_impls.abilities import unquantised_reasons
 from attention_impls.contract import AttentionImpl, AttentionInputs, PreparedAttention, TimedCall
-from attention_impls.cuda_peer import decode_only_reasons, keys_on_the_left, lengths_on_device
-from attention_impls.flashinfer_pages import FlashinferPages, flashinfer_reasons, workspace
+from attention_impls.libraries.cuda_peer import decode_only_reasons, keys_on_the_left, lengths_on_device
+from attention_impls.libraries.flashinfer_pages import FlashinferPages, flashinfer_reasons, workspace
 from attention_impls.problem import AttentionProblem
 
 PAGE_SIZES = (16, 32, 64, 128)

@@ -11,9 +11,9 @@ import torch
 from torch.nn.attention.flex_attention import flex_attention
 
 from attention_impls.abilities import device_reasons, plain_cache_reasons
-from attention_impls.compiled_call import compile_call, compiler_reasons
 from attention_impls.contract import AttentionImpl, AttentionInputs, PreparedAttention, TimedCall
-from attention_impls.flex_block_mask import flex_block_mask
+from attention_impls.libraries.compiled_call import compile_call, compiler_reasons
+from attention_impls.libraries.flex_block_mask import flex_block_mask
 from attention_impls.problem import AttentionProblem
 
 MIN_HEAD_DIM_ON_CUDA = 16

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 
 from attention_impls.abilities import device_reasons, unpaged_reasons
-from attention_impls.contiguous_cache import ContiguousCache
+from attention_impls.caches.contiguous import ContiguousCache
 from attention_impls.contract import AttentionImpl, AttentionInputs, Copying, PreparedAttention, TimedCall
-from attention_impls.grouped_formula import GroupedFormula
+from attention_impls.formulas.grouped import GroupedFormula
 from attention_impls.problem import AttentionProblem
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from attention_impls.abilities import device_reasons, plain_cache_reasons
-from attention_impls.compiled_call import compile_call, compiler_reasons
 from attention_impls.contract import AttentionInputs, PreparedAttention, TimedCall
 from attention_impls.grouped_matmul import GroupedMatmul
+from attention_impls.libraries.compiled_call import compile_call, compiler_reasons
 from attention_impls.problem import AttentionProblem
 
 

@@ -13,7 +13,7 @@ from torch.nn.functional import pad
 
 from attention_impls.abilities import plain_cache_reasons
 from attention_impls.contract import AttentionImpl, AttentionInputs, PreparedAttention, TimedCall
-from attention_impls.cuda_peer import (
+from attention_impls.libraries.cuda_peer import (
     cuda_peer_reasons,
     decode_only_reasons,
     lengths_on_device,

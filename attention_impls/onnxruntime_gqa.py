@@ -13,7 +13,7 @@ import torch
 
 from attention_impls.abilities import device_reasons, plain_cache_reasons
 from attention_impls.contract import AttentionImpl, AttentionInputs, PreparedAttention, TimedCall
-from attention_impls.onnx_gqa_model import (
+from attention_impls.libraries.onnx_gqa_model import (
     QUERY_LENGTHS,
     element_type,
     gqa_model,
@@ -21,7 +21,7 @@ from attention_impls.onnx_gqa_model import (
     needs_query_lengths,
     tensor_shapes,
 )
-from attention_impls.packages import package_reasons
+from attention_impls.libraries.packages import package_reasons
 from attention_impls.problem import AttentionProblem
 
 if TYPE_CHECKING:

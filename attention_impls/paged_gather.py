@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 
 from attention_impls.abilities import device_reasons
+from attention_impls.caches.paged import PagedCache
 from attention_impls.contract import AttentionImpl, AttentionInputs, Copying, PreparedAttention, TimedCall
-from attention_impls.grouped_formula import GroupedFormula
-from attention_impls.paged_cache import PagedCache
+from attention_impls.formulas.grouped import GroupedFormula
 from attention_impls.problem import AttentionProblem
 
 

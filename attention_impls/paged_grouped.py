@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from attention_impls.abilities import device_reasons
-from attention_impls.blockwise_formula import BlockwiseFormula
+from attention_impls.caches.paged import PagedCache
 from attention_impls.contract import AttentionImpl, AttentionInputs, Copying, PreparedAttention, TimedCall
-from attention_impls.paged_cache import PagedCache
+from attention_impls.formulas.blockwise import BlockwiseFormula
 from attention_impls.problem import AttentionProblem
 
 

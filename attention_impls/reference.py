@@ -7,11 +7,11 @@ from dataclasses import replace
 import torch
 
 from attention_impls.abilities import device_reasons, plain_cache_reasons
-from attention_impls.chunked_formula import EXACT, chunked_formula
 from attention_impls.contract import AttentionImpl, AttentionInputs, Copying, PreparedAttention, TimedCall
 from attention_impls.dtypes import torch_dtype
-from attention_impls.error_budget import max_error
 from attention_impls.problem import AttentionProblem
+from attention_impls.truth.chunked_formula import EXACT, chunked_formula
+from attention_impls.truth.error_budget import max_error
 
 
 def reference_attention(

@@ -6,8 +6,8 @@ import importlib
 from typing import Any, cast
 
 from attention_impls.contract import AttentionImpl
-from attention_impls.file_impls import is_in_a_file, load_file, split_name
-from attention_impls.plugins import load_plugin, plugin_names
+from attention_impls.outside.file_impls import is_in_a_file, load_file, split_name
+from attention_impls.outside.plugins import load_plugin, plugin_names
 from attention_impls.prefill_decode_pair import PrefillDecodePair, parts_of
 
 BUILT_IN_IMPLS = {

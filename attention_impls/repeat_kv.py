@@ -8,11 +8,11 @@ from __future__ import annotations
 import torch
 
 from attention_impls.abilities import device_reasons, unpaged_reasons
-from attention_impls.contiguous_cache import ContiguousCache
+from attention_impls.caches.contiguous import ContiguousCache
 from attention_impls.contract import AttentionImpl, AttentionInputs, Copying, PreparedAttention, TimedCall
-from attention_impls.expansion import expand_kv
-from attention_impls.masks import additive_mask
-from attention_impls.probabilities import attention_probabilities
+from attention_impls.formulas.expansion import expand_kv
+from attention_impls.formulas.masks import additive_mask
+from attention_impls.formulas.probabilities import attention_probabilities
 from attention_impls.problem import AttentionProblem
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 
 from attention_impls.abilities import device_reasons, no_soft_cap_reasons, unpaged_reasons
-from attention_impls.contiguous_cache import ContiguousCache
+from attention_impls.caches.contiguous import ContiguousCache
 from attention_impls.contract import AttentionImpl, AttentionInputs, Copying, PreparedAttention, TimedCall
-from attention_impls.expansion import expand_kv
+from attention_impls.formulas.expansion import expand_kv
+from attention_impls.libraries.sdpa_call import SdpaCall
 from attention_impls.problem import AttentionProblem
-from attention_impls.sdpa_call import SdpaCall
 
 
 class RepeatKvSdpa(AttentionImpl):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch.nn.attention import SDPBackend
 
 from attention_impls.contract import TimedCall
-from attention_impls.pinned_sdpa import PinnedSdpa
+from attention_impls.libraries.pinned_sdpa import PinnedSdpa
 
 
 class SdpaEfficient(PinnedSdpa):

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 
 from attention_impls.abilities import device_reasons, no_soft_cap_reasons, unquantised_reasons
+from attention_impls.caches.paged import PagedCache
 from attention_impls.contract import AttentionImpl, AttentionInputs, PreparedAttention, TimedCall
-from attention_impls.cuda_peer import (
+from attention_impls.libraries.cuda_peer import (
     HALF_DTYPES,
     dead_row_reasons,
     keys_on_the_left,
@@ -21,7 +22,6 @@ from attention_impls.cuda_peer import (
     starts_on_device,
     tokens_first,
 )
-from attention_impls.paged_cache import PagedCache
 from attention_impls.problem import AttentionProblem
 
 PAGE_MULTIPLE = 256

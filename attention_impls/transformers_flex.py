@@ -8,13 +8,13 @@ from __future__ import annotations
 import torch
 
 from attention_impls.abilities import device_reasons, plain_cache_reasons
-from attention_impls.compiled_call import compiler_reasons, compiling
 from attention_impls.contract import AttentionImpl, AttentionInputs, Copying, PreparedAttention, TimedCall
 from attention_impls.flex import flex_reasons
-from attention_impls.flex_block_mask import flex_block_mask
-from attention_impls.packages import package_reasons
+from attention_impls.libraries.compiled_call import compiler_reasons, compiling
+from attention_impls.libraries.flex_block_mask import flex_block_mask
+from attention_impls.libraries.packages import package_reasons
+from attention_impls.libraries.transformers_module import AttentionModule
 from attention_impls.problem import AttentionProblem
-from attention_impls.transformers_module import AttentionModule
 
 
 class TransformersFlex(AttentionImpl):

@@ -9,10 +9,10 @@ import torch
 
 from attention_impls.abilities import device_reasons, no_soft_cap_reasons, plain_cache_reasons
 from attention_impls.contract import AttentionImpl, AttentionInputs, Copying, PreparedAttention, TimedCall
-from attention_impls.masks import MaskKind, mask_kind, visibility_mask
-from attention_impls.packages import package_reasons
+from attention_impls.formulas.masks import MaskKind, mask_kind, visibility_mask
+from attention_impls.libraries.packages import package_reasons
+from attention_impls.libraries.transformers_module import AttentionModule
 from attention_impls.problem import AttentionProblem
-from attention_impls.transformers_module import AttentionModule
 
 
 class TransformersSdpa(AttentionImpl):

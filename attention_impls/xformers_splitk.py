@@ -9,7 +9,7 @@ import torch
 
 from attention_impls.abilities import no_soft_cap_reasons, plain_cache_reasons
 from attention_impls.contract import AttentionImpl, AttentionInputs, PreparedAttention, TimedCall
-from attention_impls.cuda_peer import (
+from attention_impls.libraries.cuda_peer import (
     cuda_peer_reasons,
     decode_only_reasons,
     tokens_first,

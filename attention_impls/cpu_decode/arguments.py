@@ -7,10 +7,10 @@ from collections.abc import Iterable
 
 import torch
 
-from attention_impls.contiguous_cache import ContiguousCache
+from attention_impls.caches.contiguous import ContiguousCache
+from attention_impls.caches.quantisation import QuantisedTensor
 from attention_impls.cpu_decode.plan import Plan
 from attention_impls.problem import AttentionProblem
-from attention_impls.quantisation import QuantisedTensor
 
 _POINTERS = ("q", "k", "v", "k_scales", "v_scales", "chunks", "merges", "lengths")
 _COUNTS = (

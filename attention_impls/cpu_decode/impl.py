@@ -7,7 +7,7 @@ import ctypes
 import torch
 
 from attention_impls.abilities import unpaged_reasons
-from attention_impls.contiguous_cache import ContiguousCache
+from attention_impls.caches.contiguous import ContiguousCache
 from attention_impls.contract import AttentionImpl, AttentionInputs, PreparedAttention, TimedCall
 from attention_impls.cpu_decode.arguments import Call
 from attention_impls.cpu_decode.build import CannotBuild, Kernel, load_kernel

@@ -11,20 +11,20 @@ from dataclasses import fields, replace
 
 import torch
 
-from attention_impls.chunked_formula import EXACT, Precision, chunked_formula
 from attention_impls.contract import AttentionInputs
 from attention_impls.dtypes import torch_dtype, unit_roundoff
-from attention_impls.error_budget import (
+from attention_impls.layer.inputs import LayerInputs, LayerWeights, make_layer_weights
+from attention_impls.layer.rope import DEFAULT_THETA, rope_tables, rotate
+from attention_impls.problem import AttentionProblem
+from attention_impls.truth.chunked_formula import EXACT, Precision, chunked_formula
+from attention_impls.truth.error_budget import (
     ErrorBudget,
     attention_summation_error,
     max_error_budget,
     row_budget,
     typical_attention_logit,
 )
-from attention_impls.layer.inputs import LayerInputs, LayerWeights, make_layer_weights
-from attention_impls.layer.rope import DEFAULT_THETA, rope_tables, rotate
-from attention_impls.problem import AttentionProblem
-from attention_impls.textbook import textbook_pass, textbook_precision
+from attention_impls.truth.textbook import textbook_pass, textbook_precision
 
 
 def layer_reference(problem: AttentionProblem, inputs: LayerInputs, seed: int) -> torch.Tensor:
@@ -35,7 +35,7 @@ def layer_reference(problem: AttentionProblem, inputs: LayerInputs, seed: int) -
 def layer_error_budget(
     problem: AttentionProblem, inputs: LayerInputs, seed: int, reference: torch.Tensor
 ) -> ErrorBudget:
-    """What an output may differ by, by the principles of `attention_impls.error_budget`; rows are `[B, L]`.
+    """What an output may differ by, by the principles of `truth.error_budget`; rows are `[B, L]`.
 
     The textbook formula includes the projections and RoPE, whose results it rounds to the problem's dtype.
     The sums in projections, of `hidden_size` and of `num_q_heads * head_dim` terms, count as the others do.

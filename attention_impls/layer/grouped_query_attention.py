@@ -14,8 +14,8 @@ from attention_impls.contract import AttentionImpl, AttentionInputs, PreparedAtt
 from attention_impls.dtypes import torch_dtype
 from attention_impls.layer.kv_cache import KvCache
 from attention_impls.layer.rope import DEFAULT_THETA, rope_tables, rotate
+from attention_impls.outside.promises import as_prepared, reads_cache_in_place, stated_reasons
 from attention_impls.problem import AttentionProblem
-from attention_impls.promises import as_prepared, reads_cache_in_place, stated_reasons
 from attention_impls.registry import get_impl
 
 

@@ -9,8 +9,8 @@ import torch
 from attention_impls.contract import AttentionImpl, Copying, PreparedAttention, TimedCall
 from attention_impls.layer.grouped_query_attention import GroupedQueryAttention, layer_shape_reasons
 from attention_impls.layer.inputs import LayerInputs, make_layer_weights
+from attention_impls.outside.promises import declared_timed_call, reads_cache_in_place, stated_reasons
 from attention_impls.problem import AttentionProblem
-from attention_impls.promises import declared_timed_call, reads_cache_in_place, stated_reasons
 
 
 def layer_unsupported_reasons(impl: AttentionImpl, problem: AttentionProblem) -> list[str]:

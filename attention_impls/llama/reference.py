@@ -19,17 +19,17 @@ import torch
 
 from attention_impls.contract import AttentionInputs
 from attention_impls.dtypes import torch_dtype, unit_roundoff
-from attention_impls.error_budget import (
+from attention_impls.layer.rope import rotate
+from attention_impls.llama.shape import LlamaShape
+from attention_impls.problem import AttentionProblem
+from attention_impls.reference import reference_attention
+from attention_impls.truth.error_budget import (
     ErrorBudget,
     attention_summation_error,
     max_error_budget,
     row_budget,
     row_sizes,
 )
-from attention_impls.layer.rope import rotate
-from attention_impls.llama.shape import LlamaShape
-from attention_impls.problem import AttentionProblem
-from attention_impls.reference import reference_attention
 
 _ROUNDINGS_PER_LAYER = 12
 """Tensors that textbook code stores in a layer: two normed states, q, k, v, attention, three of the MLP, two
@@ -50,7 +50,7 @@ def step_references(
 def step_budget(
     problem: AttentionProblem, shape: LlamaShape, eager: torch.Tensor, reference: torch.Tensor
 ) -> ErrorBudget:
-    """What logits may differ by, by the principles of `attention_impls.error_budget`; a row is one token.
+    """What logits may differ by, by the principles of `truth.error_budget`; a row is one token.
 
     `eager`: what Hugging Face's textbook code gives in the problem's dtype, from the same context. As a floor
     for where that was lucky, every tensor of a layer that is stored adds a rounding error to the residual.

@@ -7,11 +7,11 @@ from dataclasses import astuple, dataclass
 import torch
 import triton
 
+from attention_impls.caches.paged import PagedCache
+from attention_impls.caches.quantisation import QuantisedTensor, quantise
 from attention_impls.contract import AttentionInputs
 from attention_impls.dtypes import torch_dtype
-from attention_impls.paged_cache import PagedCache
 from attention_impls.problem import AttentionProblem
-from attention_impls.quantisation import QuantisedTensor, quantise
 from attention_impls.triton_kernels.decode_config import (
     DecodeConfig,
     block_dims_of,

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from attention_impls import AttentionProblem, list_impls
-from attention_impls.plugins import plugin_versions, shadowed_plugins
+from attention_impls.outside.plugins import plugin_versions, shadowed_plugins
 from attention_impls.registry import BUILT_IN_IMPLS
 from harness.devices import AUTO, resolve_device, resolve_dtype
 from harness.environments import CURRENT_ENVIRONMENT, Environment

@@ -14,14 +14,14 @@ import torch
 from attention_impls import AttentionImpl, AttentionProblem, PreparedAttention, TimedCall
 from attention_impls.contract import Copying
 from attention_impls.dtypes import torch_dtype
-from attention_impls.error_budget import ErrorBudget
+from attention_impls.libraries.packages import package_reasons
 from attention_impls.llama.model import ContextCache, logits_of, make_cache, make_model, sharing_weights
 from attention_impls.llama.reference import step_budget, step_references
 from attention_impls.llama.shape import VOCAB_SIZE, LlamaShape
-from attention_impls.packages import package_reasons
-from attention_impls.promises import declared_timed_call, stated_reasons
+from attention_impls.outside.promises import declared_timed_call, stated_reasons
 from attention_impls.transformers_eager import TransformersEager
 from attention_impls.transformers_sdpa import TransformersSdpa
+from attention_impls.truth.error_budget import ErrorBudget
 from harness.worker.input_guard import InputGuard
 from harness.worker.memory_limit import require_memory
 from harness.worker.subject import NUM_QUERY_VARIANTS, NUM_TIMED_VARIANTS, ForwardSubject, UnsupportedProblem

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from attention_impls import list_impls
-from attention_impls.plugins import plugin_versions
+from attention_impls.outside.plugins import plugin_versions
 from harness.worker.cache_flush import last_level_cache_bytes
 from harness.worker.protocol import PROTOCOL_VERSION
 from harness.worker.workspace import warm_up_profiler

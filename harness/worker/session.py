@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from attention_impls import AttentionProblem, PreparedAttention, get_impl
-from attention_impls.promises import promised_operators
+from attention_impls.outside.promises import promised_operators
 from harness.worker.clock import Clock, make_clock
 from harness.worker.cross_check import cross_check_fields
 from harness.worker.memory_limit import input_bytes, require_memory_for_inputs

@@ -15,7 +15,6 @@ import torch
 
 from attention_impls import AttentionImpl, AttentionProblem, PreparedAttention, TimedCall
 from attention_impls.cost import model_flops
-from attention_impls.error_budget import ErrorBudget, error_budget
 from attention_impls.inputs import make_inputs, make_queries
 from attention_impls.layer import (
     layer_error_budget,
@@ -26,8 +25,9 @@ from attention_impls.layer import (
     make_layer_inputs,
     prepare_layer,
 )
-from attention_impls.promises import as_prepared, declared_timed_call, stated_reasons
+from attention_impls.outside.promises import as_prepared, declared_timed_call, stated_reasons
 from attention_impls.reference import quantisation_error, reference_attention
+from attention_impls.truth.error_budget import ErrorBudget, error_budget
 from harness.worker.input_guard import InputGuard
 
 NUM_TIMED_VARIANTS = 2

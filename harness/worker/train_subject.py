@@ -11,9 +11,9 @@ import torch
 
 from attention_impls import AttentionImpl, AttentionInputs, AttentionProblem, PreparedAttention, TimedCall
 from attention_impls.cost import train_flops
-from attention_impls.gradients import TrainStep, head_problem, reference_step, train_budget
 from attention_impls.inputs import Stream, make_inputs, make_queries, problem_normals
-from attention_impls.promises import as_prepared, declared_timed_call, stated_reasons
+from attention_impls.outside.promises import as_prepared, declared_timed_call, stated_reasons
+from attention_impls.truth.gradients import TrainStep, head_problem, reference_step, train_budget
 from harness.worker.input_guard import InputGuard
 from harness.worker.subject import NUM_QUERY_VARIANTS, Check, Subject
 

@@ -7,13 +7,13 @@ import pytest
 import torch
 
 from attention_impls import AttentionInputs, AttentionProblem, get_impl
-from attention_impls.error_budget import error_budget, output_mismatch
+from attention_impls.caches.quantisation import quantise
 from attention_impls.inputs import make_inputs, make_queries
-from attention_impls.quantisation import quantise
 from attention_impls.reference import reference_attention
 from attention_impls.triton_kernels.decode_config import DecodeConfig, tile_candidates
 from attention_impls.triton_kernels.decode_launch import DecodeCache, DecodeLaunch
 from attention_impls.triton_kernels.device import is_interpreted
+from attention_impls.truth.error_budget import error_budget, output_mismatch
 
 DEVICE = "cpu" if is_interpreted() else "cuda"
 ROOM = 0.9

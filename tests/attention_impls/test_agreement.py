@@ -15,11 +15,11 @@ import pytest
 import torch
 
 from attention_impls import AttentionImpl, AttentionProblem, get_impl
-from attention_impls.error_budget import error_budget, output_mismatch
 from attention_impls.inputs import make_inputs
 from attention_impls.problem import DTYPE_ITEMSIZES, KV_DTYPE_ITEMSIZES
 from attention_impls.reference import reference_attention
 from attention_impls.registry import BUILT_IN_IMPLS
+from attention_impls.truth.error_budget import error_budget, output_mismatch
 
 GROUP_SIZES = (1, 2, 3, 4, 5, 7, 8, 16, 71)
 HEAD_DIMS = (64, 80, 96, 128, 256)

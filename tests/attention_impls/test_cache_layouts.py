@@ -6,16 +6,16 @@ import pytest
 import torch
 
 from attention_impls import AttentionInputs, Copying, get_impl
-from attention_impls.contiguous_cache import ContiguousCache
+from attention_impls.caches.contiguous import ContiguousCache
+from attention_impls.caches.paged import PagedCache, shuffled_page_table
+from attention_impls.caches.quantisation import quantise
 from attention_impls.cost import kv_cache_bytes
-from attention_impls.error_budget import error_budget
 from attention_impls.inputs import make_inputs
-from attention_impls.paged_cache import PagedCache, shuffled_page_table
 from attention_impls.problem import KV_DTYPE_ITEMSIZES
-from attention_impls.quantisation import quantise
 from attention_impls.reference import quantisation_error, reference_attention
 from attention_impls.registry import BUILT_IN_IMPLS
 from attention_impls.sliding_window import _in_slots
+from attention_impls.truth.error_budget import error_budget
 
 PAGED = ["paged_gather", "paged_grouped"]
 KV_DTYPES = [None, *KV_DTYPE_ITEMSIZES]

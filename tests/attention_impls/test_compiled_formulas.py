@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from attention_impls import get_impl
-from attention_impls.error_budget import error_budget
 from attention_impls.inputs import make_inputs, make_queries
 from attention_impls.reference import reference_attention
+from attention_impls.truth.error_budget import error_budget
 
 NAMES = ["repeat_kv_compiled", "grouped_matmul_compiled"]
 CASES = {

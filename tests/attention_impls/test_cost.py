@@ -19,7 +19,7 @@ from attention_impls.cost import (
     visible_keys,
     visible_pairs,
 )
-from attention_impls.masks import visibility_mask
+from attention_impls.formulas.masks import visibility_mask
 
 
 @pytest.mark.parametrize(

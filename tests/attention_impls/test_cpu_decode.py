@@ -20,9 +20,9 @@ from attention_impls.cpu_decode import build
 from attention_impls.cpu_decode.arguments import Arguments
 from attention_impls.cpu_decode.build import CannotBuild, load_kernel, openmp_runtime, require_cpu
 from attention_impls.cpu_decode.plan import MAX_ROWS, Plan
-from attention_impls.error_budget import error_budget, output_mismatch
 from attention_impls.inputs import make_inputs, make_queries
 from attention_impls.reference import reference_attention
+from attention_impls.truth.error_budget import error_budget, output_mismatch
 
 ROOM = 0.9
 """Of the budget: correct implementations keep well away from it."""

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from attention_impls import get_impl
-from attention_impls.error_budget import max_error
 from attention_impls.inputs import make_inputs, make_queries
 from attention_impls.reference import reference_attention
+from attention_impls.truth.error_budget import max_error
 
 PEERS = [
     "torch_varlen", "flash_attn_2", "flash_attn_3", "flash_attn_4", "flashinfer_decode", "flashinfer_prefill",

@@ -9,9 +9,9 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from attention_impls import AttentionInputs, AttentionProblem, get_impl
 from attention_impls.dtypes import torch_dtype
-from attention_impls.error_budget import OutputMismatch, error_budget, max_error, output_mismatch
 from attention_impls.inputs import make_inputs
 from attention_impls.reference import reference_attention
+from attention_impls.truth.error_budget import OutputMismatch, error_budget, max_error, output_mismatch
 
 DTYPES = ["float32", "float16", "bfloat16"]
 SHAPES = {

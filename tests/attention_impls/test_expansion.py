@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from attention_impls import get_impl
-from attention_impls.expansion import expand_kv
+from attention_impls.formulas.expansion import expand_kv
 from attention_impls.inputs import make_inputs
 
 

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from torch.nn.attention.flex_attention import create_block_mask
 
 from attention_impls import AttentionProblem, get_impl
-from attention_impls.error_budget import error_budget, max_error, output_mismatch
-from attention_impls.flex_block_mask import flex_block_mask
+from attention_impls.formulas.masks import visibility_mask
 from attention_impls.inputs import make_inputs, make_queries
-from attention_impls.masks import visibility_mask
+from attention_impls.libraries.flex_block_mask import flex_block_mask
 from attention_impls.reference import reference_attention
+from attention_impls.truth.error_budget import error_budget, max_error, output_mismatch
 
 CASES = {
     "decode, group of 3": {"num_q_heads": 6, "kv_len": 37, "head_dim": 80},

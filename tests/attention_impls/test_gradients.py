@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from attention_impls import AttentionInputs, AttentionProblem, get_impl
-from attention_impls.expansion import expand_kv
-from attention_impls.gradients import TrainStep, reference_step, train_budget
+from attention_impls.formulas.expansion import expand_kv
+from attention_impls.formulas.masks import visibility_mask
 from attention_impls.inputs import Stream, make_inputs, problem_normals
-from attention_impls.masks import visibility_mask
+from attention_impls.truth.gradients import TrainStep, reference_step, train_budget
 
 WITH_BACKWARD = ("repeat_kv", "repeat_kv_sdpa", "grouped_matmul", "sdpa", "sdpa_flash", "sdpa_math")
 

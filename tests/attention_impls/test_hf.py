@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from attention_impls import AttentionProblem, get_impl, hf, list_impls
-from attention_impls.hf_mask import InexpressibleMask, visible_part
+from attention_impls.hf.mask import InexpressibleMask, visible_part
 
 transformers = pytest.importorskip("transformers")
 

@@ -10,9 +10,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from attention_impls import AttentionInputs, AttentionProblem, get_impl
-from attention_impls.error_budget import error_budget, max_error, output_mismatch
 from attention_impls.inputs import make_inputs
 from attention_impls.reference import reference_attention
+from attention_impls.truth.error_budget import error_budget, max_error, output_mismatch
 
 ROOM = 0.9
 """Of the budget: correct implementations keep well away from it."""

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from attention_impls import AttentionProblem
-from attention_impls.masks import MaskKind, additive_mask, key_ranges, mask_kind, visibility_mask
+from attention_impls.formulas.masks import MaskKind, additive_mask, key_ranges, mask_kind, visibility_mask
 
 
 def rows_of(mask: torch.Tensor) -> list[str]:

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from attention_impls import AttentionInputs, AttentionProblem, get_impl
-from attention_impls.masks import visibility_mask
+from attention_impls.formulas.masks import visibility_mask
 
 pytest.importorskip("onnx", reason="needs the package onnx, of the extra test")
 

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-import attention_impls.chunked_formula as chunked_formula_module
+import attention_impls.truth.chunked_formula as chunked_formula_module
 from attention_impls import AttentionInputs, AttentionProblem, get_impl
 from attention_impls.inputs import make_inputs
 from attention_impls.reference import reference_attention

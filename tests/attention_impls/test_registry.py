@@ -7,7 +7,7 @@ from importlib.metadata import EntryPoint, EntryPoints
 import pytest
 
 import attention_impls
-import attention_impls.plugins as plugins
+import attention_impls.outside.plugins as plugins
 import attention_impls.registry as registry
 from attention_impls import AttentionImpl, BrokenImpl, TimedCall, UnknownImpl, get_impl, list_impls
 from attention_impls.registry import require_known

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-import attention_impls.packages as packages
+import attention_impls.libraries.packages as packages
 from attention_impls import get_impl
-from attention_impls.error_budget import error_budget
 from attention_impls.inputs import make_inputs, make_queries
 from attention_impls.reference import reference_attention
+from attention_impls.truth.error_budget import error_budget
 
 pytest.importorskip("transformers")
 

@@ -138,7 +138,7 @@ def test_parameters_and_costs_by_hand() -> None:
 
 
 def test_without_transformers_there_is_no_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("attention_impls.packages.is_installed", lambda module: False)
+    monkeypatch.setattr("attention_impls.libraries.packages.is_installed", lambda module: False)
     with pytest.raises(UnsupportedProblem, match="the package transformers is not installed"):
         make_generate_subject(SMALL, SHAPE, seed=0)
 

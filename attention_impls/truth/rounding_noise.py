@@ -32,9 +32,9 @@ from __future__ import annotations
 
 import torch
 
-from attention_impls.chunked_formula import FormulaChunk, key_chunks
 from attention_impls.dtypes import torch_dtype, unit_roundoff
 from attention_impls.problem import AttentionProblem
+from attention_impls.truth.chunked_formula import FormulaChunk, key_chunks
 
 
 def row_noise(problem: AttentionProblem, chunk: FormulaChunk, output_ND: torch.Tensor) -> torch.Tensor:

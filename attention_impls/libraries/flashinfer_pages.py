@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import torch
 
+from attention_impls.caches.paged import PagedCache
 from attention_impls.contract import AttentionInputs
-from attention_impls.cuda_peer import cuda_peer_reasons, starts_on_device
-from attention_impls.paged_cache import PagedCache
+from attention_impls.libraries.cuda_peer import cuda_peer_reasons, starts_on_device
 from attention_impls.problem import AttentionProblem
 
 WORKSPACE_BYTES = 128 * 2**20

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 import torch
 
+from attention_impls.caches.quantisation import QuantisedTensor, quantise
 from attention_impls.contract import AttentionInputs
 from attention_impls.dtypes import torch_dtype
 from attention_impls.problem import AttentionProblem
-from attention_impls.quantisation import QuantisedTensor, quantise
 
 ALL_KEYS = slice(None)
 

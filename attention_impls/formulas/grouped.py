@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import torch
 
-from attention_impls.masks import AdditiveMask, additive_mask
-from attention_impls.probabilities import attention_probabilities
+from attention_impls.formulas.masks import AdditiveMask, additive_mask
+from attention_impls.formulas.probabilities import attention_probabilities
 from attention_impls.problem import AttentionProblem
 
 

@@ -22,11 +22,11 @@ from typing import Any, cast
 import torch
 
 from attention_impls.contract import AttentionImpl, AttentionInputs, PreparedAttention
-from attention_impls.hf_flash_names import claim_names
-from attention_impls.hf_mask import VisiblePart, visible_part
+from attention_impls.hf.flash_names import claim_names
+from attention_impls.hf.mask import VisiblePart, visible_part
+from attention_impls.outside.promises import as_prepared, reads_cache_in_place, stated_reasons
 from attention_impls.prefill_decode_pair import PrefillDecodePair
 from attention_impls.problem import AttentionProblem
-from attention_impls.promises import as_prepared, reads_cache_in_place, stated_reasons
 from attention_impls.registry import get_impl, list_impls, require_known
 
 PREFIX = "gqabench:"

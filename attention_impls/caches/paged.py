@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 import torch
 
-from attention_impls.contiguous_cache import ALL_KEYS
+from attention_impls.caches.contiguous import ALL_KEYS
+from attention_impls.caches.quantisation import QuantisedTensor, quantise
 from attention_impls.contract import AttentionInputs
 from attention_impls.dtypes import torch_dtype
 from attention_impls.problem import AttentionProblem
-from attention_impls.quantisation import QuantisedTensor, quantise
 
 DEFAULT_PAGE_SIZE = 16
 """Tokens of a page where the problem leaves it open: the default of vLLM (`CacheConfig.block_size`)."""

@@ -9,7 +9,7 @@ weights that show a common mistake best (a matched filter): the wrong key stands
 num_q_heads)` times as far.
 
 The noise of a projection is that of one element, and what rounding does to `p_j` itself: as in
-`attention_impls.rounding_noise`, of size `u sqrt(2 + x_j^2 + X^2) p_j`, taken `SHARE_ROUNDOFFS` times.
+`attention_impls.truth.rounding_noise`, of size `u sqrt(2 + x_j^2 + X^2) p_j`, taken `SHARE_ROUNDOFFS` times.
 This presumes values that are independent of each other, as the harness draws them.
 
 Shape suffixes: B batch, H query heads, G key/value heads, S group_size, R query rows, N (S * R), D head_dim.
@@ -21,11 +21,11 @@ from dataclasses import dataclass
 
 import torch
 
-from attention_impls.chunked_formula import FormulaChunk, capped, grouped_shape, read_back, ungrouped
 from attention_impls.dtypes import torch_dtype, unit_roundoff
-from attention_impls.masks import key_ranges
+from attention_impls.formulas.masks import key_ranges
 from attention_impls.problem import AttentionProblem
-from attention_impls.rounding_noise import typical_logit
+from attention_impls.truth.chunked_formula import FormulaChunk, capped, grouped_shape, read_back, ungrouped
+from attention_impls.truth.rounding_noise import typical_logit
 
 EDGES = ("the key before the first", "the first key", "the newest key", "the key after the newest")
 

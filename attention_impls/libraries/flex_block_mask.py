@@ -14,7 +14,7 @@ import torch
 from torch.nn.attention.flex_attention import BlockMask
 from torch.nn.functional import pad
 
-from attention_impls.masks import MaskKind, key_ranges, mask_kind
+from attention_impls.formulas.masks import MaskKind, key_ranges, mask_kind
 from attention_impls.problem import AttentionProblem
 
 BLOCK_SIZE = 128

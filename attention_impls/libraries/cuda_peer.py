@@ -9,7 +9,7 @@ import torch
 
 from attention_impls.abilities import device_reasons
 from attention_impls.contract import AttentionInputs
-from attention_impls.packages import package_reasons
+from attention_impls.libraries.packages import package_reasons
 from attention_impls.problem import AttentionProblem
 
 HALF_DTYPES = ("float16", "bfloat16")

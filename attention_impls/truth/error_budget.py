@@ -11,11 +11,11 @@ The budget is derived from the data. An output is correct when it keeps to all t
    and of `head_dim` terms in a logit, `sqrt(n)` units of roundoff of float32.
 
 2. The root mean square error of each row (one query of one head), against `ROW_FACTOR` times the textbook's
-   in the same row, plus the size that rounding errors have in it (`attention_impls.rounding_noise`). In
+   in the same row, plus the size that rounding errors have in it (`attention_impls.truth.rounding_noise`). In
    causal prefill the largest outputs are those of the first rows, which see few keys. The first criterion
    leaves the last rows, which are `1/sqrt(kv_len)` as large, free to be anything. This one does not.
 
-3. The error in the direction of one key at an edge of what a row sees (`attention_impls.edge_keys`): at
+3. The error in the direction of one key at an edge of what a row sees (`attention_impls.truth.edge_keys`): at
    most `EDGE_DEVIATIONS` row budgets. Among thousands of keys, one more or less is lost in the rounding of
    bfloat16 by any measure of size, but not by its direction.
 
@@ -36,9 +36,9 @@ import torch
 
 from attention_impls.contract import AttentionInputs
 from attention_impls.dtypes import torch_dtype, unit_roundoff
-from attention_impls.edge_keys import EdgeKeys
 from attention_impls.problem import AttentionProblem
-from attention_impls.textbook import textbook_pass
+from attention_impls.truth.edge_keys import EdgeKeys
+from attention_impls.truth.textbook import textbook_pass
 
 BUDGET_FACTOR = 3
 FLOOR_ROUNDOFFS = 4

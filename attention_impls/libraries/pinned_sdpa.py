@@ -9,9 +9,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from attention_impls.abilities import device_reasons, no_soft_cap_reasons, plain_cache_reasons
 from attention_impls.contract import AttentionImpl, AttentionInputs, PreparedAttention
+from attention_impls.libraries.sdpa_backend_choice import backend_reasons
+from attention_impls.libraries.sdpa_call import SdpaCall
 from attention_impls.problem import AttentionProblem
-from attention_impls.sdpa_backend_choice import backend_reasons
-from attention_impls.sdpa_call import SdpaCall
 
 
 class PinnedSdpa(AttentionImpl):

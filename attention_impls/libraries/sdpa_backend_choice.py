@@ -14,7 +14,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from attention_impls.dtypes import torch_dtype
-from attention_impls.masks import MaskKind, mask_kind
+from attention_impls.formulas.masks import MaskKind, mask_kind
 from attention_impls.problem import AttentionProblem
 
 BACKEND_LABELS = {

@@ -14,7 +14,7 @@ from typing import Protocol
 
 import torch
 
-from attention_impls.masks import AdditiveMask, additive_mask
+from attention_impls.formulas.masks import AdditiveMask, additive_mask
 from attention_impls.problem import AttentionProblem
 
 MIN_BLOCK_LENGTH = 512

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import torch
 
-from attention_impls.packages import is_installed
+from attention_impls.libraries.packages import is_installed
 from attention_impls.problem import AttentionProblem
 
 MAX_COMPILED_PROBLEMS = 1024

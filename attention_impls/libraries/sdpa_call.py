@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from attention_impls.masks import AdditiveMask, MaskKind, additive_mask, mask_kind
+from attention_impls.formulas.masks import AdditiveMask, MaskKind, additive_mask, mask_kind
 from attention_impls.problem import AttentionProblem
 
 

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 
 import torch
 
+from attention_impls.caches.quantisation import quantise
 from attention_impls.contract import AttentionInputs
-from attention_impls.masks import key_ranges
+from attention_impls.formulas.masks import key_ranges
 from attention_impls.problem import AttentionProblem
-from attention_impls.quantisation import quantise
 
 MAX_CHUNK_ELEMENTS = 2**23
 """Elements of the largest temporary: 64 MiB in float64. About five of them live at a time."""

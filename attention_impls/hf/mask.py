@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from attention_impls.masks import visibility_mask
+from attention_impls.formulas.masks import visibility_mask
 from attention_impls.problem import AttentionProblem
 
 

@@ -9,7 +9,7 @@ the outputs gives (Dao et al. 2022, "FlashAttention", arXiv 2205.14135, appendix
 and a soft cap puts its derivative, `1 - (x / cap)^2`, between dx and the products. The gradients of one
 key/value head are the sums over all query heads of its group.
 
-Shape suffixes: as in `attention_impls.chunked_formula`.
+Shape suffixes: as in `attention_impls.truth.chunked_formula`.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ from typing import Any
 
 import torch
 
-from attention_impls.chunked_formula import EXACT, FormulaChunk, Precision, formula_chunks
 from attention_impls.contract import AttentionInputs
 from attention_impls.dtypes import torch_dtype, unit_roundoff
-from attention_impls.error_budget import (
+from attention_impls.problem import AttentionProblem
+from attention_impls.truth.chunked_formula import EXACT, FormulaChunk, Precision, formula_chunks
+from attention_impls.truth.error_budget import (
     BUDGET_FACTOR,
     FLOOR_ROUNDOFFS,
     ObservedError,
@@ -32,9 +33,8 @@ from attention_impls.error_budget import (
     row_errors,
     row_sizes,
 )
-from attention_impls.problem import AttentionProblem
-from attention_impls.rounding_noise import mean_squares, typical_logit
-from attention_impls.textbook import textbook_precision
+from attention_impls.truth.rounding_noise import mean_squares, typical_logit
+from attention_impls.truth.textbook import textbook_precision
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def reference_step(
 def train_budget(
     problem: AttentionProblem, inputs: AttentionInputs, grad_output: torch.Tensor, reference: TrainStep
 ) -> TrainBudget:
-    """The budget of a step, as for outputs (`attention_impls.error_budget`).
+    """The budget of a step, as for outputs (`attention_impls.truth.error_budget`).
 
     A few times the errors of the formula in the problem's own dtype and, for each row, the size that
     independent rounding errors have there: a gradient may cancel to nothing, but not the rounding of what
@@ -190,7 +190,7 @@ def gradient_variances(
     """Variances of rounding in the probabilities and in the gradients of the logits, each `[N, K]`.
 
     To first order, with `u` and `w` the roundoff of the dtype and of float32, and errors of a stored `p`, of
-    its logit `x` (typical size `X`) and of `dp` (typical size `T`) as in `attention_impls.rounding_noise`:
+    its logit `x` (typical size `X`) and of `dp` (typical size `T`) as in `truth.rounding_noise`:
 
         var p  = p^2 (u^2 (2 + x^2 + X^2) + 8 w^2 D X^2)
         var dx = var p f^2 + p^2 (u^2 (f^2 + 2 sum do^2 o^2) + 8 w^2 D T^2),  f^2 = dp^2 + (sum do o)^2

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 import torch
 
-from attention_impls.chunked_formula import Precision, formula_chunks, grouped_shape, ungrouped
 from attention_impls.contract import AttentionInputs
 from attention_impls.dtypes import torch_dtype
-from attention_impls.edge_keys import EdgeCollector, EdgeKeys
 from attention_impls.problem import AttentionProblem
-from attention_impls.rounding_noise import row_noise
+from attention_impls.truth.chunked_formula import Precision, formula_chunks, grouped_shape, ungrouped
+from attention_impls.truth.edge_keys import EdgeCollector, EdgeKeys
+from attention_impls.truth.rounding_noise import row_noise
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class TextbookPass:
     output: torch.Tensor
     """`[B, H, R, D]`"""
     row_noise: torch.Tensor
-    """`[B, H, R]`: the size of rounding errors by `attention_impls.rounding_noise`"""
+    """`[B, H, R]`: the size of rounding errors by `attention_impls.truth.rounding_noise`"""
     edges: tuple[EdgeKeys, ...]
 
 

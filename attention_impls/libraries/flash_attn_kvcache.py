@@ -10,14 +10,14 @@ from typing import Any
 
 import torch
 
+from attention_impls.caches.paged import PagedCache
 from attention_impls.contract import AttentionInputs, PreparedAttention
-from attention_impls.cuda_peer import (
+from attention_impls.libraries.cuda_peer import (
     keys_on_the_left,
     lengths_on_device,
     looks_back_only,
     token_first_cache,
 )
-from attention_impls.paged_cache import PagedCache
 from attention_impls.problem import AttentionProblem
 
 CHOOSE_SPLITS = 0

@@ -1,0 +1,1 @@
+"""How K and V are kept: contiguous, in pages, quantised."""

@@ -1,0 +1,1 @@
+"""Attention in plain tensor operations, for the implementations that are made of them."""

@@ -1,0 +1,1 @@
+"""How libraries are called: PyTorch's kernels, and packages beside it."""

@@ -1,0 +1,1 @@
+"""Implementations that are not in the table: how they are found, and held against the contract."""

@@ -1,0 +1,1 @@
+"""What outputs and gradients are held against, and how far from it they may be."""
