@@ -17,7 +17,7 @@ from harness.rounds import Samples, Slice, Stream, measure_in_rounds
 from harness.timed_row import timed_fields
 from harness.worker_process import RequestFailed, WorkerFailed, WorkerProcess
 from results import Outcome
-from results.flags import cache_flags
+from results.flags import FLAG_WORKSPACE_UNSEEN, cache_flags
 
 Write = Callable[[Arm, dict[str, Any]], None]
 """Takes an arm and the record fields that were found out of it."""
@@ -205,7 +205,8 @@ class Attempt:
             given_bytes=kv_input_bytes(case.problem),
             other_bytes=preparation_bytes(case),
         )
-        flags = [*fields.pop("flags"), *roof.pop("flags"), *cache]
+        workspace = [FLAG_WORKSPACE_UNSEEN] if facts.get("unseen_workspace_bytes") else []
+        flags = [*fields.pop("flags"), *roof.pop("flags"), *cache, *workspace]
         self._record(arm, {**facts, **fields, **roof, "outcome": Outcome.OK, "flags": flags})
 
     def _record(self, arm: Arm, fields: dict[str, Any]) -> None:

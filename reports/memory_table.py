@@ -16,6 +16,7 @@ _PARTS = {
     "kv_cache_bytes": "cache held",
     "prepared_bytes": "prepared",
     "peak_workspace_bytes": "workspace",
+    "unseen_workspace_bytes": "workspace unseen",
     "allocator_allocated_bytes": "allocated",
     "allocator_peak_bytes": "allocator peak",
     "allocator_reserved_bytes": "reserved",

@@ -24,6 +24,7 @@ FLAG_BACKGROUND_LOAD = "background_load"
 FLAG_LAUNCH_EXPOSED = "launch_exposed"
 FLAG_CACHE_UNSEEN = "cache_unseen"
 FLAG_CACHE_UNDERSTATED = "cache_understated"
+FLAG_WORKSPACE_UNSEEN = "workspace_unseen"
 
 FLAG_MEANINGS: dict[str, str] = {
     FLAG_UNSTABLE: "the interval of the median is wider than asked for, or too few samples gave none",
@@ -36,6 +37,7 @@ FLAG_MEANINGS: dict[str, str] = {
     FLAG_LAUNCH_EXPOSED: "the GPU waited for the host within timed calls: the latency includes launches",
     FLAG_CACHE_UNSEEN: "the cache bytes that the implementation states were not seen to be allocated",
     FLAG_CACHE_UNDERSTATED: "before its first call it kept more memory than its stated cache explains",
+    FLAG_WORKSPACE_UNSEEN: "a call took memory that PyTorch's allocator knows nothing of",
 }
 """Every flag and what it says of a measurement, in the order in which flags are listed."""
 

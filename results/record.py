@@ -155,6 +155,9 @@ class Record:
     """CUDA: what the allocator had taken from the device after the call."""
     allocator_peak_bytes: int | None = None
     """CUDA: the most that the allocator had handed out during the call."""
+    unseen_workspace_bytes: int | None = None
+    """CPU: by how much more the process grew for a call than PyTorch's allocator knows of, which numpy or a
+    library allocated. A lower bound; 0 within what pages and gaps make."""
     prepared_bytes: int | None = None
     """What `prepare` left allocated: a cache of its own layout, masks, page tables. Inputs do not count."""
     graph_pool_bytes: int | None = None

@@ -22,6 +22,7 @@ WARM_PENALTY_MS = 4.0
 
 MODULE = f"""
     import time
+    import numpy
     import torch
     from attention_impls import PreparedAttention, get_impl
 
@@ -53,6 +54,11 @@ MODULE = f"""
         def run(self):
             scratch = torch.empty({SCRATCH_BYTES}, dtype=torch.uint8)
             del scratch
+            return self.inner()
+
+    class HasScratchOutsideTorch(Plain):
+        def run(self):
+            numpy.ones({SCRATCH_BYTES}, dtype=numpy.uint8)
             return self.inner()
 
     class KeepsACopyOfTheCache(Plain):
@@ -98,8 +104,9 @@ def rows(gqabench_in: Callable[..., Any], tmp_path_factory: pytest.TempPathFacto
     folder = tmp_path_factory.mktemp("truths")
     (folder / "known.py").write_text(textwrap.dedent(MODULE))
     names = [
-        "Plain", "TakesAKnownTime", "AllocatesAKnownScratch", "KeepsACopyOfTheCache", "StatesLessThanItHolds",
-        "ExpandsTheCacheBeforehand", "RemembersOutputsByTheirQueries", "IsSlowerWhenWarm",
+        "Plain", "TakesAKnownTime", "AllocatesAKnownScratch", "HasScratchOutsideTorch",
+        "KeepsACopyOfTheCache", "StatesLessThanItHolds", "ExpandsTheCacheBeforehand",
+        "RemembersOutputsByTheirQueries", "IsSlowerWhenWarm",
     ]  # fmt: skip
     finished = gqabench_in(
         folder,
@@ -132,6 +139,14 @@ def test_a_known_scratch_is_read_to_the_byte(rows: pd.DataFrame) -> None:
     plain = rows.loc["Plain", "peak_workspace_bytes"]
     assert rows.loc["AllocatesAKnownScratch", "peak_workspace_bytes"] == max(SCRATCH_BYTES, plain)
     assert plain < SCRATCH_BYTES
+
+
+def test_scratch_outside_torch_is_seen_by_what_the_process_grows(rows: pd.DataFrame) -> None:
+    unseen = rows["unseen_workspace_bytes"]
+    assert SCRATCH_BYTES - 2**20 <= unseen["HasScratchOutsideTorch"] <= SCRATCH_BYTES + 2**20
+    assert (unseen.drop("HasScratchOutsideTorch") == 0).all()
+    is_flagged = rows["flags"].map(lambda flags: "workspace_unseen" in flags)
+    assert list(is_flagged[is_flagged].index) == ["HasScratchOutsideTorch"]
 
 
 def test_what_prepare_keeps_is_read_to_the_byte(rows: pd.DataFrame) -> None:
