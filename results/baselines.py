@@ -57,6 +57,11 @@ def write_baseline(runs: list[str], into: Path, study: str | None, command: str)
     loaded = [load_runs(run) for run in runs]
     headers = [header for one in loaded for header in one.headers]
     rows = [_thinned(row) for one in loaded for row in one.rows]
+    num_planned = sum(header.num_planned_records for header in headers)
+    if len(rows) < num_planned:
+        raise NoBaseline(
+            f"{' '.join(runs)}: holds {len(rows)} of {num_planned} planned records; name runs that are whole"
+        )
     study = study or _the_study(headers, runs)
     if not re.fullmatch(r"[A-Za-z0-9_-]+", study):
         raise NoBaseline(f"--study {study}: must be letters, digits, _ and -")

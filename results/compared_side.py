@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from results.load import load_runs
@@ -30,11 +30,36 @@ class Side:
     headers: list[RunHeader]
     num_runs: int
     warnings: tuple[str, ...]
+    left_out: tuple[str, ...] = ()
+    """Runs that were named, and stand on the other side"""
 
     @property
     def machines(self) -> set[str | None]:
         """Names of the machines; None is one that no header tells."""
         return {machine_name(header) for header in self.headers} or {None}
+
+    @property
+    def run_ids(self) -> set[str]:
+        return {row["run_id"] for rows in self.cells.values() for row in rows}
+
+    def without(self, other: Side) -> Side:
+        """Less the runs of another side, for `compare 'runs/*' runs/latest`; itself where none would stay."""
+        shared = self.run_ids & other.run_ids
+        if not shared or shared == self.run_ids:
+            return self
+        cells = {
+            cell: kept
+            for cell, rows in self.cells.items()
+            if (kept := [row for row in rows if row["run_id"] not in shared])
+        }
+        headers = [header for header in self.headers if header.run_id not in shared]
+        return replace(
+            self,
+            cells=cells,
+            headers=headers,
+            num_runs=self.num_runs - len(shared),
+            left_out=tuple(sorted(shared)),
+        )
 
     @property
     def studies(self) -> set[str]:

@@ -107,7 +107,10 @@ def _scattering_verdicts(base: Side, new: Side, metric: Metric, policy: Policy) 
     for cell, all_before, all_after in _both_ok(base, new):
         rule = policy.rule(metric.column, all_before[0])
         before, after = _measured(all_before, metric), _measured(all_after, metric)
-        if rule is None or not before or not after:
+        if rule is None or not before:
+            continue
+        if not after:
+            settled_ones.append(_without_value(cell, before, metric))
             continue
         if (settled := _without_test(cell, before, after, metric)) is not None:
             settled_ones.append(settled)
@@ -116,7 +119,7 @@ def _scattering_verdicts(base: Side, new: Side, metric: Metric, policy: Policy) 
         values[cell] = _values(before, after, metric, rule.min_effect)
     if not values:
         return settled_ones
-    judged = judge_values(values, policy.assumed_run_spread)
+    judged = judge_values(values, policy.assumed_run_spread, policy.false_discovery_rate)
     worse = false_discovery_control([one.p_worse for one in judged.values()])
     better = false_discovery_control([one.p_better for one in judged.values()])
     return settled_ones + [
@@ -152,7 +155,6 @@ def _verdict(
         )
     sign = -1 if metric.higher_is_better else 1
     ends = sorted(math.expm1(sign * judged.bound(INTERVAL_LEVEL, side)) for side in (-1, 1))
-    detectable = math.expm1(values.point + judged.bound(policy.false_discovery_rate, 1) - judged.log_ratio)
     return Verdict(
         cell=cell,
         metric=metric.column,
@@ -163,7 +165,7 @@ def _verdict(
         change=math.expm1(sign * judged.log_ratio),
         change_low=ends[0],
         change_high=ends[1],
-        smallest_detectable_change=detectable,
+        smallest_detectable_change=math.expm1(judged.detectable),
         p_value=p_worse,
         num_base=len(rows[0]),
         num_new=len(rows[1]),
@@ -173,7 +175,7 @@ def _verdict(
 
 def _without_test(cell: CellKey, before: list[Row], after: list[Row], metric: Metric) -> Verdict | None:
     """The verdict where no test is needed, or none is possible."""
-    is_same = sorted(row["run_id"] for row in before) == sorted(row["run_id"] for row in after)
+    is_same = _identities(before, metric) == _identities(after, metric)
     why = "the same records on both sides" if is_same else _why_not(before, after, metric)
     if why is None:
         return None
@@ -189,6 +191,22 @@ def _without_test(cell: CellKey, before: list[Row], after: list[Row], metric: Me
         num_new=len(after),
         reason=why,
     )
+
+
+def _without_value(cell: CellKey, before: list[Row], metric: Metric) -> Verdict:
+    """Of a cell that ran, and whose time the new side lost: not as before, and no known change."""
+    return Verdict(
+        cell=cell,
+        metric=metric.column,
+        answer=Answer.INCONCLUSIVE,
+        base=median(row[metric.column] for row in before),
+        num_base=len(before),
+        reason="the new side has no value",
+    )
+
+
+def _identities(rows: list[Row], metric: Metric) -> list[tuple[str, float]]:
+    return sorted((row["run_id"], row[metric.column]) for row in rows)
 
 
 def _both_ok(base: Side, new: Side) -> Iterator[tuple[CellKey, list[Row], list[Row]]]:
@@ -213,7 +231,7 @@ def _values(before: list[Row], after: list[Row], metric: Metric, min_effect: flo
 def _within(row: Mapping[str, Any]) -> float:
     """Standard error of a run's log median by its own 95 % interval; 0 without one."""
     low, high = row["latency_ci_low_ms"], row["latency_ci_high_ms"]
-    if low is None or high is None or low <= 0:
+    if low is None or high is None or not 0 < low <= high:
         return 0.0
     return math.log(high / low) / (2 * 1.96)
 

@@ -12,6 +12,8 @@ from results.run_spread import MIN_CELLS_FOR_SCATTER
 def comparison_notes(base: Side, new: Side, policy: Policy, is_same_machine: bool) -> Iterator[str]:
     """What a reader has to know, a sentence each."""
     yield from (f"{side.name}: {warning}" for side in (base, new) for warning in side.warnings)
+    if base.left_out:
+        yield f"{base.name}: without {', '.join(base.left_out)}, which the new side is"
     for side in (base, new):
         if cut := [header.run_id for header in side.headers if header.status != "complete"]:
             yield f"{side.name}: not run to its end ({', '.join(cut)}): cells that it lacks are left open"

@@ -10,6 +10,9 @@ from typing import Any
 from results.metrics import METRICS
 from results.record import RECORD_FIELDS
 
+MOST_FALSE_DISCOVERIES = 0.5
+"""With a larger share every cell would be an alarm, faster ones too."""
+
 
 @dataclass(frozen=True)
 class Rule:
@@ -79,7 +82,7 @@ class Policy:
             key: values[key] for key in ("false_discovery_rate", "assumed_run_spread") if key in values
         }
         for key, value in numbers.items():
-            _require_number(value, f"{name}: {key}", 1e-9, 1)
+            _require_number(value, f"{name}: {key}", 1e-9, MOST_FALSE_DISCOVERIES if "rate" in key else 1)
         cells = values.get("cells") or []
         if not isinstance(cells, list):
             raise ValueError(f"{name}: cells={cells}: must be a list of groups with match and metrics")
@@ -119,6 +122,11 @@ def _require_known(values: Mapping[str, Any], valid: set[str], where: str) -> No
 
 
 def _require_number(value: Any, where: str, low: float, high: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
-        limits = "a positive number up to 1" if high == 1 else "a number of 0 or more"
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, int | float)
+        or not low <= value <= high
+        or value == float("inf")
+    ):
+        limits = "a number of 0 or more" if low == 0 else f"a positive number up to {high:g}"
         raise ValueError(f"{where}={value}: must be {limits}")

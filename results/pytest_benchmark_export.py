@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from results.load import load_runs
+from results.machine_identity import machine_name
 from results.pytest_benchmark_file import HEADER_KEY, extra_info
 from results.record import Outcome, Record
 from results.run_folder import RunHeader
@@ -28,6 +29,8 @@ def to_pytest_benchmark(run: str | Path, path: str | Path) -> int:
     rows = [row for row in loaded.rows if row["outcome"] == Outcome.OK and row["samples_ms"]]
     if not rows:
         raise ValueError(f"{run}: no latency was measured")
+    if len(machines := {machine_name(header) or "unknown" for header in loaded.headers}) > 1:
+        raise ValueError(f"{run}: of different machines: {', '.join(sorted(machines))}; name runs of one")
     header = loaded.headers[0] if loaded.headers else None
     content = {
         "machine_info": _machine_info(header),

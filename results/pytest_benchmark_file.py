@@ -51,8 +51,8 @@ def read_pytest_benchmark(path: Path) -> tuple[list[dict[str, Any]], list[RunHea
         raise ValueError(f"{path}: not JSON: {error}") from error
     if not isinstance(content, dict) or not isinstance(content.get("benchmarks"), list):
         raise ValueError(f"{path}: not a file of pytest-benchmark")
-    extras = [benchmark.get("extra_info", {}) for benchmark in content["benchmarks"]]
-    rows = [upgrade(extra[EXTRA_KEY]) for extra in extras if EXTRA_KEY in extra]
+    extras = [one.get("extra_info") for one in content["benchmarks"] if isinstance(one, dict)]
+    rows = [upgrade(extra[EXTRA_KEY]) for extra in extras if isinstance(extra, dict) and EXTRA_KEY in extra]
     if not rows:
         raise ValueError(f"{path}: no benchmark of it was measured with gqa_benchmark")
     return rows, [RunHeader.from_dict(content[HEADER_KEY])] if HEADER_KEY in content else []

@@ -52,7 +52,20 @@ class RunHeader:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> RunHeader:
         """The inverse of `dataclasses.asdict`. Raises `ValueError` when `values` is no header."""
+        if not isinstance(values, dict):
+            raise ValueError("not a run header: must be keys with values")
         known = {item.name for item in fields(cls)}
+        for key in ("run_id", "created_at", "status", "command"):
+            if not isinstance(values.get(key), str):
+                raise ValueError(f"not a run header: {key}={values.get(key)!r}: must be a text")
+        if not isinstance(values.get("study"), str | None):
+            raise ValueError(f"not a run header: study={values['study']!r}: must be a text or null")
+        machine = values.get("machine", {})
+        devices = machine.get("devices") or [] if isinstance(machine, dict) else None
+        if not isinstance(devices, list) or not all(isinstance(device, dict) for device in devices):
+            raise ValueError(
+                "not a run header: machine: must be keys with values, its devices a list of such"
+            )
         try:
             return cls(**{key: value for key, value in values.items() if key in known})
         except TypeError as error:

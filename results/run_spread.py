@@ -8,7 +8,9 @@ tell, so every test here asks how runs scatter, and takes the widest of the answ
 - With one run a side, how all runs of a machine scatter is unknown, and a standard deviation is assumed
   (`Policy.assumed_run_spread`). A cell can also stand out from the others of the same two runs, which shared
   the conditions: its log ratio less the median of all is held against the scatter of all (the median absolute
-  deviation). Cells scatter by different amounts, so the tails are those of a t with 4 degrees of freedom.
+  deviation). Cells scatter by different amounts, so the tails are those of a t with 3 degrees of freedom, and
+  what stands out by less than `STANDS_OUT_FROM` times the assumed deviation is no alarm: a machine with two
+  speeds makes a tenth of its cells a quarter slower in one run of two.
 - Never less than the samples within a run tell.
 """
 
@@ -26,7 +28,8 @@ import numpy.typing as npt
 Key = TypeVar("Key", bound=Hashable)
 
 MIN_CELLS_FOR_SCATTER = 10
-SINGLE_RUN_FREEDOM = 4
+SINGLE_RUN_FREEDOM = 3
+STANDS_OUT_FROM = 3.0
 _NORMAL_MAD = 1.4826
 """Standard deviation of a normal distribution by its median absolute deviation."""
 
@@ -69,20 +72,25 @@ class Judged:
     p_worse: float
     """Of "not worse than the minimum effect"; of single runs the smaller of two tests, doubled."""
     p_better: float
+    detectable: float
+    """The least log ratio that would have been called worse, had this cell alone changed."""
 
     def bound(self, level: float, side: int) -> float:
         """One-sided bound of the log ratio; `side` is -1 for the lower and 1 for the upper."""
         return self.log_ratio + side * _quantile(level, self.freedom) * self.standard_error
 
 
-def judge_values(cells: Mapping[Key, Values], assumed_run_spread: float) -> dict[Key, Judged]:
-    """All cells of one metric."""
+def judge_values(
+    cells: Mapping[Key, Values], assumed_run_spread: float, false_discovery_rate: float
+) -> dict[Key, Judged]:
+    """All cells of one metric. A lone alarm has to pass the rate over the number of cells."""
+    level = false_discovery_rate / max(len(cells), 1)
     several = {key: values for key, values in cells.items() if values.freedom >= 1}
     single = {key: values for key, values in cells.items() if values.freedom == 0}
-    return _judge_several(several) | _judge_single(single, assumed_run_spread)
+    return _judge_several(several, level) | _judge_single(single, assumed_run_spread, level)
 
 
-def _judge_several(cells: Mapping[Key, Values]) -> dict[Key, Judged]:
+def _judge_several(cells: Mapping[Key, Values], level: float) -> dict[Key, Judged]:
     if not cells:
         return {}
     own = {key: values.residual_variance() for key, values in cells.items()}
@@ -100,13 +108,18 @@ def _judge_several(cells: Mapping[Key, Values]) -> dict[Key, Judged]:
     worse, better = _tail(ratios - points, widths, freedoms), _tail(-ratios - points, widths, freedoms)
     return {
         key: Judged(
-            float(ratios[place]), errors[key], values.freedom, float(worse[place]), float(better[place])
+            float(ratios[place]),
+            errors[key],
+            values.freedom,
+            float(worse[place]),
+            float(better[place]),
+            values.point + _quantile(level, values.freedom) * errors[key],
         )
         for place, (key, values) in enumerate(cells.items())
     }
 
 
-def _judge_single(cells: Mapping[Key, Values], assumed_run_spread: float) -> dict[Key, Judged]:
+def _judge_single(cells: Mapping[Key, Values], assumed_run_spread: float, level: float) -> dict[Key, Judged]:
     if not cells:
         return {}
     ratios = np.array([values.log_ratio for values in cells.values()])
@@ -115,20 +128,28 @@ def _judge_single(cells: Mapping[Key, Values], assumed_run_spread: float) -> dic
     assumed = np.hypot(assumed_run_spread * math.sqrt(2), within)
     freedom = np.full(len(ratios), SINGLE_RUN_FREEDOM)
     worse, better = _tail(ratios - points, assumed, freedom), _tail(-ratios - points, assumed, freedom)
+    errors, detectable = assumed, points + _quantile(level, SINGLE_RUN_FREEDOM) * assumed
     if len(cells) >= MIN_CELLS_FOR_SCATTER:
         excess = ratios - np.median(ratios)
         scatter = np.maximum(_NORMAL_MAD * np.median(np.abs(excess)), within)
-        stands_out = _tail(np.minimum(excess, ratios) - points, scatter, freedom)
-        falls_out = _tail(np.minimum(-excess, -ratios) - points, scatter, freedom)
+        least = STANDS_OUT_FROM * assumed_run_spread
+        out, fallen = np.minimum(excess, ratios), np.minimum(-excess, -ratios)
+        stands_out = np.where(out > least, _tail(out - points, scatter, freedom), 1.0)
+        falls_out = np.where(fallen > least, _tail(fallen - points, scatter, freedom), 1.0)
+        errors = np.where(np.minimum(stands_out, falls_out) < np.minimum(worse, better), scatter, assumed)
         worse = np.minimum(2 * np.minimum(worse, stands_out), 1)
         better = np.minimum(2 * np.minimum(better, falls_out), 1)
+        width = _quantile(level / 2, SINGLE_RUN_FREEDOM)  # two tests
+        detectable = points + width * assumed
+        detectable = np.minimum(detectable, np.maximum(points + width * scatter, least))
     return {
         key: Judged(
             float(ratios[place]),
-            float(assumed[place]),
+            float(errors[place]),
             SINGLE_RUN_FREEDOM,
             float(worse[place]),
             float(better[place]),
+            float(detectable[place]),
         )
         for place, key in enumerate(cells)
     }

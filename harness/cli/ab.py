@@ -40,6 +40,8 @@ def main(arguments: list[str]) -> int:
 
 def environment_of(side: str, text: str) -> Environment:
     """The environment that a user's BASE or HEAD stands for. Raises `UsageError`."""
+    if not text.strip():
+        raise UsageError(f"{side.upper()}: is empty; name a git revision, an interpreter or a checkout")
     path = Path(text).expanduser()
     if (path / "harness").is_dir():
         return read_environments({side: {"source": text}}, Path.cwd())[side]

@@ -35,7 +35,7 @@ def main(arguments: list[str]) -> int:
     policy = read_policy(parsed.policy)
     try:
         base, new = load_side(parsed.base), load_side(parsed.new)
-        comparison = compare_sides(base, new, policy, across_machines=parsed.across_machines)
+        comparison = compare_sides(base.without(new), new, policy, across_machines=parsed.across_machines)
     except (UnreadableRun, NotComparable) as error:
         raise UsageError(str(error)) from error
     return publish(comparison, parsed)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from pathlib import Path
 
 from harness.errors import UsageError
 from results.verdicts import INCONCLUSIVE_POLICIES, Comparison
 
+FIGURE_SUFFIXES = (".png", ".svg")
 _SUMMARY_VARIABLE = "GITHUB_STEP_SUMMARY"
 _ON_GITHUB_VARIABLE = "GITHUB_ACTIONS"
 
@@ -23,7 +25,7 @@ def add_output_arguments(parser: argparse.ArgumentParser) -> None:
         ("benchmark-action", "the JSON of github-action-benchmark (customSmallerIsBetter)"),
         ("figure", "effects with their intervals: .png or .svg"),
     ):
-        group.add_argument(f"--{name}", type=Path, metavar="FILE", help=what)
+        group.add_argument(f"--{name}", type=_file, metavar="FILE", help=what)
     group.add_argument(
         "--annotations",
         action="store_true",
@@ -40,9 +42,12 @@ def add_output_arguments(parser: argparse.ArgumentParser) -> None:
 def publish(comparison: Comparison, parsed: argparse.Namespace) -> int:
     """Print the comparison, write the files that were asked for; returns the exit code.
 
-    In a job on GitHub also appends the Markdown to its summary. Raises `UsageError` for a file that cannot be
-    written, and for a figure of a comparison without effects.
+    In a job on GitHub also appends the Markdown to its summary. What cannot be written is said on stderr and
+    keeps nothing else from being written; without a regression the exit code is then 2. Raises `UsageError`
+    for a figure whose kind is not known.
     """
+    if parsed.figure is not None and parsed.figure.suffix not in FIGURE_SUFFIXES:
+        raise UsageError(f"--figure {parsed.figure}: must end with {' or '.join(FIGURE_SUFFIXES)}")
     from rich.console import Console
 
     from reports.verdicts.machine_formats import github_annotations
@@ -50,13 +55,16 @@ def publish(comparison: Comparison, parsed: argparse.Namespace) -> int:
     from reports.verdicts.terminal import print_comparison
 
     print_comparison(comparison, Console(width=None if os.isatty(1) else 200))
+    failures = []
     for option, content in _files(comparison, parsed):
-        _write(option, getattr(parsed, option.replace("-", "_")), content)
+        failures += _write(option, getattr(parsed, option.replace("-", "_")), content)
     if parsed.annotations or os.environ.get(_ON_GITHUB_VARIABLE) == "true":
-        print("\n".join(github_annotations(comparison)))
+        print("\n".join(github_annotations(comparison, parsed.inconclusive)))
     if summary := os.environ.get(_SUMMARY_VARIABLE):
-        _append(Path(summary), comparison_markdown(comparison))
-    return comparison.exit_code(parsed.inconclusive)
+        failures += _append(Path(summary), comparison_markdown(comparison))
+    for failure in failures:
+        print(f"gqabench: {failure}", file=sys.stderr)
+    return comparison.exit_code(parsed.inconclusive) or (2 if failures else 0)
 
 
 def _files(comparison: Comparison, parsed: argparse.Namespace) -> list[tuple[str, bytes]]:
@@ -81,22 +89,32 @@ def _files(comparison: Comparison, parsed: argparse.Namespace) -> list[tuple[str
         try:
             files.append(("figure", effects_figure(comparison, parsed.figure.suffix)))
         except ValueError as error:
-            raise UsageError(f"--figure {parsed.figure}: {error}") from error
+            print(f"gqabench: no {parsed.figure}: {error}", file=sys.stderr)
     return files
 
 
-def _write(option: str, path: Path, content: bytes) -> None:
+def _file(text: str) -> Path:
+    if not text.strip():
+        raise argparse.ArgumentTypeError("is empty; name a file")
+    return Path(text)
+
+
+def _write(option: str, path: Path, content: bytes) -> list[str]:
+    """What went wrong."""
     from reports.writing import write_atomically
 
     try:
         write_atomically(path, content)
     except OSError as error:
-        raise UsageError(f"--{option} {path}: cannot be written: {error.strerror}") from error
+        return [f"--{option} {path}: cannot be written: {error.strerror}"]
+    return []
 
 
-def _append(path: Path, text: str) -> None:
+def _append(path: Path, text: str) -> list[str]:
+    """What went wrong."""
     try:
         with path.open("a", encoding="utf-8") as file:
             file.write(text)
     except OSError as error:
-        raise UsageError(f"{_SUMMARY_VARIABLE}={path}: cannot be written: {error.strerror}") from error
+        return [f"{_SUMMARY_VARIABLE}={path}: cannot be written: {error.strerror}"]
+    return []

@@ -47,10 +47,11 @@ def junit_xml(comparison: Comparison) -> str:
     return ElementTree.tostring(suites, encoding="unicode", xml_declaration=True) + "\n"
 
 
-def github_annotations(comparison: Comparison) -> list[str]:
+def github_annotations(comparison: Comparison, inconclusive: str = "warn") -> list[str]:
     """Workflow commands, one a line: an error for a regression, a warning for what cannot tell."""
     lines = []
-    for level, verdicts in (("error", comparison.regressions), ("warning", comparison.inconclusive)):
+    open_ones = [] if inconclusive == "pass" else comparison.inconclusive
+    for level, verdicts in (("error", comparison.regressions), ("warning", open_ones)):
         title = "GQABench: " + ("regression" if level == "error" else "inconclusive")
         lines += [f"::{level} title={title}::{_escaped(sentence(one))}" for one in verdicts[:MAX_ANNOTATIONS]]
         if len(verdicts) > MAX_ANNOTATIONS:

@@ -13,6 +13,7 @@ from results.verdicts import Comparison
 STYLES = {"regression": "bold red", "inconclusive": "yellow", "better": "green"}
 
 
+MAX_NEW_CELLS = 10
 MAX_ROWS = {"regression": 40, "inconclusive": 10, "better": 10}
 
 
@@ -37,4 +38,8 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
         console.print(table)
     if len(all_verdicts) > len(verdicts):
         console.print(f"and {plural(len(all_verdicts) - len(verdicts), 'more row')}: --json FILE has all")
+    for cell in comparison.new_cells[:MAX_NEW_CELLS]:
+        console.print(f"new: {cell.label}", markup=False, highlight=False, soft_wrap=True)
+    if len(comparison.new_cells) > MAX_NEW_CELLS:
+        console.print(f"and {plural(len(comparison.new_cells) - MAX_NEW_CELLS, 'more new cell')}")
     console.print(summary(comparison), markup=False, highlight=False, soft_wrap=True)

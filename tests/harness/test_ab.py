@@ -91,6 +91,7 @@ def test_a_byte_more_for_each_token_is_found_exactly_and_named_alone(
         (["--self-test", "HEAD"], "HEAD: needs no sides"),
         ([".", ".", "kv_len=none"], "kv_len=none: must be a whole number"),
         ([".", ".", "--budget", "0"], "--budget 0: must be positive"),
+        (["", "."], "BASE: is empty; name a git revision"),
     ],
 )
 def test_mistakes_are_one_line(

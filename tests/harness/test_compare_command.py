@@ -70,8 +70,8 @@ def test_a_policy_of_the_users_own(two_runs: tuple[str, str], tmp_path: Path) ->
         (["BASE", "NEW", "--policy", "strict"], "--policy strict: unknown; valid: default, memory, noisy"),
         (["BASE", "NEW", "--policy", "broken.yaml"], "broken.yaml: colour: unknown key"),
         (["BASE", "NEW", "--policy", "text.yaml"], "text.yaml: not YAML"),
-        (["BASE", "NEW", "--json", "/proc/nowhere/x"], "--json /proc/nowhere/x: cannot be written"),
-        (["BASE", "NEW", "--figure", "x.gif"], "--figure x.gif: the ending .gif must be .png or .svg"),
+        (["BASE", "BASE", "--json", "/proc/nowhere/x"], "--json /proc/nowhere/x: cannot be written"),
+        (["BASE", "NEW", "--figure", "x.gif"], "--figure x.gif: must end with .png or .svg"),
     ],
 )
 def test_mistakes_are_one_line(
@@ -93,6 +93,32 @@ def test_mistakes_are_one_line(
     complaint_lines = capsys.readouterr().err.splitlines()
     assert len(complaint_lines) == 1
     assert complaint in complaint_lines[0]
+
+
+def test_what_cannot_be_written_or_drawn_hides_no_regression(
+    two_runs: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    outputs = [
+        "--json",
+        "/proc/nowhere/x",
+        "--figure",
+        str(tmp_path / "x.png"),
+        "--junit",
+        str(tmp_path / "x.xml"),
+    ]
+    assert main(["compare", *two_runs, "--policy", "memory", *outputs]) == 1
+    told = capsys.readouterr().err
+    assert "--json /proc/nowhere/x: cannot be written" in told
+    assert f"no {tmp_path / 'x.png'}: no metric that scatters was compared" in told
+    assert (tmp_path / "x.xml").is_file() and not (tmp_path / "x.png").exists()
+
+
+def test_a_glob_of_the_base_leaves_out_the_new_run(
+    two_runs: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, new = two_runs
+    assert main(["compare", str(Path(new).parent / "*"), new, "--policy", "memory"]) == 1
+    assert "which the new side is" in capsys.readouterr().out
 
 
 def test_a_comparison_loads_no_torch(two_runs: tuple[str, str]) -> None:

@@ -59,6 +59,8 @@ def test_what_is_no_baseline_is_refused(tmp_path: Path, capsys: pytest.CaptureFi
     lines.write_text("\n".join(map(json.dumps, made_up_rows("lines", 2))) + "\n")
     assert "of no one study (made_up, other); name the baseline with --study NAME" in refusal(one, other)
     assert "not run to its end: cut" in refusal(cut)
+    lost = made_up_run(tmp_path, "lost", made_up_rows("lost", 2), num_planned_records=3)
+    assert "holds 2 of 3 planned records" in refusal(lost)
     assert "of different machines: another-cpu-4-cores, some-cpu-8-cores" in refusal(one, far)
     assert "the machine is not recorded" in refusal(lines, options=("--study", "x"))
     assert "--study ../x: must be letters" in refusal(one, options=("--study", "../x"))

@@ -4,14 +4,18 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from scipy.stats import false_discovery_control
 
 from results.compared_side import NotComparable, load_side
 from results.comparison import compare_sides
 from results.policy import Policy, Rule
 from results.record import Outcome
+from results.run_spread import Values, judge_values
 from results.verdicts import Answer, Comparison, Verdict
 from tests.results.made_up_runs import HEADER, made_up_rows, made_up_run
+from tests.results.noise import MACHINES
 
 POLICY = Policy(
     "default",
@@ -250,3 +254,50 @@ def test_of_a_cell_measured_twice_in_a_run_the_answer_counts(tmp_path: Path) -> 
     failed = made_up_rows("new", 1, changes={0: {"outcome": Outcome.CRASH, "latency_ms": None}})
     base = made_up_run(tmp_path, "base", made_up_rows("base", 1))
     assert compare(base, made_up_run(tmp_path, "new", failed + made_up_rows("new", 1))).regressions == []
+
+
+@pytest.mark.parametrize("latency_ms", [None, 0.0, -1.0])
+def test_a_time_that_is_lost_is_not_as_before(tmp_path: Path, latency_ms: float | None) -> None:
+    base = made_up_run(tmp_path, "base", made_up_rows("base", 4))
+    lost = made_up_rows("new", 4, changes={0: {"latency_ms": latency_ms}})
+    (verdict,) = (
+        one
+        for one in of_metric(compare(base, made_up_run(tmp_path, "new", lost)), "latency_ms")
+        if one.new is None
+    )
+    assert (verdict.answer, verdict.reason) == (Answer.INCONCLUSIVE, "the new side has no value")
+
+
+def test_a_copy_of_a_run_with_other_times_is_not_the_same(tmp_path: Path) -> None:
+    base = made_up_run(tmp_path / "a", "run", made_up_rows("run", 20))
+    slower = made_up_rows("run", 20, changes={3: {"slower": 3.0}})
+    comparison = compare(base, made_up_run(tmp_path / "b", "run", slower))
+    assert [one.cell.case_id for one in comparison.regressions] == ["case1"]
+
+
+@pytest.mark.parametrize("machine", MACHINES)
+def test_one_run_a_side_of_equal_code_seldom_alarms(machine: str) -> None:
+    """Each run's value is one process's: the worst case. 100 cells, 60 sweeps."""
+    generator, num_alarmed = np.random.default_rng(12), 0
+    for _ in range(60):
+        base, new = MACHINES[machine](generator, 100), MACHINES[machine](generator, 100)
+        cells = {cell: Values((base[cell],), (new[cell],), 0.003, 0.02) for cell in range(100)}
+        judged = judge_values(cells, POLICY.assumed_run_spread, POLICY.false_discovery_rate)
+        num_alarmed += min(false_discovery_control([one.p_worse for one in judged.values()])) <= 0.05
+    assert num_alarmed <= 3
+
+
+@pytest.mark.parametrize("num_cells", [8, 48])
+def test_the_change_that_would_have_been_seen_is_seen_and_less_is_not(num_cells: int) -> None:
+    generator = np.random.default_rng(2)
+    noise = generator.normal(0, 0.01, num_cells)
+
+    def lowest(log_ratio: float) -> tuple[float, float]:
+        cells = {cell: Values((0.0,), (noise[cell],), 0.003, 0.02) for cell in range(num_cells)}
+        cells[0] = Values((0.0,), (log_ratio,), 0.003, 0.02)
+        judged = judge_values(cells, POLICY.assumed_run_spread, POLICY.false_discovery_rate)
+        return false_discovery_control([one.p_worse for one in judged.values()])[0], judged[0].detectable
+
+    _, detectable = lowest(0.0)
+    assert lowest(detectable + 0.03)[0] <= POLICY.false_discovery_rate
+    assert lowest(detectable - 0.03)[0] > POLICY.false_discovery_rate

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -155,6 +156,45 @@ def test_what_is_no_run_is_refused_by_name(
         results.load(tmp_path / name)
     assert name in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("latency_ms", "fast"),
+        ("latency_ms", True),
+        ("kv_cache_bytes", "1024"),
+        ("samples_ms", [1.0, "x"]),
+        ("case_id", ["a"]),
+        ("flags", [{}]),
+        ("outcome", ["ok"]),
+    ],
+)
+def test_a_value_that_no_record_has_is_refused_by_its_field(
+    folder: RunFolder, make_record: MakeRecord, field: str, value: Any
+) -> None:
+    file = write(folder, make_record())
+    file.write_text(json.dumps(json.loads(file.read_text()) | {field: value}) + "\n")
+    with pytest.raises(UnreadableRun, match=f"{field}=.*: not a value that a record has there"):
+        results.load(folder.path)
+
+
+def test_numbers_without_end_are_refused(folder: RunFolder, make_record: MakeRecord) -> None:
+    file = write(folder, make_record())
+    file.write_text(file.read_text().replace('"latency_ms": ', '"latency_ms": Infinity, "x": ', 1))
+    with pytest.raises(UnreadableRun, match="latency_ms=inf"):
+        results.load(folder.path)
+
+
+@pytest.mark.parametrize("text", ["[]", "null", '"x"', '{"run_id": 3}', "MACHINE", "STUDY"])
+def test_a_header_that_is_none_is_refused(folder: RunFolder, make_record: MakeRecord, text: str) -> None:
+    write(folder, make_record())
+    path = folder.path / "run.json"
+    header = json.loads(path.read_text())
+    changed = {"MACHINE": header | {"machine": [1]}, "STUDY": header | {"study": 3}}
+    path.write_text(json.dumps(changed[text]) if text in changed else text)
+    with pytest.raises(UnreadableRun, match="not a run header"):
+        results.load(folder.path)
 
 
 def test_a_truncated_file_named_by_itself_is_refused(folder: RunFolder, make_record: MakeRecord) -> None:
