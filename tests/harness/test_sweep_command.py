@@ -190,9 +190,16 @@ def test_a_mistake_is_one_line_and_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+SWEEP = (
+    "import signal, sys; from harness.cli import main; "
+    "signal.signal(signal.SIGINT, signal.default_int_handler); sys.exit(main())"
+)
+"""Tests that a shell started in the background ignore SIGINT, and so would what they start."""
+
+
 def start_sweep(folder: Path) -> subprocess.Popen[str]:
     process = subprocess.Popen(
-        [sys.executable, "-P", "-c", "import sys; from harness.cli import main; sys.exit(main())",
+        [sys.executable, "-P", "-c", SWEEP,
          "sweep", "study=kv_len", "model=gqa_8_2", "num_kv_heads=8,4,2,1", "measure.seconds_per_arm=0.5",
          "impls=[grouped_matmul,sdpa]"],
         cwd=folder,
