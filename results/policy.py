@@ -21,7 +21,7 @@ class Rule:
     min_effect: float = 0.0
     """Relative: 0.02 is 2 %."""
     min_increase: float = 0.0
-    """In the metric's own unit. Of metrics that scatter it is not asked."""
+    """In the metric's own unit. For exact metrics only."""
     is_judged: bool = True
 
     @classmethod
@@ -106,7 +106,11 @@ def _group(values: Any, where: str) -> CellGroup:
 def _rules(values: Any, where: str) -> dict[str, Rule]:
     values = _mapping(values, where)
     _require_known(values, set(METRICS), where)
-    return {metric: Rule.from_dict(rule, f"{where}.{metric}") for metric, rule in values.items()}
+    rules = {metric: Rule.from_dict(rule, f"{where}.{metric}") for metric, rule in values.items()}
+    for metric, rule in rules.items():
+        if rule.min_increase and not METRICS[metric].is_exact:
+            raise ValueError(f"{where}.{metric}.min_increase: is for exact metrics; {metric} has min_effect")
+    return rules
 
 
 def _mapping(values: Any, where: str) -> dict[str, Any]:

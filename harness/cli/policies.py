@@ -22,16 +22,19 @@ def read_policy(name: str) -> Policy:
 
 def _values(name: str) -> Any:
     import yaml
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
 
     if name in list_presets(GROUP):
         return read_preset(GROUP, name).values
     try:
-        return yaml.safe_load(Path(name).expanduser().read_text(encoding="utf-8"))
+        # Hydra's reader of YAML: unlike PyYAML's own it refuses a key that stands twice.
+        return OmegaConf.to_container(OmegaConf.create(Path(name).expanduser().read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise ValueError(
             f"{name}: unknown; valid: {', '.join(list_presets(GROUP))}, or a YAML file"
         ) from None
     except OSError as error:
         raise ValueError(f"{name}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, OmegaConfBaseException, UnicodeDecodeError) as error:
         raise ValueError(f"{name}: not YAML: {error}") from error

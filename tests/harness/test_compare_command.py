@@ -70,6 +70,7 @@ def test_a_policy_of_the_users_own(two_runs: tuple[str, str], tmp_path: Path) ->
         (["BASE", "NEW", "--policy", "strict"], "--policy strict: unknown; valid: default, memory, noisy"),
         (["BASE", "NEW", "--policy", "broken.yaml"], "broken.yaml: colour: unknown key"),
         (["BASE", "NEW", "--policy", "text.yaml"], "text.yaml: not YAML"),
+        (["BASE", "NEW", "--policy", "twice.yaml"], "found duplicate key metrics"),
         (["BASE", "BASE", "--json", "/proc/nowhere/x"], "--json /proc/nowhere/x: cannot be written"),
         (["BASE", "NEW", "--figure", "x.gif"], "--figure x.gif: must end with .png or .svg"),
     ],
@@ -85,6 +86,7 @@ def test_mistakes_are_one_line(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "broken.yaml").write_text("colour: blue\n")
     (tmp_path / "text.yaml").write_text("a: [\n")
+    (tmp_path / "twice.yaml").write_text("metrics: {}\nmetrics: {latency_ms: {}}\n")
     places = dict(zip(("BASE", "NEW"), two_runs, strict=True))
     places["EMPTY"] = str(made_up_run(tmp_path, "empty", []))
     machine = HEADER.machine | {"cpu": {"model": "Another CPU", "num_logical_cores": 4}}

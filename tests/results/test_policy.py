@@ -47,6 +47,7 @@ def test_the_first_group_that_matches_decides() -> None:
         ({"metrics": {"latency_ms": {"is_judged": 1}}}, "is_judged=1: must be true or false"),
         ({"metrics": {}, "false_discovery_rate": 5}, "false_discovery_rate=5: must be a positive number"),
         ({"metrics": {}, "false_discovery_rate": 1}, "must be a positive number up to 0.5"),
+        ({"metrics": {"latency_ms": {"min_increase": 1}}}, "min_increase: is for exact metrics"),
         ({"metrics": {"latency_ms": {"min_effect": math.inf}}}, "min_effect=inf: must be a number"),
         ({"metrics": {}, "cells": [{"match": {"colour": 1}, "metrics": {}}]}, "match: colour: unknown key"),
     ],
