@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from statistics import median
 
-import matplotlib as mpl
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -16,6 +16,7 @@ from results.metrics import METRICS
 
 PANELS_PER_PAGE = 12
 _COLUMNS = 2
+_MAX_RUN_LABELS = 4
 _LINE, _LEVEL, _CHANGE = "#0072B2", "#9AA5B1", "#D55E00"
 
 
@@ -51,14 +52,25 @@ def _draw_panel(axes: Axes, trend: Trend) -> None:
     for change in trend.changes:
         place = places[change.first.run_id]
         axes.axvline(place - 0.5, color=_CHANGE, lw=1.2, ls="--")
-        text = f"{change.relative:+.1%}\n{change.first.revision[:10]}"
+        step = f"{change.relative:+.1%}" if change.before else "from nothing"
+        text = f"{step}\n{change.first.revision[:10]}"
         axes.annotate(
             text, (place - 0.5, 1), xycoords=("data", "axes fraction"), xytext=(3, -2),
             textcoords="offset points", va="top", size=7.5, color=INK,
         )  # fmt: skip
     arm, _, problem = trend.cell.label.partition(", ")
     axes.set_title(f"{arm}\n{problem}", size=8)
-    axes.set_ylim(0, max(values) * 1.25)
+    axes.set_ylim(min(0, *values), max(values) * 1.25)
     axes.set_ylabel(f"{trend.metric}" if METRICS[trend.metric].unit != "share" else "share", size=8)
-    axes.set_xlabel("run, in order of time", size=8)
-    axes.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
+    _label_runs(axes, trend)
+
+
+def _label_runs(axes: Axes, trend: Trend) -> None:
+    """The day of some runs, at equal distances in their order; the time of day where all are of one day."""
+    days = [point.created_at[:10] for point in trend.points]
+    is_one_day = len(set(days)) == 1
+    labels = [point.created_at[11:16] for point in trend.points] if is_one_day else days
+    last = len(labels) - 1
+    places = sorted({round(last * share) for share in np.linspace(0, 1, min(len(labels), _MAX_RUN_LABELS))})
+    axes.set_xticks(places, [labels[place] for place in places], size=7.5)
+    axes.set_xlabel(f"runs of {days[0]}, in order" if is_one_day else "runs, in order", size=8)

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -39,9 +40,13 @@ class Baseline:
     folder: Path
     machine: str
     study: str
-    num_records: int
+    num_by_outcome: Mapping[str, int]
     num_bytes: int
     headers: list[RunHeader]
+
+    @property
+    def num_records(self) -> int:
+        return sum(self.num_by_outcome.values())
 
     @property
     def revisions(self) -> str:
@@ -86,7 +91,8 @@ def read_baseline(folder: Path) -> Baseline:
     parquet = folder / PARQUET_NAME
     rows, headers = read_parquet(parquet)
     num_bytes = sum(path.stat().st_size for path in folder.iterdir())
-    return Baseline(folder, folder.parent.name, folder.name, len(rows), num_bytes, headers)
+    outcomes = Counter(row["outcome"] for row in rows)
+    return Baseline(folder, folder.parent.name, folder.name, outcomes, num_bytes, headers)
 
 
 def list_baselines(folder: Path) -> Iterator[Baseline]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from results.compared_side import Side
 from results.policy import Policy
 from results.run_spread import MIN_CELLS_FOR_SCATTER
+from results.verdicts import CellKey
 
 
 def comparison_notes(base: Side, new: Side, policy: Policy, is_same_machine: bool) -> Iterator[str]:
@@ -17,6 +18,9 @@ def comparison_notes(base: Side, new: Side, policy: Policy, is_same_machine: boo
     for side in (base, new):
         if cut := [header.run_id for header in side.headers if header.status != "complete"]:
             yield f"{side.name}: not run to its end ({', '.join(cut)}): cells that it lacks are left open"
+        in_some = sum(_is_in_some_runs(side, cell) for cell in base.cells.keys() & new.cells.keys())
+        if in_some:
+            yield f"{side.name}: {in_some} of the cells compared are in only some of its {side.num_runs} runs"
     left_out = sum(cell not in new.cells for cell in base.cells)
     if base.studies != new.studies:
         yield (
@@ -38,6 +42,10 @@ def comparison_notes(base: Side, new: Side, policy: Policy, is_same_machine: boo
         before, after = facts[0].get(key), facts[1].get(key)
         if before != after and base.headers and new.headers:
             yield f"{key}: {before or 'unknown'}, then {after or 'unknown'}"
+
+
+def _is_in_some_runs(side: Side, cell: CellKey) -> bool:
+    return len({row["run_id"] for row in side.cells[cell]}) < side.num_runs
 
 
 def studies_text(side: Side) -> str:

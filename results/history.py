@@ -58,8 +58,8 @@ class Change:
 
     @property
     def relative(self) -> float:
-        """0.05 is 5 % more."""
-        return self.after / self.before - 1
+        """0.05 is 5 % more; what begins at nothing is infinitely more."""
+        return self.after / self.before - 1 if self.before else math.inf
 
 
 @dataclass(frozen=True)
@@ -106,8 +106,11 @@ def trends(headers: Sequence[RunHeader], rows: Sequence[Row], metric: str, min_e
 
 
 def change_points(values: Sequence[float]) -> list[int]:
-    """Places where a new level begins, of positive values that scatter. None for fewer than `MIN_RUNS`."""
-    if len(values) < MIN_RUNS:
+    """Places where a new level begins, of values that scatter.
+
+    None for fewer than `MIN_RUNS`, nor where a value is not positive: energy beside an idle power that moved.
+    """
+    if len(values) < MIN_RUNS or min(values) <= 0:
         return []
     from ruptures import Pelt  # an extra: only `gqabench history` needs it
 

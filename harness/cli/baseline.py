@@ -40,7 +40,8 @@ def _update(parsed: argparse.Namespace, command: str) -> int:
         raise UsageError(str(error)) from error
     except OSError as error:
         raise UsageError(f"--into {parsed.into}: cannot be written: {error.strerror}") from error
-    print(f"{baseline.num_records} records, {baseline.num_bytes / 1024:.0f} KiB")
+    outcomes = ", ".join(f"{number} {outcome}" for outcome, number in baseline.num_by_outcome.items())
+    print(f"{baseline.num_records} records ({outcomes}), {baseline.num_bytes / 1024:.0f} KiB")
     print(f"baseline: {baseline.folder}")
     return 0
 

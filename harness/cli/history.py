@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,12 +53,16 @@ def main(arguments: list[str]) -> int:
 def change_lines(found: list[Trend]) -> list[str]:
     """A line for each change: what, how much, and between which revisions."""
     return [
-        f"{change.relative:+8.1%}  {trend.cell.label}: {trend.metric} {_number(change.before)} to "
+        f"{_step(change.relative)}  {trend.cell.label}: {trend.metric} {_number(change.before)} to "
         f"{_number(change.after)}, from run {change.first.run_id}: "
         f"{change.last.revision} to {change.first.revision}"
         for trend in found
         for change in trend.changes
     ]
+
+
+def _step(relative: float) -> str:
+    return f"{relative:+8.1%}" if math.isfinite(relative) else "new".rjust(8)
 
 
 def _number(value: float) -> str:

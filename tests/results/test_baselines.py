@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from harness.cli import main
+from results import Outcome
 from results.baselines import MAX_SAMPLES, thin
 from results.load import load_runs
 from tests.results.made_up_runs import HEADER, made_up_rows, made_up_run
@@ -24,11 +25,15 @@ def test_a_baseline_is_small_says_where_it_comes_from_and_compares(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     machine = HEADER.machine | {"system": {"hostname": "secret-host", "python": "3.11"}}
-    rows = made_up_rows("run", 50, num_samples=500)
+    rows = made_up_rows(
+        "run", 50, num_samples=500, changes={7: {"outcome": Outcome.OOM, "reason": "too large"}}
+    )
     run = made_up_run(tmp_path, "run", rows, machine=machine)
     assert main(["baseline", "update", str(run)]) == 0
     folder = tmp_path / "results/baselines/some-cpu-8-cores/made_up"
-    assert capsys.readouterr().out.splitlines()[-1] == f"baseline: {folder.relative_to(tmp_path)}"
+    counts, place = capsys.readouterr().out.splitlines()
+    assert counts.startswith("50 records (49 ok, 1 oom), ")
+    assert place == f"baseline: {folder.relative_to(tmp_path)}"
     description = json.loads((folder / "baseline.json").read_text())
     assert description["made_with"] == f"gqabench baseline update {run}"
     assert description["measured_with"] == ["gqabench sweep"]

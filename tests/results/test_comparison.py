@@ -130,6 +130,15 @@ def test_a_missing_cell_is_a_regression_and_a_new_one_is_listed(tmp_path: Path) 
     assert [cell.case_id for cell in comparison.new_cells] == ["case2"]
 
 
+def test_a_cell_in_only_some_of_the_runs_is_said(tmp_path: Path) -> None:
+    base = runs(tmp_path, "base", 2, num_cells=5)
+    for name, num_cells in (("new-0", 5), ("new-1", 3)):
+        made_up_run(tmp_path, name, made_up_rows(name, num_cells))
+    comparison = compare(base, str(tmp_path / "new-*"))
+    some = [note for note in comparison.notes if "in only some of its 2 runs" in note]
+    assert some == [f"{tmp_path / 'new-*'}: 2 of the cells compared are in only some of its 2 runs"]
+
+
 def test_a_flaky_cell_is_a_regression_only_if_it_was_none(tmp_path: Path) -> None:
     crash = {0: {"outcome": Outcome.CRASH, "reason": "signal 11", "latency_ms": None}}
     good = runs(tmp_path, "good", 2, 4)

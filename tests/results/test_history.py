@@ -26,6 +26,7 @@ def test_a_step_is_found_where_it_is_and_an_outlier_is_none() -> None:
 
 def test_values_without_scatter_change_where_they_differ() -> None:
     assert change_points([1.0] * 4 + [2.0] * 4) == [4]
+    assert change_points([0.0] * 4 + [2.0] * 4) == []  # no logarithm of nothing
 
 
 def make_history(folder: Path, num_runs: int, changed_from: int) -> str:
@@ -59,6 +60,20 @@ def test_the_revision_that_changed_a_cell_is_named(
     assert (tmp_path / "history" / "latency_ms-1.png").read_bytes().startswith(b"\x89PNG")
     assert main(["history", runs, "--metric", "kv_cache_bytes"]) == 0
     assert "kv_cache_bytes 1,048,576 to 1,048,577, from run run-08" in capsys.readouterr().out
+
+
+def test_what_begins_at_nothing_is_new(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for number, workspace in enumerate((0, 0, 4096)):
+        name = f"run-{number}"
+        rows = made_up_rows(name, 1, changes={0: {"peak_workspace_bytes": workspace}})
+        made_up_run(tmp_path, name, rows, created_at=f"2026-01-02T0{number}:00:00+00:00")
+    assert main(["history", "run-*", "--metric", "peak_workspace_bytes"]) == 0
+    line = capsys.readouterr().out.splitlines()[0]
+    assert line.startswith("     new  sdpa, decode")
+    assert "peak_workspace_bytes 0 to 4,096, from run run-2" in line
 
 
 def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
