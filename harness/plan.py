@@ -30,7 +30,7 @@ def plan_case(
     are valid but do not go together give an `InvalidCase`; a value that never is valid raises `UsageError`.
     """
     values: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
-    _require_counts(values)
+    require_counts(values)
     require_llama_values(values)
     arms = read_arms(values["impls"], read_environments(values["environments"], folder), folder)
     require_known_impls(arms, hosts)
@@ -48,7 +48,7 @@ def plan_case(
         )
     shared = {"device": device["device"] if values["device"] == AUTO else values["device"], "dtype": dtype}
     try:
-        problem = _make_problem(values | shared)
+        problem = make_problem(values | shared)
         _require_phase(values["workload"], problem)
         llama = plan_llama(values, problem)
     except InvalidCombination as error:
@@ -83,7 +83,11 @@ def rank_heads(num_q_heads: int, num_kv_heads: int, tp: int) -> tuple[int, int]:
     return num_q_heads // tp, max(num_kv_heads // tp, 1)
 
 
-def _make_problem(values: dict[str, Any]) -> AttentionProblem:
+def make_problem(values: dict[str, Any]) -> AttentionProblem:
+    """One rank's problem; `values` are those of a configuration, its device and dtype resolved.
+
+    Raises `InvalidProblem` or `InvalidCombination`.
+    """
     heads = {"num_q_heads": values["num_q_heads"], "num_kv_heads": values["num_kv_heads"]}
     names = {item.name for item in fields(AttentionProblem)}
     arguments = {key: value for key, value in values.items() if key in names}
@@ -92,8 +96,8 @@ def _make_problem(values: dict[str, Any]) -> AttentionProblem:
     return AttentionProblem(**arguments | {"num_q_heads": num_q_heads, "num_kv_heads": num_kv_heads})
 
 
-def _require_counts(values: dict[str, Any]) -> None:
-    """Reject what is no size before it is mixed with other values."""
+def require_counts(values: dict[str, Any]) -> None:
+    """Raise `UsageError` for what is no size, before it is mixed with other values."""
     for key in _COUNTS:
         value = values[key]
         if value is None and key == "num_layers":

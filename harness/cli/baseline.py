@@ -6,6 +6,7 @@ import argparse
 import shlex
 from pathlib import Path
 
+from harness.cli.text_table import print_table
 from harness.errors import UsageError
 from results import UnreadableRun
 
@@ -56,19 +57,16 @@ def _list(folder: Path) -> int:
     if not baselines:
         print(f"no baselines in {folder}")
         return 0
-    rows = [("machine", "study", "records", "KiB", "measured", "revision")]
-    rows += [
+    rows = [
         (
             one.machine,
             one.study,
-            str(one.num_records),
+            one.num_records,
             f"{one.num_bytes / 1024:.0f}",
             max((header.created_at[:10] for header in one.headers), default=""),
             one.revisions,
         )
         for one in baselines
     ]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        print("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
+    print_table(["machine", "study", "records", "KiB", "measured", "revision"], rows, left_columns=2)
     return 0

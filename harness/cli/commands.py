@@ -10,6 +10,7 @@ COMMANDS = {
     "ab": ("harness.cli.ab", "two revisions or interpreters, measured in pairs: slower, larger, wrong?"),
     "baseline": ("harness.cli.baseline", "committed reference runs: update, list"),
     "doctor": ("harness.cli.doctor", "what disturbs measuring on this machine, and its measured roofs"),
+    "plan": ("harness.cli.plan", "tokens and sequences that fit a memory budget, by number of KV heads"),
     "list": ("harness.cli.listing", "what there is: impls, shapes, studies, runs"),
 }
 """A command's module, and what it does."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 from attention_impls import AttentionProblem
@@ -11,6 +11,7 @@ from attention_impls.cost import kv_cache_bytes_per_token
 from conf import list_presets, read_preset
 from harness.cli.commands import LISTINGS
 from harness.cli.impl_listing import PHASES, list_support
+from harness.cli.text_table import print_table
 from results.run_folder import list_runs
 
 _DEFAULT_RESULTS_DIR = Path("results/runs")
@@ -53,7 +54,7 @@ def _list_shapes(_: argparse.Namespace) -> None:
                 per_token,
             ]
         )
-    _print_table(
+    print_table(
         [
             "model",
             "q heads",
@@ -74,7 +75,7 @@ def _list_studies(_: argparse.Namespace) -> None:
         preset = read_preset("study", name)
         params = preset.values["hydra"]["sweeper"]["params"]
         rows.append([name, preset.about, "  ".join(f"{key}={value}" for key, value in params.items())])
-    _print_table(["study", "about", "axes"], rows, left_columns=3)
+    print_table(["study", "about", "axes"], rows, left_columns=3)
 
 
 def _list_runs(parsed: argparse.Namespace) -> None:
@@ -84,7 +85,7 @@ def _list_runs(parsed: argparse.Namespace) -> None:
         device = next((entry["name"] for entry in reversed(header.machine.get("devices", []))), "-")
         rows.append([header.run_id, header.status, header.num_planned_records, header.measure, device])
     if rows:
-        _print_table(["run", "status", "records planned", "measure", "device"], rows)
+        print_table(["run", "status", "records planned", "measure", "device"], rows)
     else:
         print(f"no runs in {parsed.results_dir}")
 
@@ -92,10 +93,10 @@ def _list_runs(parsed: argparse.Namespace) -> None:
 def _list_impls(parsed: argparse.Namespace) -> None:
     listing = list_support(parsed.timeout)
     print(f"on {listing.device}, 32/8 heads, head_dim 128, causal:")
-    _print_table(["impl", *PHASES, "why not"], listing.rows, left_columns=5)
+    print_table(["impl", *PHASES, "why not"], listing.rows, left_columns=5)
     if listing.plugins:
         print("\nplug-ins:")
-        _print_table(["impl", "package"], listing.plugins, left_columns=2)
+        print_table(["impl", "package"], listing.plugins, left_columns=2)
 
 
 _LISTINGS: dict[str, Callable[[argparse.Namespace], None]] = {
@@ -104,15 +105,3 @@ _LISTINGS: dict[str, Callable[[argparse.Namespace], None]] = {
     "shapes": _list_shapes,
     "studies": _list_studies,
 }
-
-
-def _print_table(titles: Sequence[str], rows: Sequence[Sequence[object]], left_columns: int = 1) -> None:
-    """Columns as wide as their widest cell; numbers to the right of the first `left_columns`."""
-    cells = [[str(cell) for cell in row] for row in [titles, *rows]]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(titles))]
-    for row in cells:
-        padded = [
-            cell.ljust(width) if column < left_columns else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        print("  ".join(padded).rstrip())
