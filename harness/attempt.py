@@ -204,6 +204,7 @@ class Attempt:
             prepared_bytes=facts["prepared_bytes"],
             given_bytes=kv_input_bytes(case.problem),
             other_bytes=preparation_bytes(case),
+            unseen_bytes=facts.get("prepared_unseen_bytes"),
         )
         workspace = [FLAG_WORKSPACE_UNSEEN] if facts.get("unseen_workspace_bytes") else []
         flags = [*fields.pop("flags"), *roof.pop("flags"), *cache, *workspace]

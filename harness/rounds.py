@@ -44,6 +44,11 @@ class Samples:
     calls_per_slice: int = 1
     num_exposed: int = 0
 
+    @property
+    def is_full(self) -> bool:
+        """Whether more samples would tell little; one of each further round still shows a drift."""
+        return len(self.samples_ms) >= _MAX_SAMPLES_PER_STREAM
+
     def add(self, timed: Slice) -> None:
         self.samples_ms.extend(timed.samples_ms)
         self.num_exposed += timed.num_exposed
@@ -53,6 +58,8 @@ def measure_in_rounds(
     streams: Sequence[Stream], settings: MeasureSettings, seed: int, measure: MeasureStream
 ) -> dict[Stream, Samples]:
     """Measure until the interval of every stream's median is narrow, or the time budget is spent.
+
+    A stream that has samples in plenty counts as narrow: what is wide with so many does not become narrow.
 
     The first round warms up and tells how many calls fill a slice; its samples are not kept.
 
@@ -71,7 +78,8 @@ def measure_in_rounds(
     num_rounds = 0
     while not _is_done(measured, settings, num_rounds, is_late=time.monotonic() >= deadline):
         for stream in order.sample(list(streams), len(streams)):
-            measured[stream].add(measure(stream, measured[stream].calls_per_slice))
+            samples = measured[stream]
+            samples.add(measure(stream, 1 if samples.is_full else samples.calls_per_slice))
         num_rounds += 1
     return measured
 
@@ -81,9 +89,10 @@ def _is_done(
 ) -> bool:
     if num_rounds < settings.min_rounds:
         return False
-    if is_late or max(len(result.samples_ms) for result in measured.values()) >= _MAX_SAMPLES_PER_STREAM:
-        return True
-    return all(is_narrow(result.samples_ms, settings.target_interval) for result in measured.values())
+    return is_late or all(
+        result.is_full or is_narrow(result.samples_ms, settings.target_interval)
+        for result in measured.values()
+    )
 
 
 def calls_per_slice(call_ms: float, slice_ms: float) -> int:

@@ -15,6 +15,7 @@ _PARTS = {
     "kv_cache_bytes_model": "cache, formula",
     "kv_cache_bytes": "cache held",
     "prepared_bytes": "prepared",
+    "prepared_unseen_bytes": "prepared, unseen",
     "peak_workspace_bytes": "workspace",
     "unseen_workspace_bytes": "workspace unseen",
     "allocator_allocated_bytes": "allocated",
@@ -26,9 +27,10 @@ _PARTS = {
     "unexplained_bytes": "unexplained",
 }
 MEMORY_MEANING = (
-    "Prepared: what an implementation allocated before its first call and kept, such as a cache of its own "
-    "layout or a mask. Process: all that the worker held then, whatever for. Unexplained: what of it is "
-    "neither inputs nor prepared: interpreter, libraries, references."
+    "Prepared: what an implementation allocated before it was timed and kept, such as a cache of its own "
+    "layout, a mask or a buffer. Unseen: what numpy or a library took outside PyTorch. Process: all that the "
+    "worker held then, whatever for. Unexplained: what of it is neither inputs nor prepared: interpreter, "
+    "libraries, references."
 )
 
 

@@ -36,7 +36,7 @@ FLAG_MEANINGS: dict[str, str] = {
     FLAG_BACKGROUND_LOAD: "other processes used the CPU or the GPU while calls were timed",
     FLAG_LAUNCH_EXPOSED: "the GPU waited for the host within timed calls: the latency includes launches",
     FLAG_CACHE_UNSEEN: "the cache bytes that the implementation states were not seen to be allocated",
-    FLAG_CACHE_UNDERSTATED: "before its first call it kept more memory than its stated cache explains",
+    FLAG_CACHE_UNDERSTATED: "before it was timed it kept more memory than its stated cache explains",
     FLAG_WORKSPACE_UNSEEN: "a call took memory that PyTorch's allocator knows nothing of",
 }
 """Every flag and what it says of a measurement, in the order in which flags are listed."""
@@ -66,6 +66,9 @@ _CLOCK_RANGE = 0.03
 
 _MOST_EXPOSED = 0.05
 """Of the calls: rarer ones do not move the median."""
+
+_LIBRARIES_GROW_BYTES = 32 * 2**20
+"""Pools of threads and buffers that libraries make when they are first used."""
 
 _FEWEST_BUSY_CORES = 0.1
 _BUSY_SHARE_OF_CORES = 0.01
@@ -189,19 +192,27 @@ def condition_flags(
 
 
 def cache_flags(
-    *, kv_cache_bytes: int, prepared_bytes: int, given_bytes: int, other_bytes: int | None
+    *,
+    kv_cache_bytes: int,
+    prepared_bytes: int,
+    given_bytes: int,
+    other_bytes: int | None,
+    unseen_bytes: int | None = None,
 ) -> list[str]:
     """The flags of a cache that nobody saw, or that is larger than stated.
 
     An implementation that reads K and V in place holds the `given_bytes`. One with a layout of its own
     allocates what it holds while it is prepared, `prepared_bytes` in all: what of these is neither the cache
     nor within `other_bytes` may be a larger cache, expanded beforehand. None for `other_bytes` asks nothing.
+    So may `unseen_bytes` that it keeps outside PyTorch, where they are more than libraries grow by.
     """
     is_own = 0 < kv_cache_bytes <= prepared_bytes
     if not is_own and kv_cache_bytes != given_bytes:
         return [FLAG_CACHE_UNSEEN]
     unstated_bytes = prepared_bytes - (kv_cache_bytes if is_own else 0)
-    is_understated = other_bytes is not None and unstated_bytes > other_bytes
+    is_understated = other_bytes is not None and (
+        unstated_bytes > other_bytes or (unseen_bytes or 0) > other_bytes + _LIBRARIES_GROW_BYTES
+    )
     return [FLAG_CACHE_UNDERSTATED] if is_understated else []
 
 

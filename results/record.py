@@ -146,7 +146,9 @@ class Record:
     kv_cache_bytes: int | None = None
     """Cache bytes as the implementation holds them."""
     peak_workspace_bytes: int | None = None
-    """Allocator peak of one call less what was resident before it: its output and all temporaries."""
+    """Allocator peak of one call less what was resident before it: its output and all temporaries. On a CPU
+    the sum of what the calling thread allocates: what it frees that was made before the call lowers nothing,
+    and threads that an implementation starts itself are not seen."""
     prefill_peak_workspace_bytes: int | None = None
     """`workload=generate`: the same of a prefill; it makes its cache, which counts."""
     allocator_allocated_bytes: int | None = None
@@ -159,7 +161,12 @@ class Record:
     """CPU: by how much more the process grew for a call than PyTorch's allocator knows of, which numpy or a
     library allocated. A lower bound; 0 within what pages and gaps make."""
     prepared_bytes: int | None = None
-    """What `prepare` left allocated: a cache of its own layout, masks, page tables. Inputs do not count."""
+    """What `prepare` and the first calls left allocated: a cache of its own layout, masks, page tables,
+    buffers. Inputs and outputs do not count."""
+    prepared_unseen_bytes: int | None = None
+    """CPU: by how much more the process grew meanwhile than PyTorch's allocator knows of, which numpy or a
+    library keeps. Null where modules were imported, code was compiled, or a library is known to keep memory
+    of its own; 0 within what pages and gaps make."""
     graph_pool_bytes: int | None = None
     """CUDA: memory that the captured graph of the calls keeps to itself."""
     process_bytes: int | None = None

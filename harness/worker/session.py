@@ -11,14 +11,14 @@ from typing import Any
 
 import torch
 
-from attention_impls import AttentionProblem, PreparedAttention, get_impl
+from attention_impls import AttentionImpl, AttentionProblem, PreparedAttention, get_impl
 from attention_impls.outside.promises import promised_operators
 from harness.worker.clock import Clock, make_clock
 from harness.worker.cross_check import cross_check_fields
 from harness.worker.memory_limit import input_bytes, require_memory_for_inputs
 from harness.worker.subject import NUM_TIMED_VARIANTS, UNSEEN_VARIANT, Check, Subject, UnsupportedProblem
 from harness.worker.subjects import make_generate_subject, make_subject
-from harness.worker.workspace import Weight, counting_allocated, weigh_call
+from harness.worker.workspace import SetUpMemory, Weight, counting_allocated, weigh_call
 
 _MOST_CALLS_IN_FLIGHT = 32
 """A GPU's queue takes a thousand launches or so before the host has to wait."""
@@ -84,37 +84,39 @@ class Session:
         if reasons := self._subject.unsupported_reasons(implementation):
             raise UnsupportedProblem("; ".join(reasons))
         timed_call, promised = self._subject.timed_call(implementation), promised_operators(implementation)
+        memory = SetUpMemory(self._problem.device, self._clock.synchronize)
         with self._calling(), self._guarding_inputs():
-            with counting_allocated(self._problem.device) as allocated:
+            with memory.preparing():
                 started = time.perf_counter()
                 prepared = self._subject.prepare(implementation)
                 self._clock.synchronize()
-                ready = time.perf_counter()
+                prepare_ms = (time.perf_counter() - started) * 1e3
             self._subject.write_queries(0)
-            first_started = time.perf_counter()
-            first_output = prepared()
-            self._clock.synchronize()
-            first_done = time.perf_counter()
-            first = self._require_correct(first_output, variant=0, when="first call")
-            second_output = self._call(prepared, variant=1)
-            second = self._require_correct(second_output, 1, when="second call, on other queries")
+            output, first_call_ms = memory.of_call(prepared)
+            first = self._require_correct(output, variant=0, when="first call")
+            self._subject.write_queries(1)
+            output, _ = memory.of_call(prepared)
+            second = self._require_correct(output, variant=1, when="second call, on other queries")
+            del output
+            outside_torch = self._bytes_outside_torch(memory, implementation, prepared)
             own_fields = self._subject.own_fields(prepared)
         self._arms[arm] = prepared
-        self._prepared_bytes[arm] = allocated.num_bytes or 0
+        self._prepared_bytes[arm] = memory.kept_bytes
         self._num_calls[arm] = 0
         self._promises[arm] = promised
-        if getattr(implementation, "allocates_outside_torch", False):
+        if _allocates_outside_torch(implementation):
             self._unseen_allocators.add(arm)
         return {
-            "prepare_ms": (ready - started) * 1e3,
-            "first_call_ms": (first_done - first_started) * 1e3,
+            "prepare_ms": prepare_ms,
+            "first_call_ms": first_call_ms,
             "compile_ms": prepared.compile_ms,
             "autotune_ms": prepared.autotune_ms,
             "plan_ms": prepared.plan_ms,
             "kernel_config": prepared.kernel_config,
             "kv_cache_bytes": prepared.kv_cache_bytes,
             "timed_call": None if timed_call is None else asdict(timed_call),
-            "prepared_bytes": allocated.num_bytes,
+            "prepared_bytes": memory.kept_bytes,
+            "prepared_unseen_bytes": outside_torch,
             **own_fields,
             **_worst(first, second),
         }
@@ -255,6 +257,14 @@ class Session:
         given = input_bytes(self._problem) + self._subject.weight_bytes
         return weight.process_bytes - given - sum(self._prepared_bytes.values())
 
+    def _bytes_outside_torch(
+        self, memory: SetUpMemory, implementation: AttentionImpl, prepared: PreparedAttention
+    ) -> int | None:
+        """What an arm keeps that no allocator of PyTorch's has; None where that may well be no cache."""
+        if _allocates_outside_torch(implementation) or prepared.compile_ms is not None:
+            return None
+        return memory.unseen_bytes()
+
     def _rotate(self, arm: str) -> None:
         assert self._subject is not None
         self._num_calls[arm] += 1
@@ -282,6 +292,10 @@ class Session:
         if not check.is_correct:
             raise IncorrectOutput(check, when)
         return check
+
+
+def _allocates_outside_torch(implementation: AttentionImpl) -> bool:
+    return bool(getattr(implementation, "allocates_outside_torch", False))
 
 
 def _grad_modes() -> tuple[bool, bool]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import sys
+import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -81,6 +83,49 @@ def counting_allocated(device: str) -> Iterator[Allocated]:
         allocated.num_bytes = torch.cuda.memory_allocated(device) - before
 
 
+class SetUpMemory:
+    """What an implementation keeps once it is prepared and has been called: counted from its making on."""
+
+    def __init__(self, device: str, synchronize: Callable[[], None]) -> None:
+        self._device = device
+        self._synchronize = synchronize
+        self._modules = frozenset(sys.modules)
+        self._resident_bytes = settled_resident_bytes() if device == "cpu" else None
+        self._by_preparing = Allocated()
+        self._by_calls: list[int] = []
+
+    @contextmanager
+    def preparing(self) -> Iterator[None]:
+        """Counts what is allocated inside and stays."""
+        with counting_allocated(self._device) as self._by_preparing:
+            yield
+
+    def of_call(self, call: Callable[[], object]) -> tuple[object, float]:
+        """The output of a call, and its milliseconds; what it leaves allocated beside its output counts."""
+        with counting_allocated(self._device) as allocated:
+            started = time.perf_counter()
+            output = call()
+            self._synchronize()
+            elapsed_ms = (time.perf_counter() - started) * 1e3
+        self._by_calls.append((allocated.num_bytes or 0) - _storage_bytes(output))
+        return output, elapsed_ms
+
+    @property
+    def kept_bytes(self) -> int:
+        """What preparing left allocated, and the call that left the most: the first makes what others use."""
+        return (self._by_preparing.num_bytes or 0) + max([0, *self._by_calls])
+
+    def unseen_bytes(self) -> int | None:
+        """By how much more the process has grown than PyTorch's allocator knows of; call it without outputs.
+
+        None on CUDA, and where modules were imported meanwhile, whose code and data are nobody's cache.
+        """
+        now = None if self._resident_bytes is None else settled_resident_bytes()
+        if now is None or self._resident_bytes is None or self._modules != frozenset(sys.modules):
+            return None
+        return unseen_bytes(max(now - self._resident_bytes, 0), self.kept_bytes)
+
+
 def peak_of(allocations: Iterable[int]) -> int:
     """The highest running sum of allocated (positive) and freed (negative) bytes, at least 0."""
     current = peak = 0
@@ -88,6 +133,12 @@ def peak_of(allocations: Iterable[int]) -> int:
         current += num_bytes
         peak = max(peak, current)
     return peak
+
+
+def settled_resident_bytes() -> int | None:
+    """Resident set size once malloc has given back what it keeps of blocks that were freed."""
+    _give_back_freed()
+    return resident_set_bytes()
 
 
 def resident_set_bytes() -> int | None:
@@ -104,8 +155,7 @@ def process_growth_bytes(call: Callable[[], torch.Tensor]) -> int | None:
     First malloc gives back what it has kept of earlier calls, so that it counts again. What other allocators
     have kept is resident already: this is a lower bound.
     """
-    with suppress(AttributeError):  # a C library that cannot
-        ctypes.CDLL(None).malloc_trim(0)
+    _give_back_freed()
     try:
         (_PROCESS / "clear_refs").write_text(_RESTART_PEAK)
         before = _status_bytes("VmRSS")
@@ -117,12 +167,12 @@ def process_growth_bytes(call: Callable[[], torch.Tensor]) -> int | None:
     return None if before is None or peak is None else max(peak - before, 0)
 
 
-def unseen_bytes(growth_bytes: int | None, peak_workspace_bytes: int) -> int | None:
+def unseen_bytes(growth_bytes: int | None, allocated_bytes: int) -> int | None:
     """What of a process's growth PyTorch's allocator does not explain; 0 where pages and gaps may."""
     if growth_bytes is None:
         return None
-    unseen = growth_bytes - peak_workspace_bytes
-    return unseen if unseen > _UNSEEN_FROM_BYTES + _UNSEEN_FROM_SHARE * peak_workspace_bytes else 0
+    unseen = growth_bytes - allocated_bytes
+    return unseen if unseen > _UNSEEN_FROM_BYTES + _UNSEEN_FROM_SHARE * allocated_bytes else 0
 
 
 def warm_up_profiler() -> None:
@@ -195,6 +245,18 @@ def _profiling(activities: list[ProfilerActivity]) -> Iterator[profile]:
 def _events(profiler: profile) -> list[Any]:
     assert profiler.profiler is not None and profiler.profiler.kineto_results is not None
     return list(profiler.profiler.kineto_results.events())
+
+
+def _give_back_freed() -> None:
+    with suppress(AttributeError):  # a C library that cannot
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def _storage_bytes(output: object) -> int:
+    """Bytes of the memory that the tensors of an output stand in."""
+    tensors = output if isinstance(output, (list, tuple)) else [output]
+    storages = [tensor.untyped_storage() for tensor in tensors if isinstance(tensor, torch.Tensor)]
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
 
 
 def _status_bytes(name: str) -> int | None:

@@ -18,6 +18,7 @@ pytestmark = pytest.mark.alone
 
 BUSY_MS = 5.0
 SCRATCH_BYTES = 12_345_678
+KEPT_BYTES = 76_543_210
 WARM_PENALTY_MS = 4.0
 
 MODULE = f"""
@@ -77,6 +78,22 @@ MODULE = f"""
             self.cache = [x.repeat_interleave(problem.group_size, dim=1) for x in (inputs.k, inputs.v)]
             return super().prepare(problem, inputs)
 
+    class ExpandsTheCacheInItsFirstCall(Plain):
+        cache = None
+        def prepare(self, problem, inputs):
+            self.problem, self.inputs = problem, inputs
+            return super().prepare(problem, inputs)
+        def run(self):
+            if self.cache is None:
+                keys_and_values, times = (self.inputs.k, self.inputs.v), self.problem.group_size
+                self.cache = [x.repeat_interleave(times, dim=1) for x in keys_and_values]
+            return self.inner()
+
+    class KeepsMemoryOutsideTorch(Plain):
+        def prepare(self, problem, inputs):
+            self.kept = numpy.ones({KEPT_BYTES}, dtype=numpy.uint8)
+            return super().prepare(problem, inputs)
+
     class RemembersOutputsByTheirQueries(Plain):
         def prepare(self, problem, inputs):
             self.inputs, self.known = inputs, {{}}
@@ -106,7 +123,8 @@ def rows(gqabench_in: Callable[..., Any], tmp_path_factory: pytest.TempPathFacto
     names = [
         "Plain", "TakesAKnownTime", "AllocatesAKnownScratch", "HasScratchOutsideTorch",
         "KeepsACopyOfTheCache", "StatesLessThanItHolds", "ExpandsTheCacheBeforehand",
-        "RemembersOutputsByTheirQueries", "IsSlowerWhenWarm",
+        "ExpandsTheCacheInItsFirstCall", "KeepsMemoryOutsideTorch", "RemembersOutputsByTheirQueries",
+        "IsSlowerWhenWarm",
     ]  # fmt: skip
     finished = gqabench_in(
         folder,
@@ -161,9 +179,22 @@ def test_cache_bytes_that_nobody_saw_are_flagged(rows: pd.DataFrame) -> None:
     assert list(is_flagged[is_flagged].index) == ["StatesLessThanItHolds"]
 
 
-def test_a_cache_that_was_expanded_beforehand_is_flagged(rows: pd.DataFrame) -> None:
+def test_a_cache_that_was_expanded_and_kept_is_flagged(rows: pd.DataFrame) -> None:
     is_flagged = rows["flags"].map(lambda flags: "cache_understated" in flags)
-    assert list(is_flagged[is_flagged].index) == ["ExpandsTheCacheBeforehand"]
+    assert list(is_flagged[is_flagged].index) == [
+        "ExpandsTheCacheBeforehand",
+        "ExpandsTheCacheInItsFirstCall",
+        "KeepsMemoryOutsideTorch",
+    ]
+    expanded = rows.loc[["ExpandsTheCacheBeforehand", "ExpandsTheCacheInItsFirstCall"], "prepared_bytes"]
+    assert list(expanded) == [4 * rows.loc["Plain", "kv_cache_bytes"]] * 2  # four query heads a KV head
+
+
+def test_what_is_kept_outside_torch_is_seen_by_what_the_process_grows(rows: pd.DataFrame) -> None:
+    unseen = rows["prepared_unseen_bytes"].dropna()
+    assert KEPT_BYTES - 2**20 <= unseen["KeepsMemoryOutsideTorch"] <= KEPT_BYTES + 2**20
+    assert (unseen.drop("KeepsMemoryOutsideTorch") == 0).all()
+    assert len(unseen) >= len(rows) - 1  # modules are imported for the first arm at most
 
 
 def test_outputs_that_are_remembered_by_their_queries_are_not_found_again(rows: pd.DataFrame) -> None:

@@ -89,6 +89,28 @@ def test_the_least_rounds_are_kept_beyond_the_budget(monkeypatch: pytest.MonkeyP
     assert [len(measured[stream].samples_ms) for stream in STREAMS] == [6, 6, 6]
 
 
+def test_a_fast_arm_with_samples_in_plenty_does_not_end_the_slow_ones(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fast, slow = STREAMS[:2]
+    machine = FakeMachine(monkeypatch, {"a": noisy(0.1), "b": noisy(30)})
+    measured = measure_in_rounds(
+        [fast, slow], settings(seconds_per_arm=10, min_rounds=20), 0, machine.measure
+    )
+    assert 20 <= machine.now_s <= 20.2  # the whole budget: the slow arm's interval stays wide
+    assert len(measured[slow].samples_ms) > 300
+    num_full_slices = 2000 // 67  # 0.15 ms a call in slices of 10 ms, until there are 2000
+    single = len(measured[slow].samples_ms) - (num_full_slices + 1)  # then one in each round
+    assert len(measured[fast].samples_ms) == (num_full_slices + 1) * 67 + single
+
+
+def test_samples_in_plenty_of_all_arms_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = FakeMachine(monkeypatch, {stream.arm.impl: noisy(0.1) for stream in STREAMS})
+    measured = measure_in_rounds(STREAMS, settings(seconds_per_arm=100), 0, machine.measure)
+    assert all(2000 <= len(samples.samples_ms) < 2100 for samples in measured.values())
+    assert machine.now_s < 2
+
+
 @pytest.mark.parametrize(("call_ms", "expected"), [(1.0, 20), (3.0, 7), (19.0, 1), (1000.0, 1), (1e-9, 100)])
 def test_calls_fill_a_slice(call_ms: float, expected: int) -> None:
     assert calls_per_slice(call_ms, slice_ms=20.0) == expected

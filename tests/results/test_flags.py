@@ -371,3 +371,15 @@ def test_a_cache_that_is_larger_than_stated_is_flagged(
 ) -> None:
     flags = cache_flags(kv_cache_bytes=stated, prepared_bytes=prepared, given_bytes=4096, other_bytes=2048)
     assert flags == (["cache_understated"] if is_understated else [])
+
+
+@pytest.mark.parametrize(
+    ("unseen", "is_understated"), [(None, False), (0, False), (2**25, False), (2**26, True)]
+)
+def test_a_cache_outside_torch_is_flagged_beyond_what_libraries_grow_by(
+    unseen: int | None, is_understated: bool
+) -> None:
+    flags = cache_flags(
+        kv_cache_bytes=4096, prepared_bytes=0, given_bytes=4096, other_bytes=2048, unseen_bytes=unseen
+    )
+    assert flags == (["cache_understated"] if is_understated else [])
