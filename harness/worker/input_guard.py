@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+_WORDS_PER_ROW = 4096
+
 
 class InputGuard:
     """Remembers what some tensors held, by checksum, and makes them anew when that has changed."""
@@ -25,8 +27,18 @@ class InputGuard:
 
 
 def checksum(tensor: torch.Tensor) -> int:
-    """Sum of a contiguous tensor's bytes as 64-bit words, at the speed of reading them; wraps around."""
+    """A number that follows from a contiguous tensor's bytes and their places, at about three times the cost of reading.
+
+    The bytes stand as 64-bit words in a table: the sums of its rows and of its columns, each counted with an
+    odd number of its own, modulo 2^64. Words that are moved change them, as a word that is written does.
+    """
     as_bytes = tensor.view(-1).view(torch.uint8)
-    num_whole = as_bytes.numel() // 8 * 8
-    words = as_bytes[:num_whole].view(torch.int64)
-    return int(words.sum()) + int(as_bytes[num_whole:].sum())
+    num_whole = as_bytes.numel() // (8 * _WORDS_PER_ROW) * (8 * _WORDS_PER_ROW)
+    table = as_bytes[:num_whole].view(torch.int64).view(-1, _WORDS_PER_ROW)
+    rest = as_bytes[num_whole:].to(torch.int64)
+    return sum(_sum_by_place(values) for values in (table.sum(1), table.sum(0), rest)) % 2**64
+
+
+def _sum_by_place(values: torch.Tensor) -> int:
+    odd_numbers = torch.arange(len(values), device=values.device) * 2 + 1
+    return int((values * odd_numbers).sum())
