@@ -11,6 +11,7 @@ import pandas as pd
 from reports.figures import (
     cache_bars,
     cache_lines,
+    frontier,
     kv_heads,
     lines,
     models,
@@ -66,6 +67,13 @@ FIGURES = (
         ranking.draw,
         per_stage=True,
         instead=("latency",),
+    ),
+    FigureSpec(
+        "frontier",
+        "What a larger batch gives and costs",
+        frontier.prepare,
+        frontier.draw,
+        per_stage=True,
     ),
     FigureSpec("roof_share", "Share of the roof", roof_share.prepare, roof_share.draw, per_stage=True),
     FigureSpec("speed_up", "Speed-up", speed_up.prepare, speed_up.draw, per_stage=True),

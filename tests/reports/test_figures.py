@@ -14,6 +14,7 @@ from reports.figures import (
     cache_bars,
     cache_lines,
     draw_figures,
+    frontier,
     kv_heads,
     lines,
     models,
@@ -47,7 +48,7 @@ def test_a_figure_without_data_is_left_out_with_the_reason(sweep_frame):
     drawings, left_out = draw_figures(tidy(sweep_frame))
     assert {drawing.name for drawing in drawings} == {
         "kv_cache", "latency_by_kv_heads", "workspace", "latency_decode", "throughput_decode",
-        "roof_share_decode", "speed_up_decode",
+        "frontier_decode", "roof_share_decode", "speed_up_decode",
     }  # fmt: skip
     assert [(one.title, one.reason) for one in left_out] == [
         ("Models: cache of one token, and latency", "only one model was planned: llama3_8b")
@@ -271,6 +272,9 @@ def test_reasons_are_true_and_a_figure_with_a_substitute_is_not_missed(record, f
         "Latency": "only one context and one batch size were measured",
         "Throughput": "only one context and one batch size were measured",
         "Latency by implementation": "only one latency was measured",
+        "What a larger batch gives and costs": (
+            "no two numbers of KV heads were measured at two batch sizes each"
+        ),
         "Share of the roof": "the share of a measured roof is known of no row",
         "Speed-up": "only one implementation was measured: sdpa",
     }
@@ -372,3 +376,41 @@ def test_roof_shares_of_two_roofs_are_not_mixed(record, frame_of):
     assert isinstance(data, FigureData)
     assert set(data.frame["roof"]) == {"read_gb_per_s"}
     assert "Also measured: context 4K" in data.note
+
+
+def test_the_frontier_is_of_the_fastest_at_each_batch_and_says_what_fits(record, frame_of):
+    """Of 16 and 4 KV heads: a quarter of the cache a token, and so four sequences in that of one."""
+    rows = [
+        record(impl, num_q_heads=16, num_kv_heads=heads, batch_size=batch, latency_ms=latency_ms,
+               tokens_per_s=batch / latency_ms * 1e3)
+        for heads, latencies in ((16, (2.0, 4.0, 8.0)), (4, (1.0, 1.5, 2.0)))
+        for batch, latency in zip((1, 2, 4), latencies, strict=True)
+        for impl, latency_ms in (("sdpa", latency), ("repeat_kv", 3 * latency))
+    ]  # fmt: skip
+    data = frontier.prepare(tidy(frame_of(rows)))
+    assert isinstance(data, FigureData)
+    assert set(data.frame["impl"]) == {"sdpa"}
+    assert len(data.frame) == 6
+    assert (
+        "16 KV heads at batch 1 give 500 tokens/s with sdpa; in no more of it, 4 KV heads at batch 4 give"
+        in (data.caption)
+    )
+    assert data.caption.endswith(
+        "2k tokens/s with sdpa, 4× as many. The numbers at the points are batch sizes."
+    )
+    figure = drawn(frontier, data)
+    latency_axes, cache_axes = figure.axes
+    assert [len(line.get_xdata()) for line in latency_axes.lines] == [3, 3]
+    assert list(latency_axes.lines[1].get_xdata()) == [1.0, 1.5, 2.0]
+    assert list(latency_axes.lines[1].get_ydata()) == list(cache_axes.lines[1].get_ydata())
+    assert cache_axes.lines[0].get_xdata()[0] == cache_axes.lines[1].get_xdata()[2]
+    assert {"16 KV heads (MHA)", "4 KV heads (GQA)"} <= {text.get_text() for text in cache_axes.texts}
+
+
+def test_a_frontier_needs_two_batches_of_two_numbers_of_kv_heads(record, frame_of):
+    one_batch = [record(num_kv_heads=heads, batch_size=4) for heads in (32, 8)]
+    other = [record(num_kv_heads=32, batch_size=8)]
+    for rows in (one_batch, one_batch + other):
+        data = frontier.prepare(tidy(frame_of(rows)))
+        assert isinstance(data, NotDrawn)
+        assert "no two numbers of KV heads" in data.reason
