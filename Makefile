@@ -20,7 +20,7 @@ WHEELHOUSE_MAX_KIB := 30720
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup sweep test test-gpu bench-harness bench-kernels check format lock wheelhouse clean
+.PHONY: help setup sweep test test-gpu bench-harness bench-kernels reference-runs check format lock wheelhouse clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
@@ -48,6 +48,9 @@ bench-harness: $(READY) ## measure what the harness itself costs
 
 bench-kernels: $(READY) ## check, tune and measure our own kernels beside their peers: for a GPU
 	$(PY) tests/benchmarks/kernels_on_gpu.py $(ARGS)
+
+reference-runs: $(READY) ## measure the reference studies of this machine, part by part: for a GPU
+	$(PY) tests/benchmarks/reference_runs.py $(ARGS)
 
 check: $(READY) ## formatting, lint, types and tests: what CI runs
 	$(PY) -m ruff format --check .
