@@ -40,6 +40,7 @@ test: $(READY) ## run the tests that need no GPU
 	$(RUN_TESTS)
 
 test-gpu: $(READY) ## run the tests that need an NVIDIA GPU
+	@$(PY) -c 'import sys, torch; torch.cuda.is_available() or sys.exit(f"make test-gpu needs an NVIDIA GPU, and torch {torch.__version__} sees none here")'
 	$(PY) -m pytest -m gpu $(PYTEST_ARGS)
 
 bench-harness: $(READY) ## measure what the harness itself costs

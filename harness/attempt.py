@@ -57,7 +57,7 @@ class Attempt:
         for environment in self._opened:
             try:
                 self._worker(environment).request("close_case", self._case.measure.timeout_s)
-            except WorkerFailed:  # every arm has its record: the next case gets a new worker
+            except (WorkerFailed, RequestFailed):  # every arm has its record: the next case gets a new worker
                 self._bench.discard(environment)
 
     def fail(self, arm: Arm, outcome: str, reason: str, errors: dict[str, Any] | None = None) -> None:
@@ -91,11 +91,7 @@ class Attempt:
                 self.fail(arm, Outcome.UNSUPPORTED, why_not)
             return
         try:
-            opened = self._worker(environment).request(
-                "open_case",
-                case.measure.timeout_s,
-                **case.to_open(),
-            )
+            opened = self._make_inputs(environment)
         except RequestFailed as failure:
             outcome, reason = failure.outcome, f"making the inputs: {failure}"
         except WorkerFailed as failure:
@@ -109,6 +105,21 @@ class Attempt:
             return
         for arm in arms:
             self.fail(arm, outcome, reason)
+
+    def _make_inputs(self, environment: str) -> dict[str, Any]:
+        """Open the case in the environment's worker; in a new one where an earlier case has spoilt it."""
+        case = self._case
+        for is_last in (False, True):
+            try:
+                return self._worker(environment).request(
+                    "open_case", case.measure.timeout_s, **case.to_open()
+                )
+            except RequestFailed as failure:
+                if failure.is_poisoned:
+                    self._bench.discard(environment)
+                if is_last or not failure.is_poisoned:
+                    raise
+        raise AssertionError("the second try returns or raises")
 
     def _prepare(self, arm: Arm) -> None:
         self._facts[arm].add(self._ask(arm, "prepare", impl=arm.target))

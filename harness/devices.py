@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from attention_impls.problem import DTYPE_ITEMSIZES
 from harness.errors import UsageError
+from harness.nvml import Nvml, cuda_device_uuid
 
 AUTO = "auto"
 DEFAULT_DTYPES = {"cpu": "float32", "cuda": "bfloat16"}
@@ -27,6 +29,19 @@ def resolve_device(device: Any, *hosts: dict[str, Any]) -> dict[str, Any]:
     if name not in by_name:
         raise UsageError(f"device={device}: not on this machine; valid: auto, {', '.join(by_name)}")
     return by_name[name]
+
+
+def identify_gpus(devices: Iterable[dict[str, Any]], nvml: Nvml, variables: Mapping[str, str]) -> None:
+    """Give GPUs that a worker describes the UUIDs that the driver knows them by.
+
+    CUDA tells the board of a MIG slice, not the slice. Where the driver's list and the worker's variables say
+    for sure which device an ordinal is, that counts.
+    """
+    for device in devices:
+        if device["uuid"] is not None:
+            ordinal = int(device["device"].partition(":")[2])
+            device["uuid"] = cuda_device_uuid(nvml, ordinal, variables) or device["uuid"]
+            device["power_limit_w"] = nvml.describe(device["uuid"]).get("power_limit_w")
 
 
 def why_not_here(device: str, dtype: str, host: dict[str, Any]) -> str | None:

@@ -91,7 +91,8 @@ class Observed:
     is_on_battery: bool | None
     compiler: str | None
     results_dir: Path
-    disk_free_bytes: int
+    disk_free_bytes: int | None
+    """None where nothing can be written."""
     has_nvidia_gpu: bool
     gpu_memory_bytes: Mapping[str, int]
     """By name of device: what is in use, our worker's share apart."""
@@ -262,8 +263,11 @@ def check_swap(used_bytes: int, swapped_bytes: int) -> Finding | None:
     return None
 
 
-def check_disk(free_bytes: int, results_dir: Path) -> Finding:
+def check_disk(free_bytes: int | None, results_dir: Path) -> Finding:
     """Room for records, figures and logs."""
+    if free_bytes is None:
+        what = f"{results_dir} cannot be written"
+        return Finding("disk", Level.PROBLEM, what, "choose another folder: results_dir=FOLDER")
     what = f"{free_bytes / 1e9:.1f} GB are free for {results_dir}"
     if free_bytes >= _LITTLE_DISK_BYTES:
         return Finding("disk", Level.OK, what)

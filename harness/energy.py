@@ -43,7 +43,7 @@ class EnergyMeter(Protocol):
 
 
 class NvmlEnergyMeter:
-    """The energy of a GPU's board. A MIG slice has no counter of its own, and gets its board's."""
+    """The energy of a GPU's board."""
 
     source = "nvml"
 
@@ -56,9 +56,14 @@ class NvmlEnergyMeter:
 
 
 def open_energy_meter(nvml: Nvml, uuid: str | None) -> EnergyMeter | None:
-    """The meter of a GPU, or of the CPU where `uuid` is None; None where no counter can be read."""
+    """The meter of a GPU, or of the CPU where `uuid` is None; None where no counter can be read.
+
+    A MIG slice has none: its board's counts what other slices do.
+    """
     if uuid is None:
         return RaplEnergyMeter.open()
+    if uuid.startswith("MIG-"):
+        return None
     meter = NvmlEnergyMeter(nvml, uuid)
     return None if meter.read_j() is None else meter
 

@@ -24,6 +24,7 @@ IDLE_SECONDS = 2.0
 
 NO_CPU_COUNTER = "no RAPL counter of this CPU can be read"
 NO_GPU_COUNTER = "NVML tells no total energy of this device"
+NO_SLICE_COUNTER = "a MIG slice has no energy counter of its own"
 
 OpenMeter = Callable[[Nvml, str | None], EnergyMeter | None]
 
@@ -64,7 +65,7 @@ class EnergyPass:
         """The record's energy of a call with `num_tokens` new tokens, or why there is none."""
         device = self._devices.get(uuid)
         if device is None:
-            return {"energy_reason": NO_CPU_COUNTER if uuid is None else NO_GPU_COUNTER}
+            return {"energy_reason": _why_none(uuid)}
         energy = measure_energy(
             device.meter,
             run_for,
@@ -75,3 +76,9 @@ class EnergyPass:
             sleep=self.sleep,
         )
         return energy.record_fields()
+
+
+def _why_none(uuid: str | None) -> str:
+    if uuid is None:
+        return NO_CPU_COUNTER
+    return NO_SLICE_COUNTER if uuid.startswith("MIG-") else NO_GPU_COUNTER

@@ -21,6 +21,7 @@ from harness.nvml import Nvml
 _SOURCE_ROOT = Path(__file__).resolve().parents[1]
 _LOCK = _SOURCE_ROOT / "requirements.lock"
 _ROOT = Path("/")
+_PACKAGES = ("conf", "harness", "attention_impls", "results", "reports")
 
 _THREAD_VARIABLES = ("OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "ATEN_")
 """How the names of variables begin that set threads."""
@@ -205,12 +206,17 @@ def gqabench_version() -> str:
 
 
 def git_state(folder: Path) -> dict[str, Any]:
-    """Revision of a checkout and whether it has uncommitted changes; empty where there is none."""
+    """Revision of a checkout, and whether files that count differ from it; empty where there is none.
+
+    New files count in the packages, whose code would run.
+    """
     if not (folder / ".git").exists():
         return {}
     try:
         revision = _git(folder, "rev-parse", "HEAD")
-        return {"git_revision": revision, "git_dirty": bool(_git(folder, "status", "--porcelain", "-uno"))}
+        changed = _git(folder, "status", "--porcelain", "-uno")
+        added = _git(folder, "ls-files", "--others", "--exclude-standard", "--", *_PACKAGES)
+        return {"git_revision": revision, "git_dirty": bool(changed or added)}
     except (OSError, subprocess.SubprocessError):
         return {}
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.case import short_hash
+from harness.machine import describe_cpu, describe_limits
 from harness.worker_process import WorkerProcess
 
 READ_ROOF = "read_gb_per_s"
@@ -209,12 +210,17 @@ def fingerprint(device_entry: Mapping[str, Any], host: Mapping[str, Any]) -> dic
         "uuid": device_entry["uuid"],
         "last_level_cache_bytes": device_entry.get("last_level_cache_bytes"),
         "driver": device_entry.get("driver") or host.get("driver"),
+        "power_limit_w": device_entry.get("power_limit_w"),
         "torch": host["libraries"].get("torch"),
         "measured_by": hashlib.sha256(_MEASURING_SOURCE.read_bytes()).hexdigest()[:12],
     }
     if device_entry["device"] == "cpu":
         facts["num_threads"] = host.get("num_threads")
         facts["affinity"] = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
+        facts["quota"] = describe_limits().get("cpu_quota_cores")
+        facts["clocks"] = {
+            key: describe_cpu().get(key) for key in ("governor", "frequency_limit_mhz", "turbo")
+        }
     return facts
 
 

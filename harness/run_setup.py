@@ -68,7 +68,9 @@ def _create_run(
         machine=describe_machine(host, open_nvml())
         | {"environments": _other_environments(cases), "roofs": _roofs(config, cases)},
     )
-    return RunFolder.create(results_dir / run_id, header)
+    folder = RunFolder.create(results_dir / run_id, header)
+    process.hold(folder)
+    return folder
 
 
 def _other_environments(cases: Sequence[Case | InvalidCase]) -> dict[str, Any]:
@@ -109,6 +111,10 @@ def _reopen_run(resume: Any, cases: Sequence[Case | InvalidCase], results_dir: P
         header = folder.header()
     except (OSError, ValueError):
         raise UsageError(f"resume={resume}: not a run's folder; name one, or `latest`") from None
+    try:
+        job_process().hold(folder)
+    except BlockingIOError:
+        raise UsageError(f"resume={resume}: another gqabench sweep is measuring into it") from None
     planned = sum(len(case.arms) for case in cases)
     folder.write_header(
         replace(header, status="running", num_planned_cases=len(cases), num_planned_records=planned)

@@ -45,6 +45,8 @@ class JobProcess:
     writer: RecordWriter | None = None
     conditions: LineWriter | None = None
     done_cells: frozenset[str] = frozenset()
+    held_run: int | None = None
+    """What keeps other sweeps out of the run: an open descriptor."""
 
     def hosts(self, config: DictConfig, folder: Path) -> dict[str, dict[str, Any]]:
         """What the workers that a configuration's arms need, and the current one, say of themselves.
@@ -60,6 +62,10 @@ class JobProcess:
         hosts = self.pool.hosts(environments[name] for name in used)
         self.pool.host(environments[CURRENT_ENVIRONMENT])  # raises why it does not start
         return hosts
+
+    def hold(self, folder: RunFolder) -> None:
+        """Keep other sweeps out of a run until this is closed. Raises `BlockingIOError` when one is in it."""
+        self.held_run = folder.hold()
 
     def open_run(self, folder: RunFolder) -> CaseRunner:
         """Go on with, or start, this process's part of a run."""
@@ -83,6 +89,9 @@ class JobProcess:
         for writer in (self.writer, self.conditions):
             if writer is not None:
                 writer.close()
+        if self.held_run is not None:
+            os.close(self.held_run)
+            self.held_run = None
 
 
 _PROCESS: JobProcess | None = None

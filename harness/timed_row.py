@@ -10,8 +10,7 @@ from harness.case import Case
 from harness.monitor import Trace
 from harness.rounds import Samples
 from results.derive import rate_fields, timing_fields
-from results.flags import condition_flags, sample_flags
-from results.statistics import median
+from results.flags import FLAG_MEANINGS, condition_flags, sample_flags
 
 
 def timed_fields(case: Case, samples: Mapping[str, Samples], trace: Trace) -> dict[str, Any]:
@@ -20,8 +19,7 @@ def timed_fields(case: Case, samples: Mapping[str, Samples], trace: Trace) -> di
     timed = samples[state]
     fields = timing_fields(timed.samples_ms)
     if other_states:
-        warm_ms = samples[other_states[0]].samples_ms
-        fields |= {"warm_samples_ms": warm_ms, "warm_latency_ms": median(warm_ms)}
+        fields |= _warm_fields(samples[other_states[0]].samples_ms)
     model = case.model_fields()
     rates = rate_fields(
         fields["latency_ms"],
@@ -30,7 +28,11 @@ def timed_fields(case: Case, samples: Mapping[str, Samples], trace: Trace) -> di
         model["model_flops"],
     )
     conditions = trace.record_fields()
-    flags = sample_flags(timed.samples_ms, case.measure.target_interval, timed.calls_per_slice)
+    of_series = [
+        sample_flags(one.samples_ms, case.measure.target_interval, one.calls_per_slice)
+        for one in samples.values()
+    ]
+    flags = [flag for flag in FLAG_MEANINGS if any(flag in raised for raised in of_series)]
     flags += condition_flags(
         throttle_reasons=conditions["throttle_reasons"],
         clock_mhz=conditions["clock_mhz"],
@@ -50,3 +52,9 @@ def timed_fields(case: Case, samples: Mapping[str, Samples], trace: Trace) -> di
         "calls_per_slice": timed.calls_per_slice,
         "flags": flags,
     }
+
+
+def _warm_fields(samples_ms: list[float]) -> dict[str, Any]:
+    timing = timing_fields(samples_ms)
+    names = ("latency_ms", "latency_ci_low_ms", "latency_ci_high_ms", "samples_ms")
+    return {f"warm_{name}": timing[name] for name in names}

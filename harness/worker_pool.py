@@ -8,7 +8,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from harness.devices import identify_gpus
 from harness.environments import Environment
+from harness.nvml import open_nvml
 from harness.worker_process import WorkerFailed, WorkerProcess, without_chatter
 
 _START_TIMEOUT_S = 300.0
@@ -90,9 +92,12 @@ class WorkerPool:
             raise self._dead[environment.name]
         worker = self.start(environment)
         try:
-            self._hosts[environment.name] = worker.describe_host(_START_TIMEOUT_S)
+            host = worker.describe_host(_START_TIMEOUT_S)
         except WorkerFailed as failure:
             self.discard(environment)
             if environment.name not in self._hosts:
                 self._dead[environment.name] = failure
             raise
+        if any(device["uuid"] is not None for device in host["devices"]):
+            identify_gpus(host["devices"], open_nvml(), environment.variables)
+        self._hosts[environment.name] = host

@@ -93,6 +93,9 @@ class Record:
     """`cold`: more than the last-level cache was flushed before each call; `warm`: it was not."""
     warm_latency_ms: float | None = None
     """Median of `warm_samples_ms`: the same calls without the flush, where both states were asked for."""
+    warm_latency_ci_low_ms: float | None = None
+    warm_latency_ci_high_ms: float | None = None
+    """95 % interval of that median. The flags are those of either series."""
     warm_samples_ms: list[float] | None = None
     graph_latency_ms: float | None = None
     """CUDA: median of `graph_samples_ms`, a check on `latency_ms`."""
@@ -179,7 +182,8 @@ class Record:
 
     # Energy
     energy_j_per_call: float | None = None
-    """Energy of the device for one call, less what it draws when idle."""
+    """Energy of the device for one call, less what it draws when idle. Calls follow one another at once, so
+    the caches are warm where a problem fits into them."""
     energy_j_per_token: float | None = None
     idle_power_w: float | None = None
     """What was subtracted: the device's power with nothing to do, measured when the run began."""

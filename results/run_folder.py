@@ -10,6 +10,7 @@ Only data is written here: no pickles.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 from collections.abc import Iterator
@@ -147,6 +148,21 @@ class RunFolder:
         header = replace(self.header(), status=status)
         self.write_header(header)
         return header
+
+    def hold(self) -> int | None:
+        """Keep others from measuring into this run: until the descriptor is closed, or this process ends.
+
+        Raises `BlockingIOError` when another process does. None where the file system has no locks.
+        """
+        descriptor = os.open(self.path, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            os.close(descriptor)
+            if isinstance(error, BlockingIOError):
+                raise
+            return None
+        return descriptor
 
     def writer(self, name: str) -> RecordWriter:
         """A writer of this run's file `records/NAME.jsonl`, which no other process may use."""

@@ -102,6 +102,15 @@ def _look(parsed: argparse.Namespace) -> tuple[Observed, Roofs | None]:
     return observed, Roofs.from_dict(measured)
 
 
+def _free_bytes(folder: Path) -> int | None:
+    """Room in a folder; None where not even an empty file can be made."""
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            return shutil.disk_usage(folder).free
+    except OSError:
+        return None
+
+
 def observe(host: dict[str, Any], nvml: Nvml, worker_pid: int, results_dir: Path) -> Observed:
     """Look at the machine for about a second. `host` is the description that the worker gave of itself."""
     before = take_snapshot()
@@ -119,7 +128,7 @@ def observe(host: dict[str, Any], nvml: Nvml, worker_pid: int, results_dir: Path
         is_on_battery=None if battery is None else not battery.power_plugged,
         compiler=next(filter(None, map(shutil.which, (os.environ.get("CC") or "cc", *_COMPILERS))), None),
         results_dir=results_dir,
-        disk_free_bytes=shutil.disk_usage(nearest_folder(results_dir)).free,
+        disk_free_bytes=_free_bytes(nearest_folder(results_dir)),
         has_nvidia_gpu=has_nvidia_gpu(),
         gpu_memory_bytes=dict(_foreign_gpu_memory(host, nvml, worker_pid)),
         gpu_busy_shares={

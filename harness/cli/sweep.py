@@ -8,6 +8,7 @@ import shlex
 import signal
 import sys
 from collections import Counter
+from contextlib import suppress
 from types import FrameType
 
 import conf
@@ -26,7 +27,9 @@ _MULTIRUN_FLAGS = ("-m", "--multirun")
 def main(arguments: list[str]) -> int:
     """Run Hydra on the arguments, then finish the run with its report."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then lets its exceptions through, and `explain` words them
-    signal.signal(signal.SIGTERM, _interrupt)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
+            signal.signal(number, _interrupt)
     if any(argument.split("=")[0] in _WITHOUT_MEASURING for argument in arguments):
         _run_hydra(arguments)
         return 0
@@ -51,10 +54,15 @@ def _measure(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         if request.folder is None:
             raise
+    except UsageError as error:
+        if request.folder is None:
+            raise
+        raise UsageError(f"{error}; what was measured is in {request.folder.path}") from error
     finally:
         close_job_process()
         if request.folder is not None and status == "partial":
-            request.folder.set_status(status)
+            with suppress(OSError):  # a full disk, which something else has said already
+                request.folder.set_status(status)
     assert request.folder is not None
     finish_run(request.folder, status)
     from harness.cli import INTERRUPTED_EXIT_CODE
@@ -68,9 +76,9 @@ def finish_run(folder: RunFolder, status: str) -> None:
     from results.parquet import write_parquet
     from results.run_folder import PARQUET_NAME, RECORDS_FOLDER
 
-    header = folder.set_status(status)
     rows = load_runs(folder.path).rows
     try:
+        header = folder.set_status(status)
         write_parquet(folder.path / PARQUET_NAME, rows, [header])
     except OSError as error:
         raise UsageError(

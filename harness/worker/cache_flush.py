@@ -23,12 +23,11 @@ class CacheFlush:
         cache_bytes = all_usable_caches_bytes() if device == "cpu" else last_level_cache_bytes(device)
         num_bytes = _FLUSH_FACTOR * cache_bytes
         self._buffer = torch.ones(num_bytes // 4, dtype=torch.float32, device=device)
+        self._sum = torch.empty((), dtype=torch.float32, device=device)
 
     def __call__(self) -> None:
-        if self._buffer.device.type == "cuda":
-            self._buffer.zero_()  # queued; a write allocates in the L2 as a read does
-        else:
-            self._buffer.sum()
+        # Read, not written: lines that a cache has yet to write back would be written during the timed call.
+        torch.sum(self._buffer, dim=0, out=self._sum)
 
 
 def last_level_cache_bytes(device: str) -> int:

@@ -76,9 +76,9 @@ def _answer(operation: Any, arguments: Message) -> Message:
         if isinstance(error, (MemoryError, RuntimeError)) and _is_cpu_out_of_memory(error):
             return _failure("oom", _first_line(error))
         reason = _first_line(error)
-        if isinstance(error, InvalidProblem) or reason == type(error).__name__:
-            return _failure("error", reason)
-        return _failure("error", f"{type(error).__name__}: {reason}")
+        if not isinstance(error, InvalidProblem) and reason != type(error).__name__:
+            reason = f"{type(error).__name__}: {reason}"
+        return _failure("error", reason) | {"is_poisoned": _has_lost_device(error)}
 
 
 def _failure(outcome: str, reason: str) -> Message:
@@ -87,6 +87,20 @@ def _failure(outcome: str, reason: str) -> Message:
 
 def _is_cpu_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or _CPU_OUT_OF_MEMORY in str(error)
+
+
+def _has_lost_device(error: BaseException) -> bool:
+    """Whether no kernel can run any more, whoever asks: after an illegal access CUDA's context is lost.
+
+    A launch that was refused leaves the context as it was, so the device is asked as well.
+    """
+    if "CUDA error" not in str(error):
+        return False
+    try:
+        torch.ones(1, device="cuda" if torch.cuda.is_initialized() else "cpu").add_(1).sum().item()
+    except RuntimeError:
+        return True
+    return False
 
 
 def _first_line(error: BaseException) -> str:

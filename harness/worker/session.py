@@ -62,6 +62,7 @@ class Session:
         """Make the inputs and the float64 reference of a case. `llama`: the fields of a `LlamaShape`."""
         self.close_case()
         self._problem = AttentionProblem(**problem)
+        _make_current(torch.device(self._problem.device))
         require_memory_for_inputs(self._problem)
         with torch.inference_mode():
             if llama is None:
@@ -201,16 +202,19 @@ class Session:
             )
 
     def run_for(self, arm: str, seconds: float) -> dict[str, Any]:
-        """Call back to back for some seconds, on changing queries and without flushing: for energy."""
+        """Call back to back for some seconds without flushing: for energy.
+
+        New queries come once in so many calls that writing them draws nothing that counts.
+        """
         prepared, num_calls = self._arms[arm], 0
         with self._calling():
             started = time.perf_counter()
             while time.perf_counter() - started < seconds:
-                self._rotate(arm)
-                prepared()
-                num_calls += 1
                 if num_calls % _MOST_CALLS_IN_FLIGHT == 0:
                     self._clock.synchronize()
+                    self._rotate(arm)
+                prepared()
+                num_calls += 1
             self._clock.synchronize()
             return {"num_calls": num_calls, "seconds": time.perf_counter() - started}
 
@@ -292,6 +296,12 @@ class Session:
         if not check.is_correct:
             raise IncorrectOutput(check, when)
         return check
+
+
+def _make_current(device: torch.device) -> None:
+    """Kernels that are launched without PyTorch, such as Triton's, go to the current GPU."""
+    if device.type == "cuda":
+        torch.cuda.set_device(device.index or 0)
 
 
 def _allocates_outside_torch(implementation: AttentionImpl) -> bool:

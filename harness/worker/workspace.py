@@ -198,6 +198,7 @@ def _weigh_on_cpu(call: Callable[[], torch.Tensor]) -> Weight:
 
 def _weigh_on_cuda(call: Callable[[], torch.Tensor], device: torch.device) -> Weight:
     torch.cuda.synchronize(device)
+    torch.cuda.empty_cache()  # what references and other arms have given back is not this call's
     torch.cuda.reset_peak_memory_stats(device)
     resident = torch.cuda.memory_allocated(device)
     output = call()

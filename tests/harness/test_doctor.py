@@ -127,6 +127,7 @@ def load(num_busy_cores: float) -> Load:
         (check_disk(10**9, Path("r")), "ok"),
         (check_disk(10**9 - 1, Path("r")), "warning"),
         (check_disk(10**8 - 1, Path("r")), "problem"),
+        (check_disk(None, Path("r")), "problem"),
         (check_compiler("/usr/bin/cc"), "ok"),
         (check_compiler(None), "note"),
         (check_torch_build(False, 0, {"torch": "2.13.0+cpu"}), None),
