@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -67,8 +68,8 @@ class MeasureSettings:
     def __post_init__(self) -> None:
         object.__setattr__(self, "caches", tuple(sorted(self.caches)))  # cold before warm
         for key, value in asdict(self).items():
-            if key not in {"name", "caches", "roofs", "energy"} and not value > 0:
-                raise ValueError(f"measure.{key}={value}: must be positive")
+            if key not in {"name", "caches", "roofs", "energy"} and not 0 < value < math.inf:
+                raise ValueError(f"measure.{key}={value}: must be positive and finite")
         if (
             not self.caches
             or len(set(self.caches)) < len(self.caches)

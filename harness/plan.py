@@ -106,6 +106,8 @@ def require_counts(values: dict[str, Any]) -> None:
             raise UsageError(f"{key}=null: must be a positive whole number")
         if value < 1:
             raise UsageError(f"{key}={value}: must be a positive whole number")
+    if values["seed"] < 0:
+        raise UsageError(f"seed={values['seed']}: must be 0 or more")
 
 
 def _require_phase(workload: str, problem: AttentionProblem) -> None:

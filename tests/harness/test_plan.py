@@ -72,6 +72,8 @@ def test_auto_means_float32_on_a_cpu_and_bfloat16_where_the_gpu_has_it(host: Hos
         (["impls=[sdpa,sdpa]"], "names sdpa twice"),
         (["impls=[gone.py:Impl]"], r"impls=gone.py:Impl: no file /.*gone.py"),
         (["measure.slice_ms=0"], "measure.slice_ms=0.0: must be positive"),
+        (["measure.slice_ms=inf"], "measure.slice_ms=inf: must be positive and finite"),
+        (["seed=-1"], "seed=-1: must be 0 or more"),
         (["measure.caches=[hot]"], r"measure.caches=\['hot'\]: must be \[cold\], \[warm\]"),
     ],
 )

@@ -76,8 +76,12 @@ def test_the_order_follows_the_seed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert orders[0] == orders[1] != orders[2]
 
 
-def test_one_noisy_arm_keeps_all_going_until_the_budget_is_spent(monkeypatch: pytest.MonkeyPatch) -> None:
-    machine = FakeMachine(monkeypatch, {"a": noisy(10), "b": steady(10), "c": steady(10)})
+@pytest.mark.parametrize("noisy_arm", ["a", "b", "c"])
+def test_one_noisy_arm_keeps_all_going_until_the_budget_is_spent(
+    monkeypatch: pytest.MonkeyPatch, noisy_arm: str
+) -> None:
+    steady_arms = {arm: steady(10) for arm in "abc"}
+    machine = FakeMachine(monkeypatch, steady_arms | {noisy_arm: noisy(10)})
     measured = measure_in_rounds(STREAMS, settings(seconds_per_arm=0.5), 0, machine.measure)
     assert 1.5 <= machine.now_s <= 1.7  # three arms of half a second, then the round in hand
     assert len(measured[STREAMS[0]].samples_ms) == len(measured[STREAMS[1]].samples_ms) > 6

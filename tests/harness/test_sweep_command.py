@@ -9,7 +9,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -216,7 +217,7 @@ def start_sweep(folder: Path) -> subprocess.Popen[str]:
     return process
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupted_sweep_keeps_what_it_has_and_says_that_it_is_partial(
     tmp_path: Path, number: signal.Signals
 ) -> None:
@@ -274,6 +275,45 @@ def test_a_full_disk_is_one_line_and_keeps_what_was_written(gqabench: Gqabench, 
     assert "File too large" in finished.stderr.splitlines()[-1]
     with pytest.warns(UserWarning, match="unfinished record") if _ends_open(tmp_path) else _nothing():
         assert len(latest(tmp_path)) >= 1
+
+
+@pytest.fixture
+def tiny_disk(tmp_path: Path) -> Iterator[Path]:
+    folder = tmp_path / "tiny"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=40k", "tmpfs", folder], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip(f"no file system can be mounted: {mounted.stderr.decode().strip()}")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def test_a_disk_that_takes_nothing_more_is_one_line_too(gqabench: Gqabench, tiny_disk: Path) -> None:
+    finished = gqabench("sweep", "-m", *QUICK, "kv_len=8,16,24,32,40,48", f"results_dir={tiny_disk}/runs")
+    assert finished.returncode == 2
+    assert "Traceback" not in finished.stderr
+    (run,) = tiny_disk.glob("runs/2*")
+    said = finished.stderr.splitlines()[-1]
+    assert "No space left on device" in said
+    assert said.endswith(f"what was measured is in {run}")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the last record may be cut off
+        assert len(results.load(run)) >= 1
+
+
+def test_a_run_that_is_being_measured_into_is_not_resumed(gqabench: Gqabench, tmp_path: Path) -> None:
+    assert gqabench("sweep", *QUICK, "kv_len=8").returncode == 0
+    run = RunFolder((tmp_path / "results/runs/latest").resolve())
+    held = run.hold()
+    if held is None:
+        pytest.skip("this file system has no locks")
+    refused = gqabench("sweep", *QUICK, "kv_len=8", f"resume={run.path}")
+    os.close(held)
+    assert refused.returncode == 2
+    assert "another gqabench sweep is measuring into it" in refused.stderr
+    assert gqabench("sweep", *QUICK, "kv_len=8", f"resume={run.path}").returncode == 0
 
 
 def _ends_open(folder: Path) -> bool:

@@ -1,0 +1,124 @@
+"""What the worker does around calls, and in which order, without a stopwatch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+
+import pytest
+import torch
+
+import harness.worker.clock
+from attention_impls import AttentionProblem
+from harness.worker.clock import CpuClock
+from harness.worker.session import Session
+from harness.worker.subject import UNSEEN_VARIANT
+
+PROBLEM = AttentionProblem(
+    batch_size=1, q_len=1, kv_len=32, num_q_heads=4, num_kv_heads=2, head_dim=16, dtype="float32",
+    device="cpu",
+)  # fmt: skip
+
+
+class Watched(CpuClock):
+    """A clock that tells when it flushes, and when the calls come."""
+
+    def __init__(self, device: str, events: list[str]) -> None:
+        super().__init__(device)
+        self._events = events
+        self.flush = lambda: events.append("flush")  # type: ignore[assignment]
+
+    def time_calls(
+        self, call: Callable[[], object], num_calls: int, before_each: Callable[[], None]
+    ) -> list[float]:
+        def told() -> object:
+            self._events.append("call")
+            return call()
+
+        return super().time_calls(told, num_calls, before_each)
+
+
+@pytest.fixture
+def events() -> list[str]:
+    return []
+
+
+@pytest.fixture
+def session(monkeypatch: pytest.MonkeyPatch, events: list[str]) -> Session:
+    monkeypatch.setattr("harness.worker.session.make_clock", lambda device: Watched(device, events))
+    session = Session()
+    session.open_case(asdict(PROBLEM), "decode", 64, 0, 1e9)
+    session.prepare("one", "grouped_matmul")
+    rotate = session._rotate
+
+    def told_rotate(arm: str) -> None:
+        events.append("new queries")
+        rotate(arm)
+
+    monkeypatch.setattr(session, "_rotate", told_rotate)
+    events.clear()
+    return session
+
+
+def test_before_each_cold_call_come_new_queries_and_a_flush(session: Session, events: list[str]) -> None:
+    assert len(session.measure("one", 3, is_cold=True)["samples_ms"]) == 3
+    assert events == ["new queries", "flush", "call"] * 3
+
+
+def test_warm_calls_have_no_flush(session: Session, events: list[str]) -> None:
+    assert len(session.measure("one", 2, is_cold=False)["samples_ms"]) == 2
+    assert events == ["new queries", "call"] * 2
+
+
+def test_the_last_check_is_on_queries_that_no_call_had(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert session._subject is not None
+    session.measure("one", 5, is_cold=True)
+    written = []
+    write = session._subject.write_queries
+    monkeypatch.setattr(
+        session._subject, "write_queries", lambda variant: (written.append(variant), write(variant))
+    )
+    session.verify("one")
+    assert written == [UNSEEN_VARIANT]
+
+
+def test_new_queries_for_energy_come_once_in_many_calls(session: Session, events: list[str]) -> None:
+    num_calls = session.run_for("one", 0.05)["num_calls"]
+    assert events.count("new queries") == -(-num_calls // 32)
+    assert "flush" not in events
+
+
+class Output:
+    """An output whose freeing takes a second by the clock."""
+
+    def __init__(self, clock: list[int]) -> None:
+        self._clock = clock
+
+    def __del__(self) -> None:
+        self._clock[0] += 10**9
+
+
+def test_an_output_is_freed_outside_the_timed_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    now_ns = [0]
+
+    def call() -> Output:
+        now_ns[0] += 10**6
+        return Output(now_ns)
+
+    monkeypatch.setattr(harness.worker.clock.time, "perf_counter_ns", lambda: now_ns[0])
+    assert CpuClock("cpu").time_calls(call, 3, lambda: None) == [1.0] * 3
+    assert now_ns[0] > 3 * 10**9
+
+
+@pytest.mark.parametrize(("index", "current"), [("cuda:1", 1), ("cuda:0", 0), ("cuda", 0)])
+def test_the_gpu_of_a_case_is_the_current_one(
+    monkeypatch: pytest.MonkeyPatch, index: str, current: int
+) -> None:
+    made_current: list[int] = []
+    monkeypatch.setattr(torch.cuda, "set_device", made_current.append)
+    monkeypatch.setattr("harness.worker.session.require_memory_for_inputs", lambda problem: 1 / 0)
+    with pytest.raises(ZeroDivisionError):  # far enough: there is no GPU here
+        Session().open_case(asdict(PROBLEM) | {"device": index}, "decode", 64, 0, 1e9)
+    assert made_current == [current]
