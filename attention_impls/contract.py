@@ -19,8 +19,8 @@ class AttentionInputs:
     """The tensors of one problem, in the problem's dtype and on its device.
 
     The harness writes new queries into `q` between calls, as a decoder does. `q` is contiguous. So are `k`
-    and `v` in the harness, but in a layer they are the filled part of a longer cache: only their last two
-    dimensions are sure to be contiguous.
+    and `v` in the harness, but in a layer they are the filled part of a longer cache, and in a model without
+    one the tokens may stand before the heads: only the elements of a token are sure to stand together.
     """
 
     q: torch.Tensor

@@ -16,7 +16,8 @@ _POINTERS = ("q", "k", "v", "k_scales", "v_scales", "chunks", "merges", "lengths
 _COUNTS = (
     "num_chunks", "num_merges", "num_threads",
     "num_q_heads", "num_kv_heads", "group_size", "q_len", "kv_len", "head_dim",
-    "k_sequence_stride", "k_head_stride", "v_sequence_stride", "v_head_stride",
+    "k_sequence_stride", "k_head_stride", "k_token_stride",
+    "v_sequence_stride", "v_head_stride", "v_token_stride",
     "looks_back_only", "window", "block_keys", "max_rows",
 )  # fmt: skip
 _NUMBERS = ("softmax_scale", "soft_cap")
@@ -33,7 +34,11 @@ class Arguments(ctypes.Structure):
 
 
 class Call:
-    """The arguments of all calls for one problem, and the tensors that they point to."""
+    """The arguments of all calls for one problem, and the tensors that they point to.
+
+    `q` is contiguous. K and V may have any strides between sequences, heads and tokens; elements of a token
+    stand one behind another.
+    """
 
     def __init__(
         self, problem: AttentionProblem, plan: Plan, q: torch.Tensor, cache: ContiguousCache, num_threads: int
@@ -52,8 +57,8 @@ class Call:
             num_q_heads=problem.num_q_heads, num_kv_heads=problem.num_kv_heads,
             group_size=problem.group_size, q_len=problem.q_len, kv_len=problem.kv_len,
             head_dim=problem.head_dim,
-            k_sequence_stride=k.stride(0), k_head_stride=k.stride(1),
-            v_sequence_stride=v.stride(0), v_head_stride=v.stride(1),
+            k_sequence_stride=k.stride(0), k_head_stride=k.stride(1), k_token_stride=k.stride(2),
+            v_sequence_stride=v.stride(0), v_head_stride=v.stride(1), v_token_stride=v.stride(2),
             looks_back_only=problem.causal or problem.window is not None, window=problem.window or 0,
             block_keys=plan.block_keys, max_rows=plan.max_rows,
             softmax_scale=problem.scale, soft_cap=problem.logits_soft_cap or 0.0,
@@ -64,8 +69,13 @@ class Call:
 def _parts(kv: torch.Tensor | QuantisedTensor) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Elements, and the scales of quantised ones: `[B, G, K, D]` and `[B, G, K]`."""
     if isinstance(kv, QuantisedTensor):
-        return kv.values, kv.scales
-    return kv, None
+        return _with_whole_tokens(kv.values), kv.scales.contiguous()
+    return _with_whole_tokens(kv), None
+
+
+def _with_whole_tokens(kv: torch.Tensor) -> torch.Tensor:
+    """Itself where the elements of a token stand one behind another, else a copy."""
+    return kv if kv.stride(-1) == 1 or kv.shape[-1] == 1 else kv.contiguous()
 
 
 def _table(rows: Iterable[Iterable[int]]) -> torch.Tensor:

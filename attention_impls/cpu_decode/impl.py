@@ -64,13 +64,16 @@ class CpuDecode(AttentionImpl):
         num_threads = torch.get_num_threads()
         plan = Plan.of(problem, num_threads)
         cache = ContiguousCache.of(problem, inputs)
-        call = Call(problem, plan, inputs.q, cache, num_threads)
+        q = inputs.q if inputs.q.is_contiguous() else inputs.q.contiguous()
+        call = Call(problem, plan, q, cache, num_threads)
         attend = torch.ops.gqabench.cpu_decode.default
 
         def run() -> torch.Tensor:
-            output = torch.empty_like(inputs.q)
+            if q is not inputs.q:
+                q.copy_(inputs.q)
+            output = torch.empty_like(q)
             workspace = torch.empty(plan.workspace_floats, dtype=torch.float32)
-            attend(inputs.q, output, workspace, kernel.address, call.address)
+            attend(q, output, workspace, kernel.address, call.address)
             return output
 
         return PreparedAttention(run, cache.nbytes, compile_ms=kernel.take_compile_ms())

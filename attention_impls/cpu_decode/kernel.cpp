@@ -4,7 +4,8 @@
 // take. Within it a block of keys stays in the first-level cache while all tiles of rows pass over it, then the
 // same block of values. While keys are multiplied, the next block's values are fetched, and while values are
 // summed, the keys of the block after the next: into the second-level cache, which can wait for many more lines
-// at once than the first. A head that is cut into several chunks leaves partial results, merged in order.
+// at once than the first; where tokens do not stand one behind another, other lines than those that come are
+// fetched, which costs time alone. A head that is cut into several chunks leaves partial results, merged in order.
 #include <omp.h>
 
 #include "tile.h"
@@ -35,8 +36,9 @@ struct Arguments {
     const int64_t* lengths;
     int64_t num_chunks, num_merges, num_threads;
     int64_t num_q_heads, num_kv_heads, group_size, q_len, kv_len, head_dim;
-    int64_t k_sequence_stride, k_head_stride, v_sequence_stride, v_head_stride;  // in elements
-    int64_t looks_back_only, window;                                            // window 0: none
+    int64_t k_sequence_stride, k_head_stride, k_token_stride;  // in elements
+    int64_t v_sequence_stride, v_head_stride, v_token_stride;
+    int64_t looks_back_only, window;  // window 0: none
     int64_t block_keys, max_rows;
     double softmax_scale, soft_cap;  // soft_cap 0: none
 };
@@ -162,12 +164,12 @@ class Worker {
     }
 
     // Of a key or a value; null past the end of the chunk, where there is nothing to fetch.
-    const char* address(const Chunk& chunk, const Element* cache, int64_t key) const {
-        return key < chunk.end_key ? reinterpret_cast<const char*>(cache + key * a.head_dim) : nullptr;
+    const char* address(const Chunk& chunk, const Element* cache, int64_t stride, int64_t key) const {
+        return key < chunk.end_key ? reinterpret_cast<const char*>(cache + key * stride) : nullptr;
     }
 
     void attend_block(const Chunk& chunk, int64_t first, int64_t end) {
-        const char* ahead = address(chunk, values, end);
+        const char* ahead = address(chunk, values, a.v_token_stride, end);
         for (int i = 0; i < num_tiles; ++i) {
             const char* fetched = i == 0 ? ahead : nullptr;
             switch (tiles[i].rows) {
@@ -176,7 +178,7 @@ class Worker {
                 default: score<4>(chunk, tiles[i], first, end, fetched);
             }
         }
-        ahead = address(chunk, keys, end + a.block_keys);
+        ahead = address(chunk, keys, a.k_token_stride, end + a.block_keys);
         for (int i = 0; i < num_tiles; ++i) {
             if (tiles[i].end <= tiles[i].first) continue;
             const char* fetched = i == 0 ? ahead : nullptr;
@@ -213,12 +215,12 @@ class Worker {
                 for (int64_t line = 0; line < step_bytes; line += 64) _mm_prefetch(ahead + line, _MM_HINT_T1);
                 ahead += step_bytes;
             }
-            products<Cache, ROWS, QUADS>(q, keys + (tile.first + key) * a.head_dim, a.head_dim,
+            products<Cache, ROWS, QUADS>(q, keys + (tile.first + key) * a.k_token_stride, a.k_token_stride,
                                          num_keys - 1 - key, head_dim, layout.dim, tile.scores + key * ROWS);
         }
         for (; key < num_keys; key += KEYS_OF_QUAD)
-            products<Cache, ROWS, 1>(q, keys + (tile.first + key) * a.head_dim, a.head_dim, num_keys - 1 - key,
-                                     head_dim, layout.dim, tile.scores + key * ROWS);
+            products<Cache, ROWS, 1>(q, keys + (tile.first + key) * a.k_token_stride, a.k_token_stride,
+                                     num_keys - 1 - key, head_dim, layout.dim, tile.scores + key * ROWS);
         const int num_vectors = padded(num_keys * ROWS, LANES) / LANES;
         if (key_scales != nullptr)
             for (int i = 0; i < num_keys; ++i)
@@ -240,7 +242,7 @@ class Worker {
     template <int ROWS>
     void sum_values(const Tile& tile, const char* ahead) {
         constexpr int STRIPS = 4 / ROWS;
-        const Element* first = values + tile.first * a.head_dim;
+        const Element* first = values + tile.first * a.v_token_stride;
         float* output = sums + tile.row * layout.dim;
         const int whole = static_cast<int>(a.head_dim) / STRIP * STRIP;
         // A share of the lines to fetch goes before each pass over the values.
@@ -254,13 +256,13 @@ class Worker {
         int d = 0;
         for (; d + STRIPS * STRIP <= whole; d += STRIPS * STRIP) {
             fetch();
-            accumulate<Cache, ROWS, STRIPS>(tile, first, a.head_dim, layout.dim, d, output, Cache::load);
+            accumulate<Cache, ROWS, STRIPS>(tile, first, a.v_token_stride, layout.dim, d, output, Cache::load);
         }
         for (; d < whole; d += STRIP)
-            accumulate<Cache, ROWS, 1>(tile, first, a.head_dim, layout.dim, d, output, Cache::load);
+            accumulate<Cache, ROWS, 1>(tile, first, a.v_token_stride, layout.dim, d, output, Cache::load);
         const int rest = static_cast<int>(a.head_dim) - whole;
         if (rest > 0)
-            accumulate<Cache, ROWS, 1>(tile, first, a.head_dim, layout.dim, d, output,
+            accumulate<Cache, ROWS, 1>(tile, first, a.v_token_stride, layout.dim, d, output,
                                        [rest](const Element* x) { return load_part<Cache>(x, rest); });
     }
 
