@@ -104,8 +104,9 @@ class Worker {
         for (int64_t row = 0; row < merge.num_rows; ++row) {
             float maximum = -INFINITE, sum = 0;
             for (int64_t i = 0; i < merge.num_slots; ++i) maximum = std::max(maximum, slot_maxima(merge.first_slot + i)[row]);
+            if (maximum == -INFINITE) maximum = 0;  // no key was seen, or none whose logit is a number
             std::fill_n(sums, layout.dim, 0.0f);
-            for (int64_t i = 0; i < merge.num_slots && maximum > -INFINITE; ++i) {
+            for (int64_t i = 0; i < merge.num_slots; ++i) {
                 const float* maxima = slot_maxima(merge.first_slot + i);
                 const float factor = std::exp2(maxima[row] - maximum);
                 const float* part = slots + (merge.first_slot + i) * layout.slot + row * layout.dim;
@@ -274,7 +275,7 @@ class Worker {
 
     void write_row(int64_t sequence, int64_t head, int64_t row, const float* numerators, float sum) {
         auto* output = outputs + row_offset(sequence, head, row);
-        const float factor = sum > 0 ? 1 / sum : 0.0f;  // a query that sees no key has output zero
+        const float factor = sum == 0 ? 0.0f : 1 / sum;  // a query that sees no key has output zero
         for (int d = 0; d < a.head_dim; ++d)
             output[d] = Io::narrow(numerators[d / STRIP * STRIP + Cache::place(d % STRIP)] * factor);
     }

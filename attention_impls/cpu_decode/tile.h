@@ -136,7 +136,8 @@ template <int ROWS>
 inline void advance_softmax(Tile& tile, int num_vectors, float* output, int padded_dim) {
     const Vector before = _mm256_loadu_ps(tile.maximum);
     Vector maximum = before;
-    for (int i = 0; i < num_vectors; ++i) maximum = _mm256_max_ps(maximum, _mm256_loadu_ps(tile.scores + i * LANES));
+    // The second operand is what remains of a NaN: the maximum stays a number, and the sum becomes NaN.
+    for (int i = 0; i < num_vectors; ++i) maximum = _mm256_max_ps(_mm256_loadu_ps(tile.scores + i * LANES), maximum);
     maximum = row_maximum<ROWS>(maximum);
     // A row that has seen no key yet has the maximum -inf, from which nothing can be subtracted.
     const Vector shift = _mm256_and_ps(maximum, _mm256_cmp_ps(maximum, _mm256_set1_ps(-INFINITE), _CMP_NEQ_OQ));

@@ -88,16 +88,17 @@ inline __m128 sums_of(Vector a, Vector b, Vector c, Vector d) {
     return _mm_add_ps(_mm256_castps256_ps128(abcd), _mm256_extractf128_ps(abcd, 1));
 }
 
-// 2^x for x <= 0, within 2 units in the last place; 0 below -126, and for -inf.
+// 2^x for x <= 0, within 2 units in the last place; 0 below -126, and for -inf; NaN for NaN, which the second
+// operand of a maximum and the comparison let through.
 inline Vector exp2_of(Vector x) {
     const Vector rounded =
-        _mm256_round_ps(_mm256_max_ps(x, _mm256_set1_ps(-127.0f)), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-    const Vector rest = _mm256_max_ps(_mm256_sub_ps(x, rounded), _mm256_set1_ps(-0.5f));
+        _mm256_round_ps(_mm256_max_ps(_mm256_set1_ps(-127.0f), x), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    const Vector rest = _mm256_max_ps(_mm256_set1_ps(-0.5f), _mm256_sub_ps(x, rounded));
     // Taylor series of e^(rest ln 2), |rest| <= 1/2: the first term left out is below 2^-27.
     Vector power = _mm256_set1_ps(1.5252734e-5f);
     for (const float term : {1.5403530e-4f, 1.3333558e-3f, 9.6181291e-3f, 5.5504109e-2f, 2.4022651e-1f, 6.9314718e-1f, 1.0f})
         power = _mm256_fmadd_ps(power, rest, _mm256_set1_ps(term));
     const __m256i exponent = _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(rounded), _mm256_set1_epi32(127)), 23);
     const Vector value = _mm256_mul_ps(power, _mm256_castsi256_ps(exponent));
-    return _mm256_and_ps(value, _mm256_cmp_ps(x, _mm256_set1_ps(-126.0f), _CMP_GE_OQ));
+    return _mm256_and_ps(value, _mm256_cmp_ps(x, _mm256_set1_ps(-126.0f), _CMP_NLT_UQ));
 }

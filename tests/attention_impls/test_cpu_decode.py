@@ -86,6 +86,35 @@ def test_agrees_with_the_reference(make_problem, case, dtype, kv_dtype):
     assert error_budget(problem, inputs, reference).excess(output, reference).error_ratio < ROOM
 
 
+@pytest.mark.parametrize("kv_len", [300, 5000])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("where", ["q", "k", "v"])
+@pytest.mark.parametrize(("dtype", "soft_cap"), [("float32", None), ("bfloat16", None), ("float32", 20.0)])
+def test_what_is_no_number_shows_where_it_shows_in_the_formula(
+    make_problem, dtype, soft_cap, where, value, kv_len
+):
+    problem = make_problem(kv_len=kv_len, head_dim=64, dtype=dtype, logits_soft_cap=soft_cap)
+    inputs = make_inputs(problem, 0)
+    getattr(inputs, where)[0, 0, -1, 5] = value
+    expected = get_impl("grouped_matmul").prepare(problem, inputs)()
+    output = output_of(problem, inputs)
+    assert torch.equal(output.isnan(), expected.isnan())
+    assert output.isnan().any() or expected.isfinite().all() or torch.equal(output.isinf(), expected.isinf())
+
+
+@pytest.mark.parametrize("kv_len", [40, 5000])
+def test_logits_may_all_be_far_below_zero(make_problem, kv_len):
+    """A running maximum, or one of merged parts, that began at zero would leave nothing."""
+    problem = make_problem(kv_len=kv_len, head_dim=64)
+    inputs = make_inputs(problem, 0)
+    inputs.q.fill_(20.0)
+    inputs.k.sub_(10.0)
+    reference = reference_attention(problem, inputs)
+    output = output_of(problem, inputs)
+    assert output.abs().max() > 0.01
+    assert error_budget(problem, inputs, reference).excess(output, reference).error_ratio < ROOM
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_batch_of_lengths_from_1_to_100_000(make_problem, dtype):
     lengths = (100_000, 1, 17, 4096, 99_999)
