@@ -64,13 +64,13 @@ def load_kernel(io: str, cache_type: str) -> Kernel:
     require_cpu(Path("/proc/cpuinfo"))
     runtime = openmp_runtime(Path("/proc/self/maps"))
     defines = (f"-DIO={io}", f"-DCACHE={cache_type}")
-    key = hashlib.sha256(repr((FLAGS, defines, runtime)).encode())
+    key = hashlib.sha256(repr((FLAGS, defines, runtime, os.environ.get("CXX"))).encode())
     for source in _SOURCES:
         key.update(source.read_bytes())
     folder = cache_folder()
     library = folder / f"cpu_decode-{io}-{cache_type}-{key.hexdigest()[:20]}.so"
     compile_ms = None
-    if not library.exists():
+    if not _is_whole(library):
         started = time.perf_counter()
         if _build(library, [*defines, str(_SOURCES[0])], runtime):
             compile_ms = (time.perf_counter() - started) * 1e3
@@ -78,9 +78,22 @@ def load_kernel(io: str, cache_type: str) -> Kernel:
         loaded = ctypes.CDLL(str(library))
         address = ctypes.cast(loaded.attend, ctypes.c_void_p).value
     except (OSError, AttributeError) as error:
-        raise CannotBuild(f"{library} cannot be loaded ({error}); delete it to have it built anew") from error
+        library.unlink(missing_ok=True)  # so that another compiler may build it
+        raise CannotBuild(f"{library.name} cannot be loaded: {error}") from error
     assert address is not None
     return Kernel(loaded, address, compile_ms)
+
+
+def _is_whole(library: Path) -> bool:
+    """Whether a build is there as it was made: one that a full disk or a crash cut off ends who loads it."""
+    try:
+        return _digest_file(library).read_text() == hashlib.sha256(library.read_bytes()).hexdigest()
+    except OSError:
+        return False
+
+
+def _digest_file(library: Path) -> Path:
+    return library.with_suffix(".sha256")
 
 
 def require_cpu(cpuinfo: Path) -> None:
@@ -104,8 +117,8 @@ def openmp_runtime(maps: Path) -> str:
 
 def cache_folder() -> Path:
     """Where builds are kept: `$GQABENCH_CACHE_DIR`, else `gqabench` in the user's cache folder."""
-    if CACHE_VARIABLE in os.environ:
-        return Path(os.environ[CACHE_VARIABLE])
+    if named := os.environ.get(CACHE_VARIABLE):
+        return Path(named).expanduser().absolute()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "gqabench"
 
 
@@ -116,7 +129,10 @@ def _of_torch(path: str) -> bool:
 
 def _build(library: Path, arguments: list[str], runtime: str) -> bool:
     """Compile beside the library, then move into its place. False where another process just did."""
-    compiler = shlex.split(os.environ.get("CXX", "g++"))
+    try:
+        compiler = shlex.split(os.environ.get("CXX", "g++"))
+    except ValueError as error:
+        raise CannotBuild(f"CXX={os.environ['CXX']}: {error}") from error
     if not compiler or shutil.which(compiler[0]) is None:
         raise CannotBuild(
             f"the kernel is compiled here: no C++ compiler {' '.join(compiler)} on PATH (CXX names another)"
@@ -130,7 +146,7 @@ def _build(library: Path, arguments: list[str], runtime: str) -> bool:
             f" ({CACHE_VARIABLE} names another folder)"
         ) from error
     with folder, _turn(library.parent):
-        if library.exists():
+        if _is_whole(library):
             return False
         built = Path(folder.name) / library.name
         # The runtime stands in place of the compiler's own, which -fopenmp would link.
@@ -138,6 +154,7 @@ def _build(library: Path, arguments: list[str], runtime: str) -> bool:
         compile_only = [flag for flag in FLAGS if flag != "-shared"]
         _run([*compiler, *compile_only, "-c", *arguments, "-o", str(objects)])
         _run([*compiler, "-shared", str(objects), runtime, "-o", str(built)])
+        _digest_file(library).write_text(hashlib.sha256(built.read_bytes()).hexdigest())
         built.replace(library)
     return True
 

@@ -23,7 +23,7 @@ class DecodeConfig:
     """Keys of a tile"""
     num_warps: int
     num_stages: int
-    """Tiles in flight, for `cp.async`"""
+    """Of the pipeline: with 3 a tile is on its way while another is computed with; with 2 it is awaited first."""
     programs_per_sm: int
     """What the schedule takes a processor to run at a time"""
     merge: str
@@ -69,17 +69,18 @@ def tile_candidates(problem: AttentionProblem) -> list[DecodeConfig]:
         block_dims_of(problem) > 128,
     )
     if problem.dtype == "float32":  # multiply-adds: no tensor core has this precision
-        shapes = [("padded", 16, w, s) for w in ((8,) if is_quantised else (8, 4)) for s in (2, 3)]
+        shapes = [("padded", 16, w, s) for w in ((8,) if is_quantised else (8, 4)) for s in (3, 2)]
     elif num_rows >= 64:
         swapped = [("swapped", 64, 8, 2)] if num_rows == 64 and not is_wide else []
-        shapes = [("padded", 64, 8, 2), *swapped, ("padded", 32, 8, 2)]
+        deeper = [("padded", 32, 8, 3), *([] if is_wide else [("padded", 32, 8, 4)])]
+        shapes = [*deeper, ("padded", 64, 8, 2), *swapped, ("padded", 32, 8, 2)]
     elif is_wide:
         num_warps = 4 if num_rows == 16 else 8
         swapped = [] if is_quantised else [("swapped", 64, num_warps, 2)]
         narrow = 32 if num_rows == 16 else 64
-        shapes = [("padded", narrow, num_warps, 2), *swapped, ("padded", narrow, num_warps, 3)]
+        shapes = [("padded", narrow, num_warps, 3), *swapped, ("padded", narrow, num_warps, 2)]
     else:
-        tiles = ((64, 2), (64, 3)) if is_quantised else ((64, 2), (64, 3), (128, 2))
+        tiles = ((64, 3), (64, 2)) if is_quantised else ((64, 3), (64, 2), (64, 4), (128, 2))
         shapes = [(layout, n, 4, s) for layout in LAYOUTS for n, s in tiles]
     return [DecodeConfig(*shape, programs_per_sm=2, merge="last_arrival") for shape in shapes]
 

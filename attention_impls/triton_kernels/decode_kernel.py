@@ -116,9 +116,18 @@ def decode_kernel(
     row_sum = tl.zeros([BLOCK_M], tl.float32)
     out = tl.zeros([BLOCK_D, BLOCK_M] if IS_SWAPPED else [BLOCK_M, BLOCK_D], tl.float32)
 
+    is_key = (begin + keys >= first_key) & (begin + keys < end)
+    outer, inner = token_offsets(sequence, begin, keys, is_key, table_ptr, table_stride, PAGE_SIZE)
     for start in tl.range(begin, end, BLOCK_N):
         is_key = (start + keys >= first_key) & (start + keys < end)
-        outer, inner = token_offsets(sequence, start, keys, is_key, table_ptr, table_stride, PAGE_SIZE)
+        if PAGE_SIZE:
+            # Pages are looked up a tile ahead: within one, Triton would wait for the table before it fetches.
+            is_next = start + BLOCK_N + keys < end
+            next_outer, next_inner = token_offsets(
+                sequence, start + BLOCK_N, keys, is_next, table_ptr, table_stride, PAGE_SIZE
+            )
+        else:
+            outer, inner = token_offsets(sequence, start, keys, is_key, table_ptr, table_stride, PAGE_SIZE)
         k = load_tile(k_ptr, outer, inner, is_key, k_outer_stride, token_stride, HEAD_DIM, BLOCK_D, EVICTION)
         v = load_tile(v_ptr, outer, inner, is_key, v_outer_stride, token_stride, HEAD_DIM, BLOCK_D, EVICTION)
         k, v = k.to(compute_dtype), v.to(compute_dtype)
@@ -151,6 +160,8 @@ def decode_kernel(
             out = tl.dot(tl.trans(v), weights, out, input_precision=PRECISION)
         else:
             out = tl.dot(weights, v, out, input_precision=PRECISION)
+        if PAGE_SIZE:
+            outer, inner = next_outer, next_inner
 
     saw_none = row_sum == 0.0
     row_sum = tl.where(saw_none, 1.0, row_sum)

@@ -57,6 +57,8 @@ class DecodeCache:
             return cls(k.values, v.values, k.scales, v.scales, table, head_axis)
         assert isinstance(k, torch.Tensor)
         assert isinstance(v, torch.Tensor)
+        if k.stride(3 - head_axis) != v.stride(3 - head_axis):  # the kernel has one stride for both
+            k, v = k.contiguous(), v.contiguous()
         return cls(k, v, None, None, table, head_axis)
 
     @property
@@ -69,7 +71,7 @@ class DecodeCache:
     def strides(self) -> tuple[int, ...]:
         """In the order of the kernel's arguments, in elements."""
         token_axis = 3 - self.head_axis
-        assert self.k.stride(token_axis) == self.v.stride(token_axis)
+        assert self.k.stride(token_axis) == self.v.stride(token_axis), "`of` sees to it"
         scales = (0, 0, 0)
         if self.k_scales is not None:
             scale_strides = self.k_scales.stride()
@@ -81,7 +83,10 @@ class DecodeCache:
 
 
 class DecodeLaunch:
-    """A callable that runs one configuration on one problem: the output, `[B, H, Q, D]`, is new each time."""
+    """A callable that runs one configuration on one problem: the output, `[B, H, Q, D]`, is new each time.
+
+    Calls follow one another: the counters of arrived parts are the launch's, so two streams need two of them.
+    """
 
     def __init__(
         self, problem: AttentionProblem, inputs: AttentionInputs, cache: DecodeCache, config: DecodeConfig

@@ -19,7 +19,7 @@ MERGE_TILES = 0.1
 """What merging one part costs, in tiles of keys: a guess, as above."""
 
 MAX_WAVES = 4
-"""Finer splits than this many programs for each slot are not looked at."""
+"""So many programs for each slot may work on sequences that are split: it bounds their partial results."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def _simulated_end(tiles: list[int], most_tiles: int, programs_per_item: int, nu
     """When the last program ends, in tiles, if each slot takes the next longest item when it is free."""
     parts = [-(-count // most_tiles) for count in tiles]
     num_programs = sum(parts) * programs_per_item
-    if num_programs > max(MAX_WAVES * num_slots, len(tiles) * programs_per_item):
+    if sum(split for split in parts if split > 1) * programs_per_item > MAX_WAVES * num_slots:
         return float("inf")
     costs = sorted(
         (

@@ -11,6 +11,7 @@ from attention_impls.problem import AttentionProblem
 from attention_impls.triton_kernels.cold_timer import cold_milliseconds
 from attention_impls.triton_kernels.decode_config import (
     DecodeConfig,
+    block_rows_of,
     launch_candidates,
     merge_candidates,
     tile_candidates,
@@ -34,5 +35,6 @@ def choose_decode(
         except OutOfResources:  # shared memory of a device that has less than this tile takes
             return math.inf
 
-    key = tuning_key("triton_decode", problem)
+    # Another number of rows is another kernel: what one takes may not fit the other's registers.
+    key = tuning_key("triton_decode", problem) | {"block_rows": block_rows_of(problem)}
     return choose(DecodeConfig, key, candidates, [launch_candidates, merge_candidates], time_ms)

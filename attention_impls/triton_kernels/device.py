@@ -14,13 +14,22 @@ INTERPRETED_PROCESSORS = 4
 """Processors that a schedule is made for in the interpreter: few, and enough to split what it must show."""
 
 
+FLOAT8_CAPABILITY = (8, 9)
+"""Ada and Hopper are the first with instructions for E4M3."""
+
 MOST_HEAD_DIM = 256
 """A row of the accumulator, float32, must fit into registers."""
 
 
 def is_interpreted() -> bool:
     """Whether Triton interprets kernels, as `TRITON_INTERPRET=1` asks: right answers, and no speed at all."""
-    return os.environ.get("TRITON_INTERPRET", "0") not in ("", "0", "false", "False", "off", "no")
+    return os.environ.get("TRITON_INTERPRET", "").lower() in (
+        "1",
+        "true",
+        "on",
+        "yes",
+        "y",
+    )  # as Triton reads it
 
 
 def num_processors(device: str) -> int:
@@ -35,9 +44,20 @@ def triton_reasons(problem: AttentionProblem) -> list[str]:
     reasons = device_reasons(problem)
     if problem.device_type == "cpu" and not is_interpreted():
         reasons.append(f"device={problem.device}: needs a CUDA device (Triton has no compiler for this one)")
+    elif _lacks_float8(problem) and not reasons:
+        major, minor = FLOAT8_CAPABILITY
+        what = f"Triton reads it from compute capability {major}.{minor} on"
+        reasons.append(f"kv_dtype={problem.kv_dtype}: {what}")
     if importlib.util.find_spec("triton") is None:
         reasons.append("package triton is not installed")
     return reasons
+
+
+def _lacks_float8(problem: AttentionProblem) -> bool:
+    """Whether a cache is of float8 and its GPU older than the instructions for it."""
+    if problem.kv_dtype != "float8_e4m3" or is_interpreted() or not torch.cuda.is_available():
+        return False
+    return torch.cuda.get_device_capability(torch.device(problem.device)) < FLOAT8_CAPABILITY
 
 
 def most_head_dim_reasons(problem: AttentionProblem) -> list[str]:

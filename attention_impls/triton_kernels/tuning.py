@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -58,7 +61,9 @@ def choose(
     started = time.perf_counter()
     path = cache_folder() / f"{_digest(key)}.json"
     if (kept := _read(path, key)) is not None:
-        return Choice(config_class(**kept), "remembered", (time.perf_counter() - started) * 1e3)
+        with suppress(TypeError):  # fields of another version
+            if (config := config_class(**kept)) in _all_candidates(first, rounds):
+                return Choice(config, "remembered", (time.perf_counter() - started) * 1e3)
     times_ms: dict[Config, float] = {}
     candidates = first
     for following in [*rounds, None]:
@@ -67,8 +72,21 @@ def choose(
                 times_ms[config] = time_ms(config)
         best = min(times_ms, key=lambda config: times_ms[config])
         candidates = [] if following is None else following(best)
-    _write(path, key, best, times_ms)
+    if math.isinf(times_ms[best]):  # none of them fits this device: launching says why
+        return Choice(first[0], "default", (time.perf_counter() - started) * 1e3)
+    try:
+        _write(path, key, best, times_ms)
+    except OSError as error:
+        warnings.warn(f"{path}: {error.strerror}: what was tuned is not kept", stacklevel=2)
     return Choice(best, "tuned", (time.perf_counter() - started) * 1e3)
+
+
+def _all_candidates(first: Sequence[Config], rounds: Sequence[Round]) -> set[Config]:
+    """Whatever the rounds could come to."""
+    candidates = set(first)
+    for following in rounds:
+        candidates |= {config for best in candidates for config in following(best)}
+    return candidates
 
 
 def tuning_key(kernel: str, problem: AttentionProblem) -> dict[str, object]:
@@ -129,7 +147,10 @@ def _read(path: Path, key: dict[str, object]) -> dict[str, Any] | None:
 
 def _write(path: Path, key: dict[str, object], best: object, times_ms: dict[Config, float]) -> None:
     """In one step, so that a reader never meets half of it."""
-    timed = [{"config": asdict(config), "ms": ms} for config, ms in times_ms.items()]  # type: ignore[call-overload]
+    timed = [
+        {"config": asdict(config), "ms": None if math.isinf(ms) else ms}  # type: ignore[call-overload]
+        for config, ms in times_ms.items()
+    ]
     kept = {"key": key, "config": asdict(best), "timed": timed}  # type: ignore[call-overload]
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False) as file:

@@ -112,6 +112,17 @@ def test_agrees_with_the_reference_and_with_itself(case):
     assert torch.equal(output, launch())
 
 
+@pytest.mark.parametrize("config", [SMALL, SWAPPED, TWO_KERNELS])
+@pytest.mark.parametrize("kv_len", [20, 150])
+def test_logits_may_all_be_far_below_zero(config, kv_len):
+    """A running maximum, or one of merged parts, that began at zero would leave nothing."""
+    problem = problem_of(kv_len=kv_len)
+    inputs, launch = launch_of(problem, config)
+    inputs.q.fill_(20.0)
+    inputs.k.sub_(10.0)
+    require_correct(problem, inputs, launch())
+
+
 def test_some_cases_are_split():
     splits = {
         case: max(launch_of(problem_of(**fields), config)[1].schedule.num_parts)

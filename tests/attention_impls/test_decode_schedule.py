@@ -88,6 +88,16 @@ def test_items_of_a_ragged_batch_end_together():
     assert lengths == sorted(lengths, reverse=True)
 
 
+@pytest.mark.parametrize("num_short", [131, 255, 511])
+def test_a_long_sequence_is_split_beside_many_short_ones(num_short):
+    """More programs than the device runs at a time, even where none is split."""
+    lengths = (100_000, *[1000] * num_short)
+    schedule = decode_schedule(ragged(*lengths), BLOCK_N, programs_per_item=8, num_slots=264)
+    longest = max(item.end - item.begin for item in schedule.items)
+    assert longest <= sum(lengths) * 8 / 264 / 2
+    assert set(schedule.num_parts[1:]) == {1}
+
+
 @pytest.mark.parametrize("length", [1, 100, 10_000, 1_000_000])
 def test_the_workspace_is_bounded_whatever_the_length(length):
     schedule = decode_schedule(ragged(*[length] * 3), BLOCK_N, programs_per_item=8, num_slots=132)

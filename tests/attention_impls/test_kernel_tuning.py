@@ -73,13 +73,38 @@ def test_what_was_timed_is_kept_beside_the_answer():
     ]
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", '{"key": {}, "config": {"block": 1}}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "{",
+        "[]",
+        '{"key": {}, "config": {"block": 1}}',
+        '{"key": KEY, "config": {"blocks": 32}}',
+        '{"key": KEY, "config": {}}',
+        '{"key": KEY, "config": {"block": 33, "num_splits": 1}}',
+        '{"key": KEY, "config": {"block": [32], "num_splits": 1}}',
+    ],
+)
 def test_a_file_that_is_not_an_answer_is_replaced(content):
     choose(Tile, KEY, TILES, [], Stopwatch())
     (path,) = cache_folder().glob("*.json")
-    path.write_text(content)
+    path.write_text(content.replace("KEY", json.dumps(KEY)))
     assert choose(Tile, KEY, TILES, [], Stopwatch()).source == "tuned"
     assert choose(Tile, KEY, TILES, [], Stopwatch()).source == "remembered"
+
+
+def test_a_folder_that_cannot_be_written_costs_only_the_memory(monkeypatch, tmp_path):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with pytest.warns(UserWarning, match="what was tuned is not kept"):
+        assert choose(Tile, KEY, TILES, [], Stopwatch()).source == "tuned"
+
+
+def test_where_nothing_fits_the_device_the_default_is_left_to_say_why():
+    choice = choose(Tile, KEY, TILES, [more_splits], lambda tile: float("inf"))
+    assert (choice.config, choice.source) == (Tile(16), "default")
+    assert not cache_folder().exists()
 
 
 def test_it_can_be_switched_off(monkeypatch):

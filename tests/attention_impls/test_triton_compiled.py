@@ -2,7 +2,7 @@
 
 import re
 import subprocess
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -125,8 +125,8 @@ def compiled_decode(problem: AttentionProblem, config: object) -> Compiled:
     return compiled(decode_kernel, problem, decode_constants(problem, config), config)
 
 
-def loads_in_loops(ttgir: str, tile: str) -> int:
-    """Loads of tiles of a shape within the loop over keys: the deepest loop that holds a matrix product."""
+def in_the_loop(ttgir: str) -> str:
+    """The loop over keys: the deepest one that holds a matrix product."""
     lines = ttgir.splitlines()
     loops: list[list[str]] = []
     for index, line in enumerate(lines):
@@ -136,12 +136,37 @@ def loads_in_loops(ttgir: str, tile: str) -> int:
             loops.append(lines[index:end])
     products = [loop for loop in loops if any("tt.dot" in line or "warp_group_dot" in line for line in loop)]
     (loop,) = products
-    is_load = re.compile(r"(async_copy_global_to_local|tt\.load|descriptor_load) .*tensor<" + tile + "x")
-    return sum(bool(is_load.search(line)) for line in loop)
+    return "\n".join(loop)
+
+
+def loads_in_loops(ttgir: str, tile: str) -> int:
+    """Loads of tiles of a shape within the loop over keys."""
+    is_load = r"(async_copy_global_to_local|tt\.load|descriptor_load) .*tensor<" + tile + "x"
+    return len(re.findall(is_load, in_the_loop(ttgir)))
 
 
 def first_of(problem: AttentionProblem, layout: str) -> DecodeConfig | None:
     return next((config for config in tile_candidates(problem) if config.layout == layout), None)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_no_candidate_spills_or_asks_for_more_than_an_sm_has(shape):
+    problem = problem_of(shape)
+    for config in tile_candidates(problem):
+        kernel = compiled_decode(problem, config)
+        assert kernel.spilled_bytes == 0, config
+        assert kernel.shared_bytes <= SHARED_MEMORY_OF_AN_SM, config
+
+
+@pytest.mark.parametrize("page_size", [None, 16])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_tiles_are_on_their_way_while_another_is_computed_with(shape, page_size):
+    problem = problem_of(shape)
+    problem = replace(problem, page_size=page_size or problem.page_size)
+    first = tile_candidates(problem)[0]
+    waits = re.findall(r"async_wait .*num = (\d+)", in_the_loop(compiled_decode(problem, first).ttgir))
+    assert waits
+    assert all(int(left_flying) >= 2 for left_flying in waits), "K and V of one tile at least"
 
 
 @pytest.mark.parametrize("layout", ["padded", "swapped"])

@@ -51,8 +51,9 @@ PARTS = {
 }  # fmt: skip
 PEERS = {
     "decode": (
-        "sdpa_flash", "sdpa_cudnn", "folded_sdpa", "flex", "flashinfer_decode", "flash_attn_3",
-        "xformers_splitk", "cudnn_paged", "torch_varlen", "jax_pallas", "paged_grouped", "grouped_matmul",
+        "sdpa", "sdpa_flash", "sdpa_cudnn", "folded_sdpa", "flex", "flashinfer_decode", "flashinfer_xqa",
+        "flash_attn_2", "flash_attn_3", "xformers_splitk", "cudnn_paged", "torch_varlen", "jax_pallas",
+        "paged_grouped", "grouped_matmul",
     ),
     "prefill": (
         "sdpa_flash", "sdpa_cudnn", "flex", "flashinfer_prefill", "flash_attn_3", "flash_attn_4",
@@ -119,9 +120,8 @@ def measure_part(part: str, measure: str, is_rehearsal: bool) -> list[dict[str, 
 
     spec = PARTS[part]
     own = str(spec["impl"])
-    peers = [
-        name for name in PEERS["prefill" if own == "triton_prefill" else "decode"] if name in list_impls()
-    ]
+    peers = PEERS["prefill" if own == "triton_prefill" else "decode"]
+    assert set(peers) <= set(list_impls())
     axes = list(spec["rehearsed" if is_rehearsal else "axes"])
     if is_rehearsal:
         axes = [
