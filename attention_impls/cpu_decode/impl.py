@@ -31,7 +31,9 @@ _library.impl("cpu_decode", _attend, "CPU")
 
 
 class CpuDecode(AttentionImpl):
-    """Split-KV attention: K and V are read once, in place, by as many threads as PyTorch has when prepared.
+    """Split-KV attention: K and V are read in place, once for up to 64 rows (a group times the new tokens).
+
+    As many threads as PyTorch has when prepared share the work.
 
     The rows of a group share every key and value that is loaded. Blocks of keys are fetched ahead and widened
     to float32 in registers; nothing is expanded, converted or dequantised in memory. Long heads are cut into

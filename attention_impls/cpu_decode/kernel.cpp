@@ -1,4 +1,4 @@
-// Grouped-query attention on a CPU, for decoding: K and V are read once, in place.
+// Grouped-query attention on a CPU, for decoding: K and V are read in place, once for up to 64 rows of queries.
 //
 // A chunk is a range of keys of one key/value head of one sequence, with some query rows: the unit that threads
 // take. Within it a block of keys stays in the first-level cache while all tiles of rows pass over it, then the

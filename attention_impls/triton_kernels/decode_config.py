@@ -23,7 +23,7 @@ class DecodeConfig:
     """Keys of a tile"""
     num_warps: int
     num_stages: int
-    """Of the pipeline: with 3 a tile is on its way while another is computed with; with 2 it is awaited first."""
+    """Of the pipeline: with 3 a tile is on its way while another is computed with, with 2 none is."""
     programs_per_sm: int
     """What the schedule takes a processor to run at a time"""
     merge: str
