@@ -27,7 +27,7 @@ class FlashAttn4(AttentionImpl):
         reasons = [*cuda_peer_reasons(problem, "torch", "flash-attn-4"), *plain_cache_reasons(problem)]
         if package_version("flash-attn-4") is None:
             reasons.append(
-                "the package flash-attn-4 is not installed: pip install --pre 'gqabench[flash-attn-4]'"
+                "the package flash-attn-4 is not installed: pip install --pre 'flash-attn-4>=4.0.0b1'"
             )
         if problem.is_ragged:
             reasons.append(f"kv_lens={list(problem.kv_lens or ())}: it takes sequences of one length")

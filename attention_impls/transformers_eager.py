@@ -19,6 +19,7 @@ class TransformersEager(AttentionImpl):
     """`repeat_kv`, two matrix products and a float32 softmax, with the mask always added."""
 
     name = "transformers_eager"
+    has_backward = True
     timed_call = TimedCall(kv_expansion=Copying.WHOLE)
 
     def unsupported_reasons(self, problem: AttentionProblem) -> list[str]:

@@ -23,6 +23,7 @@ class TransformersSdpa(AttentionImpl):
     """
 
     name = "transformers_sdpa"
+    has_backward = True
     timed_call = TimedCall(kv_expansion=Copying.UNKNOWN)
 
     def unsupported_reasons(self, problem: AttentionProblem) -> list[str]:

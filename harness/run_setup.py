@@ -116,7 +116,31 @@ def _reopen_run(resume: Any, cases: Sequence[Case | InvalidCase], results_dir: P
     except BlockingIOError:
         raise UsageError(f"resume={resume}: another gqabench sweep is measuring into it") from None
     planned = sum(len(case.arms) for case in cases)
+    environments = header.machine.get("environments", {})
+    now = _other_environments(cases)
+    require_same_environments(resume, environments, now)
     folder.write_header(
-        replace(header, status="running", num_planned_cases=len(cases), num_planned_records=planned)
+        replace(
+            header,
+            status="running",
+            num_planned_cases=len(cases),
+            num_planned_records=planned,
+            machine=header.machine | {"environments": environments | now},
+        )
     )
     return folder
+
+
+def require_same_environments(resume: Any, before: dict[str, Any], now: dict[str, Any]) -> None:
+    """Raise `UsageError` where a name stands for other libraries than in the run: its rows would mix."""
+    for name in before.keys() & now.keys():
+        had, has = before[name].get("libraries", {}), now[name].get("libraries", {})
+        changed = [
+            library for library in sorted(had.keys() | has.keys()) if had.get(library) != has.get(library)
+        ]
+        if changed:
+            library = "torch" if "torch" in changed else changed[0]
+            raise UsageError(
+                f"resume={resume}: environment {name} had {library} {had.get(library, 'none')} in this run,"
+                f" and has {has.get(library, 'none')} now; give it another name"
+            )

@@ -100,6 +100,10 @@ def _run_line(rows: pd.DataFrame, header: Header, machine: Header) -> str:
     device = _text(machine.get("device_name")) or ", ".join(devices[:3]) or _first(machine, "name", "cpu")
     torch = _first(machine.get("libraries"), "torch") or _first(machine, "torch_version", "torch")
     parts = [_date(header.get("created_at")), device, f"torch {torch}" if torch else "", _threads(machine)]
+    environments = machine.get("environments")
+    for name, described in environments.items() if isinstance(environments, Mapping) else ():
+        version = _first(described.get("libraries"), "torch") if isinstance(described, Mapping) else ""
+        parts.append(f"{name}: torch {version}" if version else "")
     return " · ".join(part for part in parts if part)
 
 

@@ -48,6 +48,9 @@ def software_facts(header: RunHeader) -> dict[str, str]:
     ):
         if value is not None:
             facts[key] = str(value)
+    for environment, described in _mapping(machine.get("environments")).items():
+        libraries = _mapping(_mapping(described).get("libraries"))
+        facts |= {f"{name} in {environment}": str(version) for name, version in libraries.items() if version}
     return facts
 
 

@@ -23,11 +23,13 @@ import torch
 
 from attention_impls.contract import AttentionImpl, AttentionInputs, PreparedAttention
 from attention_impls.hf.flash_names import claim_names
-from attention_impls.hf.mask import VisiblePart, visible_part
+from attention_impls.hf.mask import InexpressibleMask, Unsupported, VisiblePart, visible_part
 from attention_impls.outside.promises import as_prepared, reads_cache_in_place, stated_reasons
-from attention_impls.prefill_decode_pair import PrefillDecodePair
+from attention_impls.prefill_decode_pair import JOINED_BY, PrefillDecodePair, parts_of
 from attention_impls.problem import AttentionProblem
-from attention_impls.registry import get_impl, list_impls, require_known
+from attention_impls.registry import UnknownImpl, get_impl, list_impls, require_known
+
+__all__ = ["PREFIX", "InexpressibleMask", "Unsupported", "register", "register_impl"]
 
 PREFIX = "gqabench:"
 MAX_KEPT = 64
@@ -39,10 +41,6 @@ AttentionFunction = Callable[..., tuple[torch.Tensor, None]]
 _instance_numbers = count(1)
 
 
-class Unsupported(ValueError):
-    """A call of a model that the chosen implementation cannot compute; the message says why."""
-
-
 def register(*names: str) -> list[str]:
     """Make implementations selectable in models, and return the names to select them by.
 
@@ -51,8 +49,10 @@ def register(*names: str) -> list[str]:
     """
     registered = []
     for name in names or list_impls():
-        parts = name.split("+")
+        parts = parts_of(name)
         for part in parts:
+            if JOINED_BY in part:
+                raise UnknownImpl(f"{name}: at most two, one for several new tokens and one for one")
             require_known(part)
         registered.append(_make_selectable(name, _attention_function(parts[0], parts[-1], get_impl)))
     return registered
@@ -141,7 +141,9 @@ class _ModelCall:
 
     name: str
     impl: AttentionImpl
-    _masks: OrderedDict[int, tuple[torch.Tensor, VisiblePart]] = field(default_factory=OrderedDict)
+    _masks: OrderedDict[tuple[int, int], tuple[torch.Tensor, VisiblePart]] = field(
+        default_factory=OrderedDict
+    )
     _kept: OrderedDict[Any, tuple[AttentionInputs, PreparedAttention]] = field(default_factory=OrderedDict)
 
     def __call__(
@@ -169,10 +171,14 @@ class _ModelCall:
         return part.restore_rows(self._attend(problem, inputs), q_BHQD.shape[2])
 
     def _part_of(self, mask_B1QK: torch.Tensor) -> VisiblePart:
-        """All layers of a step get the same mask: it is looked at once. Holding it keeps its id its own."""
-        known = self._masks.get(id(mask_B1QK))
+        """All layers of a step get the same mask: it is looked at once. Holding it keeps its id its own.
+
+        One that was written into is looked at again. Raises `InexpressibleMask`.
+        """
+        key = (id(mask_B1QK), 0 if mask_B1QK.is_inference() else mask_B1QK._version)
+        known = self._masks.get(key)
         if known is None:
-            known = self._masks[id(mask_B1QK)] = (mask_B1QK, visible_part(mask_B1QK))
+            known = self._masks[key] = (mask_B1QK, visible_part(mask_B1QK))
             if len(self._masks) > _MAX_MASKS:
                 self._masks.popitem(last=False)
         return known[1]
@@ -201,4 +207,4 @@ class _ModelCall:
             x.requires_grad for x in (inputs.q, inputs.k, inputs.v)
         )
         if needs_gradients and not getattr(self.impl, "has_backward", False):
-            raise Unsupported(f"{PREFIX}{self.name}: has no backward pass; call it in torch.no_grad()")
+            raise Unsupported(f"{PREFIX}{self.name}: declares no backward pass; call it in torch.no_grad()")

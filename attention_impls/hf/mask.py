@@ -17,7 +17,11 @@ from attention_impls.formulas.masks import visibility_mask
 from attention_impls.problem import AttentionProblem
 
 
-class InexpressibleMask(ValueError):
+class Unsupported(ValueError):
+    """A call of a model that the chosen implementation cannot compute; the message says why."""
+
+
+class InexpressibleMask(Unsupported):
     """A mask that no attention problem has. The message says what about it."""
 
 

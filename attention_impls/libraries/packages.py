@@ -5,6 +5,20 @@ from __future__ import annotations
 import importlib.util
 from importlib.metadata import PackageNotFoundError, version
 
+REQUIREMENTS = {
+    "onnxruntime": "onnx>=1.17 onnxruntime>=1.20",
+    "onnxruntime-gpu": "onnx>=1.17 onnxruntime-gpu>=1.20",
+    "transformers": "transformers>=5",
+    "flash-attn-2": "flash-attn>=2.7",
+    "flash-attn-3": "tokenspeed-fa3",
+    "flash-attn-4": "flash-attn-4>=4.0.0b1",
+    "flashinfer": "flashinfer-python>=0.6",
+    "xformers": "xformers>=0.0.35",
+    "cudnn": "nvidia-cudnn-frontend>=1.26",
+    "jax": "jax[cuda13]>=0.6",
+}
+"""What the extras of pyproject.toml ask for: an environment that only measures has no gqabench to install."""
+
 
 def is_installed(module: str) -> bool:
     """Whether a top-level module can be imported; nothing is."""
@@ -15,7 +29,8 @@ def package_reasons(module: str, extra: str) -> list[str]:
     """Why an implementation that needs a module of one of this project's extras cannot serve here."""
     if is_installed(module):
         return []
-    return [f"the package {module} is not installed: pip install 'gqabench[{extra}]'"]
+    wanted = " ".join(f"'{requirement}'" for requirement in REQUIREMENTS[extra].split())
+    return [f"the package {module} is not installed: pip install {wanted}"]
 
 
 def package_version(distribution: str) -> str | None:

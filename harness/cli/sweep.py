@@ -88,6 +88,8 @@ def finish_run(folder: RunFolder, status: str) -> None:
     outcomes = Counter(Outcome(row["outcome"]) for row in rows)
     of_planned = "" if status == "complete" else f" of {header.num_planned_records} planned, interrupted"
     print(f"{len(rows)} records{of_planned}: {count_outcomes(outcomes)}")
+    if rows and not outcomes[Outcome.OK]:
+        print("gqabench sweep: nothing could be measured; the report gives the reasons", file=sys.stderr)
     print(f"run: {folder.path}", flush=True)  # before the report, which a full disk may refuse
     print(f"report: {report_runs([str(folder.path)], folder.path)}")
 

@@ -52,7 +52,7 @@ class TrainSubject(Subject):
     def unsupported_reasons(self, impl: AttentionImpl) -> list[str]:
         reasons = stated_reasons(impl, self._problem)
         if not getattr(impl, "has_backward", False):
-            reasons.append("workload=train: this implementation has no backward pass")
+            reasons.append("workload=train: this implementation declares no backward pass")
         return reasons
 
     def prepare(self, impl: AttentionImpl) -> PreparedAttention:

@@ -5,7 +5,7 @@ from functools import lru_cache
 import pytest
 import torch
 
-from attention_impls import AttentionProblem, get_impl, hf, list_impls
+from attention_impls import AttentionProblem, UnknownImpl, get_impl, hf, list_impls
 from attention_impls.hf.mask import InexpressibleMask, visible_part
 
 transformers = pytest.importorskip("transformers")
@@ -86,6 +86,64 @@ def test_logits_are_those_of_eager(name, padding):
     last = f"{hf.PREFIX}{name}" if runs_here(name, 1) else "eager"
     first = first or f"{hf.PREFIX}{name}"
     torch.testing.assert_close(steps(model(), last, padding, first=first), expected, rtol=1e-4, atol=1e-5)
+
+
+WITHOUT_COMPILING = [
+    name for name in ALL if not get_impl(name).compiles_each_problem and runs_here(name, NUM_TOKENS)
+]
+
+
+@pytest.mark.parametrize("name", WITHOUT_COMPILING)
+@pytest.mark.parametrize("kind", ["llama", "mistral"])
+@torch.no_grad()
+def test_logits_without_a_cache_are_those_of_eager(name, kind):
+    """Then keys and values come with the tokens before the heads."""
+    fields = {"sliding_window": 4} if kind == "mistral" else {}
+    chosen = model(kind, **fields)
+    ids = torch.arange(2 * NUM_TOKENS).view(2, -1) * 7 % 97
+    mask = torch.tensor(PADDINGS["left"])
+    logits = []
+    for implementation in ("eager", f"{hf.PREFIX}{name}"):
+        chosen.set_attn_implementation(implementation)
+        logits.append(chosen(ids, attention_mask=mask, use_cache=False).logits[mask.bool()])
+    torch.testing.assert_close(logits[1], logits[0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["sdpa", "cpu_decode"])
+@torch.no_grad()
+def test_a_static_cache_of_a_window_gives_the_logits_of_eager(name):
+    """A prompt longer than the window is handed through as it was projected."""
+    if get_impl(name).unsupported_reasons(AttentionProblem(1, 1, 9, 4, 2, 16, "float32", "cpu")):
+        pytest.skip(f"{name} does not run here")
+    chosen = model("mistral", sliding_window=4)
+    ids = torch.arange(2 * NUM_TOKENS).view(2, -1) * 7 % 97
+    logits = []
+    for implementation in ("eager", f"{hf.PREFIX}{name}"):
+        chosen.set_attn_implementation(implementation)
+        cache = transformers.StaticCache(config=chosen.config, max_cache_len=NUM_TOKENS + 4)
+        logits.append(chosen(ids, past_key_values=cache, use_cache=True).logits)
+    torch.testing.assert_close(logits[1], logits[0], rtol=1e-4, atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_mask_that_is_written_into_counts_anew():
+    chosen = model()
+    ids = torch.arange(NUM_TOKENS)[None] * 7 % 97
+    mask = torch.ones(1, 1, NUM_TOKENS, NUM_TOKENS, dtype=torch.bool).tril()
+    logits = {}
+    for implementation in ("sdpa", f"{hf.PREFIX}grouped_matmul"):
+        chosen.set_attn_implementation(implementation)
+        mask.copy_(torch.ones_like(mask).tril())
+        before = chosen(ids, attention_mask=mask, use_cache=False).logits
+        mask.copy_(torch.ones_like(mask).tril().triu(-2))
+        logits[implementation] = chosen(ids, attention_mask=mask, use_cache=False).logits
+        assert not torch.allclose(before, logits[implementation], atol=1e-3)
+    torch.testing.assert_close(*logits.values(), rtol=1e-4, atol=1e-5)
+
+
+def test_three_names_make_no_pair():
+    with pytest.raises(UnknownImpl, match="at most two"):
+        hf.register("sdpa+folded_sdpa+sdpa")
 
 
 @pytest.mark.parametrize("name", ["grouped_matmul", "sdpa", "sdpa_flash", "transformers_sdpa"])

@@ -93,4 +93,4 @@ def test_an_operator_that_extends_one_sequence_at_a_time_says_so(make_problem, m
 def test_a_package_that_is_not_there_is_a_reason(make_problem, monkeypatch):
     monkeypatch.setattr(packages, "is_installed", lambda module: module != "onnxruntime")
     (reason,) = get_impl("onnxruntime_gqa").unsupported_reasons(make_problem())
-    assert reason == "the package onnxruntime is not installed: pip install 'gqabench[onnxruntime]'"
+    assert reason == "the package onnxruntime is not installed: pip install 'onnx>=1.17' 'onnxruntime>=1.20'"

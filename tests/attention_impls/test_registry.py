@@ -2,7 +2,9 @@
 
 import subprocess
 import sys
+import tomllib
 from importlib.metadata import EntryPoint, EntryPoints
+from pathlib import Path
 
 import pytest
 
@@ -10,7 +12,10 @@ import attention_impls
 import attention_impls.outside.plugins as plugins
 import attention_impls.registry as registry
 from attention_impls import AttentionImpl, BrokenImpl, TimedCall, UnknownImpl, get_impl, list_impls
+from attention_impls.libraries.packages import REQUIREMENTS
 from attention_impls.registry import require_known
+
+PROJECT = Path(__file__).resolve().parents[2]
 
 OWN_KERNEL = """
 class Own:
@@ -122,3 +127,9 @@ def test_importing_the_package_imports_no_torch():
         "sys.exit(f'imported {heavy}' if heavy else 0)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_the_advice_to_install_is_what_the_extras_ask_for():
+    extras = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    for extra, wanted in REQUIREMENTS.items():
+        assert wanted.split() == extras[extra]

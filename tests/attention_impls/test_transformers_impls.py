@@ -66,4 +66,4 @@ def test_eager_expands_k_and_v_in_every_call(make_problem, profile_call):
 def test_without_the_package_the_reason_says_how_to_get_it(make_problem, monkeypatch, name):
     monkeypatch.setattr(packages, "is_installed", lambda module: False)
     reasons = get_impl(name).unsupported_reasons(make_problem())
-    assert "the package transformers is not installed: pip install 'gqabench[transformers]'" in reasons
+    assert "the package transformers is not installed: pip install 'transformers>=5'" in reasons

@@ -20,6 +20,7 @@ import pytest
 import results
 from harness.cli.sweep import finish_run
 from harness.errors import UsageError
+from harness.run_setup import require_same_environments
 from results import RunFolder, RunHeader
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -314,6 +315,23 @@ def test_a_run_that_is_being_measured_into_is_not_resumed(gqabench: Gqabench, tm
     assert refused.returncode == 2
     assert "another gqabench sweep is measuring into it" in refused.stderr
     assert gqabench("sweep", *QUICK, "kv_len=8", f"resume={run.path}").returncode == 0
+
+
+def test_an_environment_that_has_become_another_is_not_resumed_under_its_name() -> None:
+    before = {"other": {"libraries": {"torch": "2.9.1", "numpy": "2.3"}}, "gone": {"libraries": {}}}
+    same = {"other": {"libraries": {"torch": "2.9.1", "numpy": "2.3"}}, "new": {"libraries": {"torch": "1"}}}
+    require_same_environments("RUN", before, same)
+    now = {"other": {"libraries": {"torch": "2.13.0", "numpy": "2.4"}}}
+    with pytest.raises(
+        UsageError, match=r"resume=RUN: environment other had torch 2\.9\.1 in this run, and has 2\.13"
+    ):
+        require_same_environments("RUN", before, now)
+
+
+def test_a_sweep_that_could_measure_nothing_says_so(gqabench: Gqabench) -> None:
+    finished = gqabench("sweep", *QUICK, "kv_len=8", "impls=[sdpa_cudnn]")
+    assert finished.returncode == 0  # a row that says why is an answer
+    assert "nothing could be measured; the report gives the reasons" in finished.stderr
 
 
 def _ends_open(folder: Path) -> bool:
