@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from attention_impls.contract import AttentionImpl, AttentionInputs, PreparedAttention, TimedCall
 from attention_impls.problem import AttentionProblem
 
 JOINED_BY = "+"
+_PAIR = re.compile(r"(.+\.py:\w+|[^+]+)\+(.+)")
 
 
 @dataclass(frozen=True)
@@ -51,5 +53,6 @@ class PrefillDecodePair:
 
 
 def parts_of(name: str) -> list[str]:
-    """The names that a name is made of: itself, or those of a pair."""
-    return name.split(JOINED_BY, 1)
+    """The names that a name is made of: itself, or those of a pair, of which each may be in a file."""
+    match = _PAIR.fullmatch(name)
+    return [match[1], match[2]] if match else [name]

@@ -71,12 +71,16 @@ def require_known(name: str) -> None:
 
     Imports nothing, so that a plan can be checked before any implementation is loaded.
     """
+    if len(parts := _parts(name)) == 2:
+        for part in parts:
+            require_known(part)
+        return
     if is_in_a_file(name):
         path, _ = split_name(name)
         if not path.is_file():
             raise UnknownImpl(f"impls={name}: no file {path}")
         return
-    if any(part not in BUILT_IN_IMPLS and part not in plugin_names() for part in parts_of(name)):
+    if name not in BUILT_IN_IMPLS and name not in plugin_names():
         raise UnknownImpl(
             f"impls={name}: unknown; valid: {', '.join(list_impls())}, or path/to/file.py:ClassName"
         )
@@ -85,13 +89,13 @@ def require_known(name: str) -> None:
 def get_impl(name: str) -> AttentionImpl:
     """An instance of the implementation `name`: a listed name, or `path/to/file.py:ClassName`.
 
-    Two listed names joined by `+` are a `PrefillDecodePair`.
+    Two of them joined by `+` are a `PrefillDecodePair`.
 
     Raises `UnknownImpl` for a name that stands for nothing and `BrokenImpl` for code from outside that
     fails on import, has no such class, or whose class lacks members of `AttentionImpl`.
     """
     require_known(name)
-    if not is_in_a_file(name) and len(parts := parts_of(name)) == 2:
+    if len(parts := _parts(name)) == 2:
         return cast(AttentionImpl, PrefillDecodePair(get_impl(parts[0]), get_impl(parts[1])))
     if name in BUILT_IN_IMPLS:
         module_name, _, class_name = BUILT_IN_IMPLS[name].partition(":")
@@ -103,6 +107,11 @@ def get_impl(name: str) -> AttentionImpl:
     if missing := [member for member in _REQUIRED_MEMBERS if not hasattr(impl, member)]:
         raise BrokenImpl(f"impls={name}: has no {', '.join(missing)}; valid: a class like AttentionImpl")
     return cast(AttentionImpl, impl)
+
+
+def _parts(name: str) -> list[str]:
+    """Two names of a pair, or the one; a `+` in the path of a file that is there joins nothing."""
+    return [name] if is_in_a_file(name) and split_name(name)[0].is_file() else parts_of(name)
 
 
 def _load_class(name: str) -> Any:

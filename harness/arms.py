@@ -1,4 +1,6 @@
-"""The arms that a sweep's `impls` name: `impl`, `path/to/file.py:Class`, or either after `environment:`."""
+"""The arms that a sweep's `impls` name: `impl`, `path/to/file.py:Class`, two of them joined by `+`, or any
+of these after `environment:`.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from attention_impls.prefill_decode_pair import JOINED_BY, parts_of
+from attention_impls.prefill_decode_pair import parts_of
 from harness.case import GENERATE_WORKLOAD, Arm
 from harness.environments import CURRENT_ENVIRONMENT
 from harness.errors import UsageError
@@ -34,9 +36,10 @@ def read_arms(value: Any, environments: Collection[str], folder: Path) -> tuple[
 def require_known_impls(arms: Collection[Arm], hosts: Mapping[str, dict[str, Any]]) -> None:
     """Raise `UsageError` for a name that its environment, as its worker describes it, does not know."""
     for arm in arms:
-        if arm.file is None and arm.environment in hosts:
+        if arm.environment in hosts:
             known = hosts[arm.environment]["impls"]
-            if any(part not in known for part in parts_of(arm.impl)):
+            files = arm.files or (None,) * len(arm.parts)
+            if any(file is None and part not in known for part, file in zip(arm.parts, files, strict=True)):
                 raise UsageError(
                     f"impls={arm.label}: unknown; valid: {', '.join(known)}, or path/to/file.py:ClassName"
                 )
@@ -44,7 +47,7 @@ def require_known_impls(arms: Collection[Arm], hosts: Mapping[str, dict[str, Any
 
 def require_no_pairs(arms: Collection[Arm], workload: str) -> None:
     """Raise `UsageError` for a pair `PREFILL+DECODE` where a call is one implementation's."""
-    pairs = [arm.label for arm in arms if arm.file is None and JOINED_BY in arm.impl]
+    pairs = [arm.label for arm in arms if len(arm.parts) == 2]
     if pairs and workload != GENERATE_WORKLOAD:
         raise UsageError(f"impls={pairs[0]}: one for prefill and one for decode, only in workload=generate")
 
@@ -58,12 +61,26 @@ def _read_arm(name: str, environments: Collection[str], folder: Path) -> Arm:
                 f"impls={name}: no environment {environment}; valid: {', '.join(environments)};"
                 f" environments.{environment}.python=PATH makes it one"
             )
+    parts = parts_of(impl)
     match = _IN_A_FILE.fullmatch(impl)
+    if match and match[2].isidentifier() and _file(match[1], folder).is_file():
+        parts = [impl]  # a `+` in the path of a file that is there joins nothing
+    files = tuple(_file_of(part, name, folder) for part in parts)
+    return Arm(impl, environment, files if any(files) else ())
+
+
+def _file_of(part: str, name: str, folder: Path) -> Path | None:
+    """Where an implementation is, if it is in a file. Raises `UsageError`, which names the whole arm."""
+    match = _IN_A_FILE.fullmatch(part)
     if match is None:
-        return Arm(impl, environment)
-    file = (folder / Path(match[1]).expanduser()).resolve()
+        return None
+    file = _file(match[1], folder)
     if not file.is_file():
         raise UsageError(f"impls={name}: no file {file}")
     if not match[2].isidentifier():
         raise UsageError(f"impls={name}: {match[2]} is no class name; valid: path/to/file.py:ClassName")
-    return Arm(impl, environment, file)
+    return file
+
+
+def _file(path: str, folder: Path) -> Path:
+    return (folder / Path(path).expanduser()).resolve()

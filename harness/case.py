@@ -21,6 +21,7 @@ from attention_impls.cost import (
 from attention_impls.cost import model_bytes as attention_bytes
 from attention_impls.cost import model_flops as attention_flops
 from attention_impls.llama.shape import LlamaShape
+from attention_impls.prefill_decode_pair import JOINED_BY, parts_of
 from harness.environments import CURRENT_ENVIRONMENT
 
 CACHE_STATES = ("cold", "warm")
@@ -34,10 +35,10 @@ class Arm:
     """An implementation in an environment: what is compared."""
 
     impl: str
-    """A name, or `path/to/file.py:Class` as it was asked for."""
+    """A name, `path/to/file.py:Class`, or a pair `PREFILL+DECODE` of them, as it was asked for."""
     environment: str = CURRENT_ENVIRONMENT
-    file: Path | None = None
-    """Of an implementation in a file: where it is, absolute."""
+    files: tuple[Path | None, ...] = ()
+    """Where those of its parts are that are in files, absolute; None for the other part of a pair."""
 
     @property
     def label(self) -> str:
@@ -47,7 +48,18 @@ class Arm:
     @property
     def target(self) -> str:
         """What the registry of the environment is asked for."""
-        return self.impl if self.file is None else f"{self.file}:{self.impl.rpartition(':')[2]}"
+        if not self.files:
+            return self.impl
+        targets = (
+            part if file is None else f"{file}:{part.rpartition(':')[2]}"
+            for part, file in zip(self.parts, self.files, strict=True)
+        )
+        return JOINED_BY.join(targets)
+
+    @property
+    def parts(self) -> list[str]:
+        """The one implementation that it names, or the two."""
+        return [self.impl] if len(self.files) == 1 else parts_of(self.impl)
 
 
 @dataclass(frozen=True, kw_only=True)

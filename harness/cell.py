@@ -7,7 +7,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from attention_impls.prefill_decode_pair import parts_of
 from harness.case import Arm, Case, InvalidCase, short_hash
 
 _SOURCE_ROOT = Path(__file__).resolve().parents[1]
@@ -27,7 +26,7 @@ def cell_id(
         {
             "case": case.case_id,
             "impl": arm.impl,
-            "impl_source": None if arm.file is None else _file_hash(arm.file),
+            "impl_source": " ".join(_file_hash(file) for file in arm.files if file is not None) or None,
             "plugin": _plugin_versions(arm, host),
             "environment": arm.environment,
             "python": host.get("python"),
@@ -53,7 +52,7 @@ def source_hash(source_root: Path = _SOURCE_ROOT) -> str:
 
 def _plugin_versions(arm: Arm, host: dict[str, Any]) -> str | None:
     """Of an implementation of another package, or of those of a pair; None without one."""
-    versions = (host.get("plugins", {}).get(part) for part in parts_of(arm.impl))
+    versions = (host.get("plugins", {}).get(part) for part in arm.parts)
     return " ".join(version for version in versions if version) or None
 
 

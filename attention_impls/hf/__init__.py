@@ -25,7 +25,7 @@ from attention_impls.contract import AttentionImpl, AttentionInputs, PreparedAtt
 from attention_impls.hf.flash_names import claim_names
 from attention_impls.hf.mask import InexpressibleMask, Unsupported, VisiblePart, visible_part
 from attention_impls.outside.promises import as_prepared, reads_cache_in_place, stated_reasons
-from attention_impls.prefill_decode_pair import JOINED_BY, PrefillDecodePair, parts_of
+from attention_impls.prefill_decode_pair import PrefillDecodePair, parts_of
 from attention_impls.problem import AttentionProblem
 from attention_impls.registry import UnknownImpl, get_impl, list_impls, require_known
 
@@ -51,7 +51,7 @@ def register(*names: str) -> list[str]:
     for name in names or list_impls():
         parts = parts_of(name)
         for part in parts:
-            if JOINED_BY in part:
+            if len(parts_of(part)) > 1:
                 raise UnknownImpl(f"{name}: at most two, one for several new tokens and one for one")
             require_known(part)
         registered.append(_make_selectable(name, _attention_function(parts[0], parts[-1], get_impl)))

@@ -147,7 +147,7 @@ def test_a_cell_is_another_one_when_its_file_or_its_torch_changes(
     file = tmp_path / "mine.py"
     file.write_text("one")
     case = InvalidCase(reason="", arms=(), fields={})
-    arm = Arm(f"{file}:Mine", file=file)
+    arm = Arm(f"{file}:Mine", files=(file,))
     first = cell_id(case, arm, host)
     assert cell_id(case, arm, host) == first
     assert cell_id(case, arm, host | {"libraries": {"torch": "9"}}) != first

@@ -163,5 +163,18 @@ def test_names_of_arms(tmp_path: Path) -> None:
         ("a", "k.py:K", "a:k.py:K"),
     ]  # fmt: skip
     assert arms[3].target == f"{tmp_path}/k.py:K"
+    (tmp_path / "a+b").mkdir()
+    (tmp_path / "a+b" / "k.py").touch()
+    pairs = read_arms(
+        ["sdpa+k.py:K", "k.py:K+sdpa", "a+b/k.py:K", "a:sdpa+a+b/k.py:K"],
+        ["current", "a"],
+        tmp_path,
+    )
+    assert [(arm.environment, arm.target) for arm in pairs] == [
+        ("current", f"sdpa+{tmp_path}/k.py:K"), ("current", f"{tmp_path}/k.py:K+sdpa"),
+        ("current", f"{tmp_path}/a+b/k.py:K"), ("a", f"sdpa+{tmp_path}/a+b/k.py:K"),
+    ]  # fmt: skip
+    with pytest.raises(UsageError, match=r"impls=sdpa\+none.py:K: no file .*/none.py"):
+        read_arms(["sdpa+none.py:K"], ["current"], tmp_path)
     with pytest.raises(UsageError, match=r"impls=b:sdpa: no environment b; valid: current, a"):
         read_arms(["b:sdpa"], ["current", "a"], tmp_path)
