@@ -209,6 +209,8 @@ class Record:
     # Checks
     kernels: list[str] | None = None
     """Operators (CPU) or kernels (CUDA) that one call really ran, in order of first appearance."""
+    num_launches: int | None = None
+    """CUDA: kernels that one call launched, copies and fills among them, as the profiler counts them."""
     kernel_config: str | None = None
     """What an implementation that chooses among kernels took, with its numbers: `tuned`, `remembered` from an
     earlier tuning on this device, `default`, or `interpreted` (on a CPU, for correctness only)."""

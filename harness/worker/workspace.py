@@ -39,6 +39,8 @@ class Weight:
     """By how much more the process grew for the call than PyTorch's allocator knows of"""
     kernels: list[str]
     """What did the work: operators on a CPU, kernels on CUDA."""
+    num_launches: int | None
+    """CUDA: kernels that the call launched, copies and fills among them"""
     operators: list[str]
     """Operators of PyTorch that the call dispatched, on either."""
 
@@ -192,6 +194,7 @@ def _weigh_on_cpu(call: Callable[[], torch.Tensor]) -> Weight:
         process_bytes=resident_set_bytes(),
         unseen_workspace_bytes=unseen_bytes(process_growth_bytes(call), peak),
         kernels=operators,
+        num_launches=None,
         operators=operators,
     )
 
@@ -219,6 +222,7 @@ def _weigh_on_cuda(call: Callable[[], torch.Tensor], device: torch.device) -> We
         process_bytes=None,  # NVML knows it, from the parent
         unseen_workspace_bytes=None,
         kernels=_first_appearances(names[True]),
+        num_launches=len(names[True]),
         operators=_first_appearances(names[False]),
     )
 

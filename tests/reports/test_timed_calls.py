@@ -41,6 +41,21 @@ def test_columns_that_matter_to_no_row_are_left_out(record, frame_of):
     assert [row[3::3] for row in texts(table)] == [["whole", "9"], ["no", "–"]]
 
 
+def test_launches_are_those_declared_else_those_counted(record, frame_of):
+    rows = [
+        record("triton_prefill", timed_call=PLAIN | {"num_launches": 1}, num_launches=2),
+        record("sdpa", timed_call=PLAIN, num_launches=3),
+        record("grouped_matmul", timed_call=PLAIN, num_launches=4),
+        record("grouped_matmul", kv_len=64, timed_call=PLAIN, num_launches=6),
+        record("flex", timed_call=PLAIN),
+    ]
+    table = timed_calls_table(tidy(frame_of(rows)))
+    assert table.columns[-1].title == "launches"
+    assert {row[0]: row[-1] for row in texts(table)} == {
+        "triton_prefill": "1", "sdpa": "3", "grouped_matmul": "4 to 6", "flex": "–",
+    }  # fmt: skip
+
+
 def test_stages_are_named_where_a_call_contains_other_things(record, frame_of):
     rows = [
         record("sdpa", timed_call=PLAIN),
