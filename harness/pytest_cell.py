@@ -16,7 +16,6 @@ import pytest
 from harness.case import Case, InvalidCase
 from harness.cell import cell_id
 from harness.environments import CURRENT_ENVIRONMENT
-from harness.errors import UsageError
 from results import Outcome, Record, RunHeader
 from results.derive import rate_fields, timing_fields
 from results.pytest_benchmark_file import extra_info
@@ -90,10 +89,10 @@ def host() -> dict[str, Any]:
 def plan_cell(impl: str, keys: dict[str, Any]) -> Case | InvalidCase:
     """The case of a sweep with these keys and this one implementation. Raises `UsageError`."""
     from hydra import compose, initialize_config_module
-    from hydra.errors import HydraException
     from omegaconf import OmegaConf
 
     import conf
+    from harness.hydra_errors import mistakes_explained
     from harness.plan import plan_case
 
     conf.register()
@@ -101,10 +100,8 @@ def plan_cell(impl: str, keys: dict[str, Any]) -> Case | InvalidCase:
         is_group = set(conf.presets.PRESET_GROUPS).__contains__
         ordered = sorted(keys.items(), key=lambda item: not is_group(item[0]))
         overrides = [f"{key}={'null' if value is None else value}" for key, value in ordered]
-        try:
+        with mistakes_explained():
             config = compose("sweep", overrides=overrides)
-        except HydraException as error:
-            raise UsageError(" ".join(str(error).split())) from error
         OmegaConf.update(config, "impls", [impl])
         return plan_case(config, {CURRENT_ENVIRONMENT: host()})
 

@@ -79,8 +79,8 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def _cases(overrides: list[str]) -> list[Case | InvalidCase]:
-    from harness.cli.hydra_errors import explain
     from harness.composition import compose_cases
+    from harness.hydra_errors import mistakes_explained
     from harness.sweep_job import close_job_process
 
     given = {override.partition("=")[0] for override in overrides}
@@ -88,12 +88,8 @@ def _cases(overrides: list[str]) -> list[Case | InvalidCase]:
     if given & {"model", "kv_len", "batch_size", "num_kv_heads", "workload"}:
         defaults = [one for one in defaults if not one.startswith("study")]
     try:
-        cases = compose_cases([*defaults, *overrides])
-    except Exception as error:
-        explanation = explain(error)
-        if explanation is None:
-            raise
-        raise UsageError(explanation) from error
+        with mistakes_explained():
+            cases = compose_cases([*defaults, *overrides])
     finally:
         close_job_process()
     for case in cases:

@@ -38,7 +38,7 @@ def main(arguments: list[str]) -> int:
         raise UsageError(f"{answers[0]}")
     for number, (values, own, by_heads) in enumerate(plans):
         print("\n" * (number > 0) + _heading(values, parsed))
-        _print_plan(values, {} if are_heads_given else dict.fromkeys(own), by_heads)
+        _print_plan(values, [] if are_heads_given else own, by_heads)
     return 0
 
 
@@ -65,16 +65,11 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def _points(overrides: list[str]) -> list[dict[str, Any]]:
-    from harness.cli.hydra_errors import explain
     from harness.composition import compose_values
+    from harness.hydra_errors import mistakes_explained
 
-    try:
+    with mistakes_explained():
         points = compose_values(overrides)
-    except Exception as error:
-        explanation = explain(error)
-        if explanation is None:
-            raise
-        raise UsageError(explanation) from error
     for values in points:
         require_counts(values)
         if values["num_layers"] is None:
@@ -143,9 +138,8 @@ def _print_plan(
     print_table(titles, [row[: len(titles)] for row in rows], left_columns=2)
     if min(by_heads) < values["tp"]:
         print(f"with fewer KV heads than ranks (tp={values['tp']}), each rank keeps a copy of one")
-    for reason in dict.fromkeys(
-        str(fits) for fits in by_heads.values() if isinstance(fits, InvalidCombination)
-    ):
+    reasons = [str(fits) for fits in by_heads.values() if isinstance(fits, InvalidCombination)]
+    for reason in dict.fromkeys(reasons):
         print(reason)
 
 

@@ -5,15 +5,14 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import signal
 import sys
 from collections import Counter
 from contextlib import suppress
-from types import FrameType
 
 import conf
-from harness.cli.hydra_errors import explain
+from harness.cli.interruption import interrupt_between_imports
 from harness.errors import UsageError
+from harness.hydra_errors import mistakes_explained
 from harness.progress import count_outcomes, make_display
 from results import Outcome, RunFolder, load_runs
 
@@ -26,10 +25,8 @@ _MULTIRUN_FLAGS = ("-m", "--multirun")
 
 def main(arguments: list[str]) -> int:
     """Run Hydra on the arguments, then finish the run with its report."""
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then lets its exceptions through, and `explain` words them
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
-            signal.signal(number, _interrupt)
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then lets its exceptions through, to be worded here
+    interrupt_between_imports()
     if any(argument.split("=")[0] in _WITHOUT_MEASURING for argument in arguments):
         _run_hydra(arguments)
         return 0
@@ -111,17 +108,7 @@ def _run_hydra(arguments: list[str]) -> None:
     sys.argv = ["gqabench", *hydra_arguments(arguments)]
     app = hydra.main(version_base="1.3", config_path="pkg://conf", config_name="sweep")(run_job)
     try:
-        app()
-    except KeyboardInterrupt:
-        raise
-    except Exception as error:
-        explanation = explain(error)
-        if explanation is None:
-            raise
-        raise UsageError(explanation) from error
+        with mistakes_explained():
+            app()
     finally:
         GlobalHydra.instance().clear()
-
-
-def _interrupt(_signal: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt

@@ -194,9 +194,10 @@ def test_a_mistake_is_one_line_and_leaves_nothing(
 
 SWEEP = (
     "import signal, sys; from harness.cli import main; "
-    "signal.signal(signal.SIGINT, signal.default_int_handler); sys.exit(main())"
+    "signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "signal.signal(signal.SIGHUP, signal.SIG_DFL); sys.exit(main())"
 )
-"""Tests that a shell started in the background ignore SIGINT, and so would what they start."""
+"""Tests that a shell started in the background, or by nohup, ignore signals, and so would their children."""
 
 
 def start_sweep(folder: Path) -> subprocess.Popen[str]:

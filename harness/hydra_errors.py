@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
@@ -26,7 +28,24 @@ _WANTED_TYPES = {
 """OmegaConf's names of types, at the end of its complaints, in words."""
 
 
-def explain(error: BaseException) -> str | None:
+@contextmanager
+def mistakes_explained() -> Iterator[None]:
+    """Raises `UsageError`, one line, for a user's mistake that Hydra or OmegaConf complain about inside.
+
+    An interruption stays one, though it meets a library half-way, whose cleaning up then fails in its place.
+    """
+    try:
+        yield
+    except Exception as error:
+        if any(isinstance(cause, KeyboardInterrupt) for cause in _chain(error)):
+            raise KeyboardInterrupt from error
+        explanation = _explain(error)
+        if explanation is None:
+            raise
+        raise UsageError(explanation) from None
+
+
+def _explain(error: BaseException) -> str | None:
     """One line for a user's mistake; None for anything else, which is ours."""
     chain = _chain(error)
     for cause in chain:
