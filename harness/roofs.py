@@ -218,9 +218,8 @@ def fingerprint(device_entry: Mapping[str, Any], host: Mapping[str, Any]) -> dic
         facts["num_threads"] = host.get("num_threads")
         facts["affinity"] = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None
         facts["quota"] = describe_limits().get("cpu_quota_cores")
-        facts["clocks"] = {
-            key: describe_cpu().get(key) for key in ("governor", "frequency_limit_mhz", "turbo")
-        }
+        cpu = describe_cpu()
+        facts["clocks"] = {key: cpu.get(key) for key in ("governor", "frequency_limit_mhz", "turbo")}
     return facts
 
 

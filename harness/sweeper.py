@@ -134,22 +134,21 @@ class PointComposer:
     def __init__(self, loader: ConfigLoader, master: DictConfig) -> None:
         self._loader = loader
         self._master = master
-        self._pickled_by_choice: dict[
-            tuple[str, ...], bytes
-        ] = {}  # loading one is 8 times a deep copy's speed
+        self._pickled: dict[tuple[str, ...], bytes] = {}
+        """By choice of groups, since a load takes an eighth of a deep copy's time"""
         self._is_plain_key: dict[str, bool] = {}
 
     def compose(self, overrides: Sequence[str]) -> DictConfig:
         """The job's configuration, without Hydra's own section."""
         plain = [override for override in overrides if self._is_plain(override)]
         choice = tuple(override for override in overrides if not self._is_plain(override))
-        if choice not in self._pickled_by_choice:
+        if choice not in self._pickled:
             # The plain overrides are composed too, so that Hydra checks keys and types of the first point.
             composed = self._loader.load_sweep_config(self._master, [*overrides])
             with open_dict(composed):
                 del composed["hydra"]
-            self._pickled_by_choice[choice] = pickle.dumps(composed)
-        config: DictConfig = pickle.loads(self._pickled_by_choice[choice])
+            self._pickled[choice] = pickle.dumps(composed)
+        config: DictConfig = pickle.loads(self._pickled[choice])
         for override in plain:
             key, _, value = override.partition("=")
             try:

@@ -22,8 +22,10 @@ _LAUNCHES = "num_launches"
 TIMED_CALL_MEANING = (
     "What the timed call contains beside attention over K and V that are in the cache already, as each "
     "implementation declares. Tiles: of some tokens at a time; whole: of all of K and V at once, so that the "
-    "copy is workspace; not known: left to a library, which chooses. Launches: as declared, else as the "
-    "profiler counted them on a GPU, copies and fills among them."
+    "copy is workspace; not known: left to a library, which chooses."
+)
+_LAUNCHES_MEANING = (
+    "Launches: as declared, else as the profiler counted them on a GPU, copies and fills among them."
 )
 
 
@@ -47,9 +49,10 @@ def timed_calls_table(frame: pd.DataFrame) -> Table:
         for arm, of_arm in calls.items()
         for stage, declared in of_arm.items()
     )
-    note = f"Not declared: {listed(list(dict.fromkeys(silent)))}." if silent else ""
+    notes = [f"Not declared: {listed(list(dict.fromkeys(silent)))}."] if silent else []
+    notes += [_LAUNCHES_MEANING] if _LAUNCHES in parts else []
     columns = (Column("impl"), *(Column(_PARTS[part], part == _LAUNCHES) for part in parts))
-    return Table(columns, (Group("", lines),) if lines else (), note)
+    return Table(columns, (Group("", lines),) if lines else (), " ".join(notes))
 
 
 def _matters(rows: pd.DataFrame, part: str) -> bool:

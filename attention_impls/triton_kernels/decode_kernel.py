@@ -80,6 +80,27 @@ def merge_if_last(
 
 
 @triton.jit
+def store_part(
+    out, log_sum, elements, is_element, out_ptr, partial_ptr, log_sums_ptr, arrival_ptr,
+    part, num_parts, part_stride, rows, num_rows,
+    HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr, MERGES_HERE: tl.constexpr,
+):  # fmt: skip
+    """Keep one part of a sequence that is split; the last one to come merges them.
+
+    Slots of a sequence are neighbours: `[slot, head, row]` for the sums, and `[..., D]` for the outputs. The
+    pointers are to the head's first row in the first slot.
+    """
+    this_row = part.to(tl.int64) * part_stride
+    tl.store(partial_ptr + this_row * HEAD_DIM + elements, out, is_element)
+    tl.store(log_sums_ptr + this_row + rows, log_sum, rows < num_rows)
+    if MERGES_HERE:
+        merge_if_last(
+            arrival_ptr, out_ptr, partial_ptr, log_sums_ptr, part_stride, num_parts, rows, num_rows,
+            HEAD_DIM, BLOCK_D, BLOCK_M,
+        )  # fmt: skip
+
+
+@triton.jit
 def decode_kernel(
     q_ptr, k_ptr, v_ptr, k_scales_ptr, v_scales_ptr, out_ptr, partial_ptr, log_sums_ptr, arrivals_ptr,
     items_ptr, first_slots_ptr, table_ptr,
@@ -170,20 +191,13 @@ def decode_kernel(
     if num_parts == 1:
         tl.store(out_ptr + elements, out.to(out_ptr.dtype.element_ty), is_element)
     else:
-        # Slots of a sequence are neighbours: [slot, head, row] for the sums, and [..., D] for the outputs.
-        first_slot = tl.load(first_slots_ptr + sequence).to(tl.int64)
-        part_stride = num_kv_heads * num_rows
-        first_row = (first_slot * num_kv_heads + head) * num_rows
-        this_row = first_row + part.to(tl.int64) * part_stride
-        log_sum = tl.where(saw_none, float("-inf"), row_max + tl.log2(row_sum))
-        tl.store(partial_ptr + this_row * HEAD_DIM + elements, out, is_element)
-        tl.store(log_sums_ptr + this_row + rows, log_sum, rows < num_rows)
-        if MERGES_HERE:
-            merge_if_last(
-                arrivals_ptr + group * num_row_blocks + row_block, out_ptr,
-                partial_ptr + first_row * HEAD_DIM, log_sums_ptr + first_row, part_stride, num_parts,
-                rows, num_rows, HEAD_DIM, BLOCK_D, BLOCK_M,
-            )  # fmt: skip
+        first_row = (tl.load(first_slots_ptr + sequence).to(tl.int64) * num_kv_heads + head) * num_rows
+        store_part(
+            out, tl.where(saw_none, float("-inf"), row_max + tl.log2(row_sum)), elements, is_element,
+            out_ptr, partial_ptr + first_row * HEAD_DIM, log_sums_ptr + first_row,
+            arrivals_ptr + group * num_row_blocks + row_block,
+            part, num_parts, num_kv_heads * num_rows, rows, num_rows, HEAD_DIM, BLOCK_D, BLOCK_M, MERGES_HERE,
+        )  # fmt: skip
 
 
 @triton.jit

@@ -73,6 +73,7 @@ def test_requiring_a_name_imports_nothing(tmp_path):
     path.write_text("raise SystemError('imported')")
     require_known(f"{path}:Own")
     require_known("flex")
+    assert not [name for name in sys.modules if "explosive" in name]
 
 
 @pytest.mark.parametrize(

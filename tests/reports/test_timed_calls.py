@@ -51,6 +51,7 @@ def test_launches_are_those_declared_else_those_counted(record, frame_of):
     ]
     table = timed_calls_table(tidy(frame_of(rows)))
     assert table.columns[-1].title == "launches"
+    assert "as the profiler counted them" in table.note
     assert {row[0]: row[-1] for row in texts(table)} == {
         "triton_prefill": "1", "sdpa": "3", "grouped_matmul": "4 to 6", "flex": "–",
     }  # fmt: skip
