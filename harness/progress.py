@@ -53,7 +53,8 @@ class LogDisplay(SilentDisplay):
 
     def start(self, num_cases: int, num_records: int) -> None:
         self._num_cases = num_cases
-        print(f"{num_cases} cases, {num_records} records planned", file=self._stream, flush=True)
+        cases, records = _counted(num_cases, "case"), _counted(num_records, "record")
+        print(f"{cases}, {records} planned", file=self._stream, flush=True)
 
     def add_record(self, record: Record) -> None:
         self._outcomes[record.outcome] += 1
@@ -123,3 +124,7 @@ def count_outcomes(outcomes: Counter[Outcome]) -> str:
         ", ".join(f"{outcomes[outcome]} {outcome}" for outcome in Outcome if outcomes[outcome])
         or "no records"
     )
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -41,7 +41,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--results-dir", type=Path, default=_DEFAULT_RESULTS_DIR, help="where runs will go")
     parsed = parser.parse_args(arguments)
     try:
-        observed, roofs = _look(parsed)
+        observed, device, roofs = _look(parsed)
     except (WorkerFailed, RequestFailed) as failure:
         raise UsageError(f"could not look: {failure}") from failure
     findings = examine(observed)
@@ -55,7 +55,7 @@ def main(arguments: list[str]) -> int:
         }
         print(json.dumps(values, indent=1))
     else:
-        print("\n".join([*finding_lines(findings), *([] if roofs is None else roof_lines(roofs))]))
+        print("\n".join([*finding_lines(findings), *([] if roofs is None else roof_lines(roofs, device))]))
     return int(any(finding.level.disturbs for finding in findings))
 
 
@@ -70,14 +70,14 @@ def finding_lines(findings: Sequence[Finding]) -> list[str]:
     return lines
 
 
-def roof_lines(roofs: Roofs) -> list[str]:
-    """The measured ceilings, one a line."""
+def roof_lines(roofs: Roofs, device: str) -> list[str]:
+    """The measured ceilings of a device, one a line."""
     named = {"read": (roofs.read, "GB/s"), "copy": (roofs.copy, "GB/s")}
     named |= {f"matmul {dtype}": (roof, "TFLOP/s") for dtype, roof in roofs.matmul.items()}
     width = max(map(len, named))
     return [
         "",
-        "roofs, the best repetition of the best way:",
+        f"roofs of {device}, the best repetition of the best way:",
         *(f"  {name:<{width}}  {_roof_text(roof, unit)}" for name, (roof, unit) in named.items()),
     ]
 
@@ -87,19 +87,23 @@ def _roof_text(roof: Roof, unit: str) -> str:
     return f"{roof.best:8.4g} {unit:<7}  {repetitions:<22}  {roof.method}"
 
 
-def _look(parsed: argparse.Namespace) -> tuple[Observed, Roofs | None]:
-    """Start a worker, look at the machine while it is idle, and have it measure the roofs."""
+def _look(parsed: argparse.Namespace) -> tuple[Observed, str, Roofs | None]:
+    """Start a worker, look at the machine while it is idle, and have it measure the roofs of a device.
+
+    Also gives the device's name.
+    """
     with tempfile.TemporaryDirectory(prefix="gqabench-") as folder:
         environment = Environment(CURRENT_ENVIRONMENT)
         with WorkerProcess(environment, Path(folder) / "worker.log") as worker:
             host = worker.describe_host(_START_TIMEOUT_S)
             device = resolve_device(parsed.device, host)
             observed = observe(host, open_nvml(), worker.pid, parsed.results_dir)
+            name = f"{device['device']}, {device['name']}"
             if parsed.no_roofs:
-                return observed, None
+                return observed, name, None
             measured = ask_for_roofs(worker, device)
     measure_roofs_again(device, host, lambda: measured)  # the next sweep knows them
-    return observed, Roofs.from_dict(measured)
+    return observed, name, Roofs.from_dict(measured)
 
 
 def _free_bytes(folder: Path) -> int | None:

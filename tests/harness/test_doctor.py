@@ -430,14 +430,15 @@ def test_findings_stand_in_columns_with_what_mends_them_below() -> None:
 
 
 def test_roofs_stand_in_columns_with_their_units() -> None:
-    assert roof_lines(roofs())[2:] == [
+    assert roof_lines(roofs(), "cpu, Some CPU")[1:] == [
+        "roofs of cpu, Some CPU, the best repetition of the best way:",
         "  read                  50 GB/s     median 49 of 99         torch.sum of float32, 64 MiB",
         "  copy                  50 GB/s     median 49 of 99         torch.sum of float32, 64 MiB",
         "  matmul float32      0.25 TFLOP/s  median 0.2 of 99        torch.sum of float32, 64 MiB",
     ]
 
 
-Look = Callable[..., tuple[Observed, Roofs | None]]
+Look = Callable[..., tuple[Observed, str, Roofs | None]]
 
 
 @pytest.mark.parametrize(
@@ -459,11 +460,11 @@ def test_the_exit_code_tells_whether_something_disturbs(
     measured: Roofs | None,
     code: int,
 ) -> None:
-    look: Look = lambda _: (replace(quiet, **disturbance), measured)  # noqa: E731
+    look: Look = lambda _: (replace(quiet, **disturbance), "cpu, Some CPU", measured)  # noqa: E731
     monkeypatch.setattr(command, "_look", look)
     assert command.main([]) == code
     printed = capsys.readouterr().out
-    assert ("roofs, the best repetition" in printed) is (measured is not None)
+    assert ("roofs of cpu, Some CPU, the best repetition" in printed) is (measured is not None)
     assert command.main(["--json"]) == code
     values = json.loads(capsys.readouterr().out)
     assert values["roofs"] == (None if measured is None else measured.to_dict())

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -13,92 +13,30 @@ import results
 
 pytestmark = pytest.mark.gpu
 
+KNOWN = Path(__file__).with_name("known_on_cuda.py")
 SLEEP_MS = 2.0
 SCRATCH_BYTES = 50_000_001
+"""As there."""
 ALLOCATOR_ROUNDING_BYTES = 512
 
-MODULE = f"""
-    import torch
-    from attention_impls import PreparedAttention, get_impl
-
-    def cycles_per_ms():
-        # Of the kernel that sleeps, on this card and at its present clock: by events, over a long sleep.
-        started, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        torch.cuda._sleep(50_000_000)
-        started.record()
-        torch.cuda._sleep(100_000_000)
-        ended.record()
-        ended.synchronize()
-        return 100_000_000 / started.elapsed_time(ended)
-
-    class Plain:
-        name = "plain"
-        def unsupported_reasons(self, problem):
-            return []
-        def prepare(self, problem, inputs):
-            self.inner = get_impl("sdpa").prepare(problem, inputs)
-            self.cycles = int(cycles_per_ms() * {SLEEP_MS})
-            self.inputs = inputs
-            return PreparedAttention(self.run, self.inner.kv_cache_bytes)
-        def run(self):
-            return self.inner()
-
-    class SleepsAKnownTime(Plain):
-        def run(self):
-            torch.cuda._sleep(self.cycles)
-            return self.inner()
-
-    class AllocatesAKnownScratch(Plain):
-        def run(self):
-            scratch = torch.empty({SCRATCH_BYTES}, dtype=torch.uint8, device="cuda")
-            del scratch
-            return self.inner()
-
-    class ReturnsItsFirstOutput(Plain):
-        def run(self):
-            if not hasattr(self, "output"):
-                self.output = self.inner().clone()
-            return self.output
-
-    class MapsHeadsWrongly(Plain):
-        def run(self):
-            # head h reads h % KV heads
-            groups = self.inputs.q.shape[1] // self.inputs.k.shape[1]
-            k, v = (x.repeat(1, groups, 1, 1) for x in (self.inputs.k, self.inputs.v))
-            return torch.nn.functional.scaled_dot_product_attention(self.inputs.q, k, v)
-
-    class Synchronises(Plain):
-        def run(self):
-            output = self.inner()
-            torch.cuda.synchronize()
-            return output
-
-    class LaunchesManyKernels(Plain):
-        def run(self):
-            output = self.inner()
-            for _ in range(200):
-                output = output + 0
-            return output
-"""
 NAMES = (
     "Plain", "SleepsAKnownTime", "AllocatesAKnownScratch", "ReturnsItsFirstOutput", "MapsHeadsWrongly",
-    "Synchronises", "LaunchesManyKernels",
+    "ReadsBeyondTheEnd", "Synchronises", "LaunchesManyKernels",
 )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def rows(gqabench_in: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> pd.DataFrame:
     folder = tmp_path_factory.mktemp("truths")
-    (folder / "known.py").write_text(textwrap.dedent(MODULE))
     finished = gqabench_in(
         folder,
         "sweep", "device=cuda", "dtype=bfloat16", "measure=standard", "measure.caches=[cold,warm]",
         "measure.seconds_per_arm=0.5", "model=llama3_8b", "batch_size=8", "kv_len=4096",
-        "impls=[" + ",".join(f"known.py:{name}" for name in NAMES) + "]",
+        "impls=[" + ",".join(f"{KNOWN}:{name}" for name in NAMES) + "]",
     )  # fmt: skip
     assert finished.returncode == 0, finished.stderr
     frame = results.load(folder / "results" / "runs" / "latest").set_index("impl")
-    return frame.rename(index=lambda name: name.removeprefix("known.py:"))
+    return frame.rename(index=lambda name: name.rpartition(":")[2])
 
 
 def test_a_known_time_is_read_within_one_percent(rows: pd.DataFrame) -> None:
@@ -114,6 +52,12 @@ def test_a_known_scratch_is_read_to_the_allocator_s_rounding(rows: pd.DataFrame)
 @pytest.mark.parametrize("impl", ["ReturnsItsFirstOutput", "MapsHeadsWrongly"])
 def test_wrong_outputs_are_incorrect(rows: pd.DataFrame, impl: str) -> None:
     assert rows.loc[impl, "outcome"] == "incorrect"
+
+
+def test_a_lost_context_costs_one_row(rows: pd.DataFrame) -> None:
+    assert rows.loc["ReadsBeyondTheEnd", "outcome"] == "error"
+    assert "CUDA error" in rows.loc["ReadsBeyondTheEnd", "reason"]
+    assert set(rows.loc[["Plain", "Synchronises", "LaunchesManyKernels"], "outcome"]) == {"ok"}
 
 
 def test_events_graph_and_kernels_agree_where_a_call_is_long(rows: pd.DataFrame) -> None:

@@ -1,0 +1,187 @@
+"""What the harness does on CUDA, end to end, with a GPU that is simulated on the CPU (`tests/simulated_gpu`).
+
+It shows that the paths are sound: devices, streams, graphs, memory, lost contexts, reports. What a card
+really does, and how fast, is for the tests marked `gpu`; here a time is only held against what the simulated
+clock was told.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+import results
+
+KNOWN = Path(__file__).with_name("known_on_cuda.py")
+SLEEP_MS = 2.0
+SCRATCH_BYTES = 50_000_001
+"""As there."""
+ALLOCATOR_ROUNDING_BYTES = 512
+KNOWN_IMPLS = (
+    "Plain", "SleepsAKnownTime", "AllocatesAKnownScratch", "ReturnsItsFirstOutput", "MapsHeadsWrongly",
+    "ReadsBeyondTheEnd", "Synchronises",
+)  # fmt: skip
+SMALL = ("model=gqa_8_2", "kv_len=256", "measure.seconds_per_arm=0.05")
+
+Sweep = Callable[..., pd.DataFrame]
+
+
+@pytest.fixture(scope="module")
+def command(gqabench_in: Callable[..., Any], simulated_gpu: dict[str, str]) -> Callable[..., Any]:
+    return partial(gqabench_in, **simulated_gpu)
+
+
+@pytest.fixture(scope="module")
+def sweep(command: Callable[..., Any]) -> Sweep:
+    """Records of a sweep in a folder, by implementation."""
+
+    def run(folder: Path, *overrides: str) -> pd.DataFrame:
+        finished = command(folder, "sweep", *overrides)
+        assert finished.returncode == 0, finished.stderr
+        frame = results.load(folder / "results" / "runs" / "latest").set_index("impl").sort_index()
+        return frame.rename(index=lambda name: name.rpartition(":")[2])
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("run")
+
+
+@pytest.fixture(scope="module")
+def rows(sweep: Sweep, folder: Path) -> pd.DataFrame:
+    known = [f"{KNOWN}:{name}" for name in KNOWN_IMPLS]
+    ours = ["sdpa", "repeat_kv", "grouped_matmul", "paged_grouped", "blockwise"]
+    return sweep(folder, *SMALL, "measure.caches=[cold,warm]", f"impls=[{','.join([*known, *ours])}]")
+
+
+def test_a_gpu_is_found_and_taken(rows: pd.DataFrame, folder: Path) -> None:
+    assert set(rows["device_name"]) == {"NVIDIA Big (simulated)"}
+    assert set(rows["dtype"]) == {"bfloat16"}
+    assert set(rows["timing_method"]) == {"cuda_events"}
+    machine = json.loads((folder / "results/runs/latest/run.json").read_text())["machine"]
+    assert "GPU-22222222-bbbb-4000-8000-000000000002" in json.dumps(machine)
+
+
+def test_outcomes_are_those_that_are_known(rows: pd.DataFrame) -> None:
+    wrong = {
+        "ReturnsItsFirstOutput": "incorrect",
+        "MapsHeadsWrongly": "incorrect",
+        "ReadsBeyondTheEnd": "error",
+    }
+    assert rows["outcome"].to_dict() == {impl: wrong.get(impl, "ok") for impl in rows.index}
+
+
+def test_a_lost_device_is_said_to_be_that_row_s(rows: pd.DataFrame) -> None:
+    assert "CUDA error" in rows.loc["ReadsBeyondTheEnd", "reason"]
+
+
+def test_all_ways_of_timing_see_what_the_device_slept(rows: pd.DataFrame) -> None:
+    row = rows.loc["SleepsAKnownTime"]
+    for column in ("latency_ms", "warm_latency_ms", "graph_latency_ms", "eager_ms"):
+        assert row[column] >= SLEEP_MS, column
+    assert rows.loc["Plain", "graph_latency_ms"] < row["graph_latency_ms"]
+
+
+def test_a_known_scratch_is_read_to_the_allocator_s_rounding(rows: pd.DataFrame) -> None:
+    workspace = rows.loc["AllocatesAKnownScratch", "peak_workspace_bytes"]
+    assert SCRATCH_BYTES <= workspace < SCRATCH_BYTES + ALLOCATOR_ROUNDING_BYTES
+
+
+def test_expansion_shows_as_workspace(rows: pd.DataFrame) -> None:
+    cache_bytes = rows.loc["repeat_kv", "kv_cache_bytes"]
+    group_size = rows.loc["repeat_kv", "group_size"]
+    assert rows.loc["repeat_kv", "peak_workspace_bytes"] >= group_size * cache_bytes
+    assert rows.loc["grouped_matmul", "peak_workspace_bytes"] < cache_bytes
+
+
+def test_only_what_waits_for_the_device_cannot_be_captured(rows: pd.DataFrame) -> None:
+    ok = rows[rows["outcome"] == "ok"]
+    assert list(ok.index[ok["graph_latency_ms"].isna()]) == ["Synchronises"]
+    assert "cannot be captured" in ok.loc["Synchronises", "graph_reason"]
+    assert "launch_exposed" in ok.loc["Synchronises", "flags"]
+    assert (ok["graph_pool_bytes"].drop("Synchronises") > 0).all()
+
+
+def test_what_ran_is_told(rows: pd.DataFrame) -> None:
+    assert "simulated_repeat_interleave" in rows.loc["repeat_kv", "kernels"]
+    assert rows.loc["repeat_kv", "num_launches"] > rows.loc["sdpa", "num_launches"] >= 1
+    assert set(rows["kernel_ms_source"].dropna()) == {"torch.profiler"}
+
+
+def test_conditions_and_energy_come_from_the_driver(rows: pd.DataFrame) -> None:
+    ok = rows[rows["outcome"] == "ok"]
+    assert (ok["clock_mhz"] > 0).all() and (ok["temperature_c"] > 0).all()
+    assert (ok["device_bytes"] > 0).all()
+    assert (ok["energy_j_per_call"].notna() | ok["energy_reason"].notna()).all()
+
+
+def test_roofs_are_the_device_s(rows: pd.DataFrame) -> None:
+    ok = rows[rows["outcome"] == "ok"]
+    assert ok["roof"].notna().all() and ok["roof_fraction"].notna().all()
+
+
+def test_the_report_speaks_of_the_gpu(rows: pd.DataFrame, folder: Path) -> None:
+    text = (folder / "results/runs/latest/report.md").read_text()
+    assert "NVIDIA Big (simulated)" in text
+    assert "ReadsBeyondTheEnd" in text
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        ("workload=prefill", "kv_len=64"),
+        ("workload=extend", "q_len=4", "kv_len=64"),
+        ("workload=layer", "kv_len=64"),
+        ("kv_dtype=float8_e4m3", "kv_len=64"),
+        ("kv_dtype=int8", "kv_len=64"),
+        ("window=16", "kv_len=64"),
+        ("page_size=16", "kv_len=64"),
+    ],
+    ids=lambda keys: keys[0],
+)
+def test_every_kind_of_problem_runs(sweep: Sweep, tmp_path: Path, keys: tuple[str, ...]) -> None:
+    impls = "impls=[sdpa,sdpa_math,repeat_kv,grouped_matmul,folded_sdpa,blockwise,paged_gather,paged_grouped]"
+    frame = sweep(tmp_path, "device=cuda", "measure=smoke", "model=gqa_8_2", *keys, impls)
+    assert set(frame["outcome"]) <= {"ok", "unsupported"}
+    assert "ok" in set(frame["outcome"])
+
+
+def test_a_case_too_large_for_the_device_is_a_row(sweep: Sweep, tmp_path: Path) -> None:
+    frame = sweep(
+        tmp_path, "-m", "device=cuda", "measure=smoke", "model=gqa_8_2", "batch_size=1,64", "kv_len=65536",
+        "impls=[sdpa]",
+    )  # fmt: skip
+    assert frame.set_index("batch_size")["outcome"].to_dict() == {1: "ok", 64: "oom"}
+    assert "CUDA out of memory" in frame.set_index("batch_size").loc[64, "reason"]
+
+
+def test_two_runs_have_the_same_bytes(sweep: Sweep, command: Callable[..., Any], tmp_path: Path) -> None:
+    keys = ("device=cuda", "measure=smoke", "model=gqa_8_2", "impls=[sdpa,repeat_kv,paged_grouped]")
+    runs = []
+    for _ in range(2):
+        sweep(tmp_path, *keys)
+        runs.append((tmp_path / "results/runs/latest").resolve())
+    finished = command(tmp_path, "compare", *map(str, runs), "--policy", "memory")
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+
+
+def test_a_gpu_that_is_not_there_is_the_user_s_mistake(command: Callable[..., Any], tmp_path: Path) -> None:
+    finished = command(tmp_path, "sweep", "device=cuda:1")
+    assert finished.returncode == 2
+    assert finished.stderr.splitlines() == [
+        "gqabench sweep: device=cuda:1: not on this machine; valid: auto, cpu, cuda:0"
+    ]
+
+
+def test_doctor_tells_of_the_gpu(command: Callable[..., Any], tmp_path: Path) -> None:
+    finished = command(tmp_path, "doctor")
+    assert finished.returncode in (0, 1), finished.stderr
+    assert "NVIDIA Big (simulated)" in finished.stdout
