@@ -45,7 +45,8 @@ test: $(READY) ## run the tests that need no GPU
 
 test-gpu: $(READY) ## run the tests that need an NVIDIA GPU
 	@$(PY) -c 'import sys, torch; torch.cuda.is_available() or sys.exit(f"make test-gpu needs an NVIDIA GPU, and torch {torch.__version__} sees none here")'
-	$(PY) -m pytest -m gpu $(PYTEST_ARGS)
+	$(PY) -m pytest -n logical --maxprocesses 4 --dist worksteal -m "gpu and not alone" $(PYTEST_ARGS) $(NONE_CHOSEN)
+	$(PY) -m pytest -m "gpu and alone" $(PYTEST_ARGS) $(NONE_CHOSEN)
 
 bench-harness: $(READY) ## measure what the harness itself costs
 	$(PY) tests/benchmarks/harness_overhead.py $(ARGS)

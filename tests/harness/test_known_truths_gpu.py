@@ -11,7 +11,7 @@ import pytest
 
 import results
 
-pytestmark = pytest.mark.gpu
+pytestmark = [pytest.mark.gpu, pytest.mark.alone]
 
 SLEEP_MS = 2.0
 SCRATCH_BYTES = 50_000_001
