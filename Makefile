@@ -16,6 +16,10 @@ LOCK_TORCH ?= 2.13.0
 # The Triton that CUDA builds of that torch name exactly.
 LOCK_TRITON ?= 3.7.1
 LOCK_PYTHON := 3.11
+# Of the compiled packages, those that a host with torch is likely to lack, and the hosts that they are gathered for.
+COMPILED_WHEELS := hypothesis|ruptures
+HOST_PYTHONS ?= 3.11 3.12 3.13
+HOST_PLATFORMS ?= manylinux_2_17_x86_64 manylinux2014_x86_64 manylinux_2_28_x86_64
 WHEELHOUSE_MAX_KIB := 30720
 
 .DEFAULT_GOAL := help
@@ -41,7 +45,8 @@ test: $(READY) ## run the tests that need no GPU
 
 test-gpu: $(READY) ## run the tests that need an NVIDIA GPU
 	@$(PY) -c 'import sys, torch; torch.cuda.is_available() or sys.exit(f"make test-gpu needs an NVIDIA GPU, and torch {torch.__version__} sees none here")'
-	$(PY) -m pytest -m gpu $(PYTEST_ARGS)
+	$(PY) -m pytest -n logical --maxprocesses 4 --dist worksteal -m "gpu and not alone" $(PYTEST_ARGS) $(NONE_CHOSEN)
+	$(PY) -m pytest -m "gpu and alone" $(PYTEST_ARGS) $(NONE_CHOSEN)
 
 bench-harness: $(READY) ## measure what the harness itself costs
 	$(PY) tests/benchmarks/harness_overhead.py $(ARGS)
@@ -91,12 +96,24 @@ define INSTALL
 	$(PIP) install --no-build-isolation --no-deps --editable .
 endef
 else
-VENV_FLAGS := --system-site-packages --without-pip
+VENV_FLAGS := --without-pip
 define INSTALL
 	@[ -d wheelhouse ] || { echo 'OFFLINE=1 installs from wheelhouse/, and there is none: run make wheelhouse where there is a network, and copy it here' >&2; exit 1; }
-	$(PIP) install --no-index --find-links wheelhouse --editable '.[test]'
+	@"$(PYTHON)" -c "$$LEND_PACKAGES" > "$$($(PY) -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/lent.pth"
+	$(PIP) install --quiet --no-index --find-links wheelhouse --editable '.[test]'
 endef
 endif
+
+# The folders where PYTHON finds its packages, as lines for a .pth file. The flag --system-site-packages would not do:
+# where PYTHON is a virtual environment's, it lends the packages of the interpreter underneath, and not PYTHON's.
+define LEND_PACKAGES
+import site
+
+folders = site.getsitepackages() + ([site.getusersitepackages()] if site.ENABLE_USER_SITE else [])
+for folder in folders:
+    print(f"import site; site.addsitedir({folder!r})")
+endef
+export LEND_PACKAGES
 
 lock: ## resolve pyproject.toml afresh and write requirements.lock
 	@"$(PYTHON)" -c 'import sys; sys.exit("%d.%d" % sys.version_info[:2] != "$(LOCK_PYTHON)")' || \
@@ -137,11 +154,14 @@ for name in sorted(set(packages) - {"gqabench"}):
 endef
 export WRITE_LOCK
 
-wheelhouse: $(READY) ## gather the pure-Python wheels for a host without a network
+wheelhouse: $(READY) ## gather the wheels that a host with torch may lack, for one without a network
 	rm -rf build wheelhouse
 	mkdir -p build
 	$(PY) -c "$$PURE_PINS" > build/pure.txt
 	$(PIP) --quiet wheel --no-deps --no-build-isolation --wheel-dir wheelhouse --requirement build/pure.txt .
+	grep -E '^($(COMPILED_WHEELS))==' requirements.lock > build/compiled.txt
+	for version in $(HOST_PYTHONS); do $(PIP) --quiet download --no-deps --only-binary :all: --dest wheelhouse \
+		--python-version $$version $(HOST_PLATFORMS:%=--platform %) --requirement build/compiled.txt || exit; done
 	rm -rf build
 	@cd wheelhouse && ls
 	@kib=$$(du -sk wheelhouse | cut -f 1); \
@@ -151,17 +171,33 @@ wheelhouse: $(READY) ## gather the pure-Python wheels for a host without a netwo
 	@echo "  python3 -m pip install --no-index --find-links wheelhouse 'gqabench[test]'"
 	@echo 'or, in a checkout with wheelhouse/ beside this Makefile, add OFFLINE=1: make test-gpu OFFLINE=1'
 
-# The locked packages that are installed from wheels without compiled code.
+# Of what gqabench[test] needs, the locked packages that are installed from wheels without compiled code. What torch
+# needs is where torch is; setuptools is there because an editable install builds with it, apart from what is installed.
 define PURE_PINS
-import re
-from importlib.metadata import distributions
+from importlib.metadata import distribution
 from pathlib import Path
 
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+def walk(asked):
+    name = canonicalize_name(asked.name)
+    if name == "torch" or (name, *asked.extras) in walked:
+        return
+    walked.add((name, *asked.extras))
+    package = distribution(name)
+    pin = name + "==" + package.version
+    if pin in locked and "-none-any" in (package.read_text("WHEEL") or ""):
+        pins.add(pin)
+    for further in map(Requirement, package.requires or []):
+        if not further.marker or any(further.marker.evaluate({"extra": extra}) for extra in asked.extras | {""}):
+            walk(further)
+
 locked = {line.split()[0] for line in Path("requirements.lock").read_text().splitlines() if line[:1] != "#"}
-for distribution in distributions():
-    pin = re.sub("[-_.]+", "-", distribution.name).lower() + "==" + distribution.version
-    if pin in locked and "-none-any" in (distribution.read_text("WHEEL") or ""):
-        print(pin)
+walked, pins = set(), set()
+walk(Requirement("gqabench[test]"))
+walk(Requirement("setuptools"))
+print(*sorted(pins), sep="\n")
 endef
 export PURE_PINS
 

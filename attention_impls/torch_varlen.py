@@ -6,6 +6,7 @@ Shape suffixes: B batch, H query heads, G key/value heads, Q q_len, K kv_len, D 
 from __future__ import annotations
 
 import inspect
+from collections.abc import Set
 from typing import Any
 
 import torch
@@ -29,7 +30,7 @@ PAGE_MULTIPLE = 256
 
 
 class TorchVarlen(AttentionImpl):
-    """Grouped heads, pages and split-KV came with PyTorch 2.13."""
+    """Grouped heads, lengths, pages and split-KV came with PyTorch 2.13. Its signature says what it has."""
 
     name = "torch_varlen"
     reads_cache_in_place = False
@@ -48,17 +49,19 @@ class TorchVarlen(AttentionImpl):
             reasons.append(f"dtype={problem.dtype}: varlen_attn computes in {' and '.join(HALF_DTYPES)}")
         if problem.page_size is not None and problem.page_size % PAGE_MULTIPLE:
             reasons.append(f"page_size={problem.page_size}: must be a multiple of {PAGE_MULTIPLE}")
-        if problem.group_size > 1 and not _knows_groups():
-            reasons.append(
-                f"num_kv_heads={problem.num_kv_heads}: varlen_attn of PyTorch {torch.__version__} has no"
-                " grouped heads; 2.13 has"
-            )
+        known, this_one = _arguments(), f"varlen_attn of PyTorch {torch.__version__}"
+        if problem.group_size > 1 and "enable_gqa" not in known:
+            reasons.append(f"num_kv_heads={problem.num_kv_heads}: {this_one} has no grouped heads; 2.13 has")
+        if problem.is_ragged and "seqused_k" not in known:
+            lengths = list(problem.kv_lens or ())
+            reasons.append(f"kv_lens={lengths}: {this_one} has no lengths of cached sequences; 2.13 has")
+        if problem.page_size is not None and "block_table" not in known:
+            reasons.append(f"page_size={problem.page_size}: {this_one} has no pages; 2.13 has")
         return reasons
 
     def prepare(self, problem: AttentionProblem, inputs: AttentionInputs) -> PreparedAttention:
         from torch.nn.attention.varlen import varlen_attn
 
-        lengths_B = lengths_on_device(problem)
         if problem.page_size is None:
             k, v = (tokens_first(x).flatten(0, 1) for x in (inputs.k, inputs.v))
             pages, num_bytes = {}, k.nbytes + v.nbytes
@@ -72,10 +75,12 @@ class TorchVarlen(AttentionImpl):
         options: dict[str, Any] = {
             "scale": problem.scale,
             "window_size": (keys_on_the_left(problem), 0 if is_causal else -1),
-            "enable_gqa": problem.group_size > 1,
-            "seqused_k": lengths_B,
             **pages,
         }
+        if problem.group_size > 1:
+            options["enable_gqa"] = True
+        if "seqused_k" in _arguments():
+            options["seqused_k"] = lengths_on_device(problem)
         q_starts = starts_on_device([problem.q_len] * problem.batch_size, problem.device)
 
         def run() -> torch.Tensor:
@@ -87,9 +92,8 @@ class TorchVarlen(AttentionImpl):
         return PreparedAttention(run, num_bytes)
 
 
-def _knows_groups() -> bool:
-    try:
-        from torch.nn.attention.varlen import varlen_attn
-    except ImportError:
-        return False
-    return "enable_gqa" in inspect.signature(varlen_attn).parameters
+def _arguments() -> Set[str]:
+    """Names of what this PyTorch's function takes."""
+    from torch.nn.attention.varlen import varlen_attn
+
+    return inspect.signature(varlen_attn).parameters.keys()

@@ -266,4 +266,5 @@ def _give_back(kind: str) -> None:
     """Leave the device's memory as it was found: what a case holds is weighed later."""
     gc.collect()
     if kind == "cuda":
+        torch._C._cuda_clearCublasWorkspaces()  # of matrix products: tens of MB, and never given back else
         torch.cuda.empty_cache()

@@ -7,15 +7,20 @@ import importlib.util
 import random
 import re
 import shutil
+import warnings
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import cache
 
 import pytest
 import torch
+from torch.nn.attention import sdpa_kernel
 
 from attention_impls import AttentionImpl, AttentionProblem, get_impl
 from attention_impls.inputs import make_inputs
+from attention_impls.libraries.sdpa_backend_choice import BACKEND_LABELS
+from attention_impls.libraries.sdpa_call import SdpaCall
 from attention_impls.problem import DTYPE_ITEMSIZES, KV_DTYPE_ITEMSIZES
 from attention_impls.reference import reference_attention
 from attention_impls.registry import BUILT_IN_IMPLS
@@ -74,15 +79,18 @@ def grid() -> tuple[AttentionProblem, ...]:
     )
 
 
-def compiled_numbers() -> list[int]:
-    """Problems that compiled implementations get: the first of each phase with a plain cache."""
+def compiled_numbers(*dtypes: str) -> list[int]:
+    """Problems that compiled implementations get: the first of each phase and dtype with a plain cache."""
     return [
         next(
             number
             for number, problem in enumerate(grid())
-            if problem.phase == phase and problem.kv_dtype is None and problem.page_size is None
+            if (problem.phase, problem.dtype) == (phase, dtype)
+            and problem.kv_dtype is None
+            and problem.page_size is None
         )
         for phase in ("decode", "prefill", "extend")
+        for dtype in dtypes
     ]
 
 
@@ -92,8 +100,11 @@ def complaint(impl: AttentionImpl, problem: AttentionProblem, solution: tuple) -
     if reasons := impl.unsupported_reasons(problem):
         untrue = [reason for reason in reasons if not is_true(reason, problem)]
         return f"untrue or unclear reasons: {untrue}" if untrue else None
-    with torch.inference_mode():
-        output = impl.prepare(problem, inputs)()
+    try:
+        with torch.inference_mode():
+            output = impl.prepare(problem, inputs)()
+    except RuntimeError as error:  # with the others of its test
+        return f"raised {type(error).__name__}: {error}"
     if (mismatch := output_mismatch(problem, output)) is not None:
         return mismatch
     observed = budget.excess(output, reference)
@@ -111,8 +122,23 @@ def is_true(reason: str, problem: AttentionProblem) -> bool:
         return importlib.util.find_spec(package[1].replace("-", "_")) is None
     if compiler := re.search(r"no C\+\+ compiler (\S+) on PATH", reason):
         return shutil.which(compiler[1]) is None
-    if "there is no such kernel for the CPU" in reason or "CUDA" in reason:
+    if refusal := re.match(r"(.+) attention of PyTorch \S+ on (cpu|cuda): .", reason):
+        return problem.device_type == refusal[2] and is_refused_by_pytorch(refusal[1], problem)
+    if "CUDA" in reason:
         return problem.device_type == "cpu"
+    return False
+
+
+def is_refused_by_pytorch(label: str, problem: AttentionProblem) -> bool:
+    """Whether the kernel fails when it is called: the reasons ask PyTorch beforehand, without calling it."""
+    (backend,) = [backend for backend, its_label in BACKEND_LABELS.items() if its_label == label]
+    inputs, call = make_inputs(problem, seed=0), SdpaCall.for_problem(problem)
+    with warnings.catch_warnings(), sdpa_kernel(backend), torch.inference_mode():
+        warnings.simplefilter("ignore")  # each names an objection
+        try:
+            call(inputs.q, inputs.k, inputs.v)
+        except RuntimeError as error:
+            return re.match("No (available kernel|viable backend)", str(error)) is not None
     return False
 
 
@@ -138,37 +164,41 @@ def impls(compiled: bool) -> dict[str, AttentionImpl]:
     return {name: impl for name, impl in found.items() if impl.compiles_each_problem == compiled}
 
 
-def require_agreement(problem: AttentionProblem, names: dict[str, AttentionImpl]) -> None:
-    solution = solved(problem)
-    complaints = {name: complaint(impl, problem, solution) for name, impl in names.items()}
-    assert not {name: text for name, text in complaints.items() if text}, problem
+def require_agreement(problems: Iterable[AttentionProblem], names: dict[str, AttentionImpl]) -> None:
+    complaints = {}
+    for problem in problems:
+        solution = solved(problem)
+        told = {name: complaint(impl, problem, solution) for name, impl in names.items()}
+        complaints |= {(name, problem): text for name, text in told.items() if text}
+    assert not complaints, "\n".join(f"{name}: {text}\n  {of}" for (name, of), text in complaints.items())
 
 
 @pytest.mark.parametrize("number", range(len(grid())))
 def test_every_implementation_agrees_or_says_truly_why_not(number):
-    require_agreement(grid()[number], impls(compiled=False))
+    require_agreement([grid()[number]], impls(compiled=False))
 
 
-@pytest.mark.parametrize("number", compiled_numbers())
+@pytest.mark.parametrize("number", compiled_numbers("float32"))
 @pytest.mark.parametrize("name", list(impls(compiled=True)))
 def test_compiled_implementations_agree_on_some(name, number):
-    require_agreement(grid()[number], {name: impls(compiled=True)[name]})
+    require_agreement([grid()[number]], {name: impls(compiled=True)[name]})
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 @pytest.mark.parametrize("first", range(0, len(grid()), PROBLEMS_PER_GPU_TEST))
 def test_every_implementation_agrees_on_cuda(first):
-    for problem in grid()[first : first + PROBLEMS_PER_GPU_TEST]:
-        require_agreement(replace(problem, device="cuda"), impls(compiled=False))
+    problems = grid()[first : first + PROBLEMS_PER_GPU_TEST]
+    require_agreement([replace(problem, device="cuda") for problem in problems], impls(compiled=False))
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+@pytest.mark.parametrize("number", compiled_numbers("float32", "bfloat16"))
 @pytest.mark.parametrize("name", list(impls(compiled=True)))
-def test_compiled_implementations_agree_on_cuda(name):
-    for number in compiled_numbers():
-        require_agreement(replace(grid()[number], device="cuda"), {name: impls(compiled=True)[name]})
+def test_compiled_implementations_agree_on_cuda(monkeypatch, name, number):
+    monkeypatch.setenv("GQABENCH_TUNING", "off")  # tuning measures time, and other tests run beside this one
+    require_agreement([replace(grid()[number], device="cuda")], {name: impls(compiled=True)[name]})
 
 
 @pytest.mark.parametrize("name", list(impls(compiled=True)))
@@ -213,6 +243,14 @@ def test_the_grid_covers_what_it_should():
 )
 def test_a_reason_that_is_not_true_is_found_out(make_problem, reason):
     assert not is_true(reason, make_problem(q_len=1, window=3))
+
+
+def test_a_refusal_by_pytorch_is_tried_out(make_problem):
+    problem = make_problem(q_len=1)
+    assert is_true("cuDNN attention of PyTorch 2.11.0 on cpu: it has none", problem)
+    assert not is_true("flash attention of PyTorch 2.11.0 on cpu: it has none", problem)
+    assert not is_true("cuDNN attention of PyTorch 2.11.0 on cuda: it has none", problem)
+    assert not is_true("cuDNN attention of PyTorch 2.11.0 on cpu: ", problem)
 
 
 @pytest.mark.parametrize(

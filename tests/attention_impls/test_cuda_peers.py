@@ -53,7 +53,7 @@ def with_kvcache(
 
 
 def varlen(
-    query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, scale, window_size, enable_gqa, seqused_k,
+    query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, scale, window_size, enable_gqa=False, seqused_k,
     block_table=None,
 ):  # fmt: skip
     """`varlen_attn` of PyTorch 2.13."""
@@ -68,6 +68,14 @@ def varlen(
         q = query[cu_seq_q[b] : cu_seq_q[b + 1]]
         outputs.append(dense(q, k, v, length, scale, right == 0, left, None))
     return torch.cat(outputs)
+
+
+def varlen_of_2_11(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, scale, window_size):
+    """`varlen_attn` of PyTorch 2.11: each query head has its keys, and every cached token counts."""
+    return varlen(
+        query, key, value, cu_seq_q, cu_seq_k, max_q, max_k,
+        scale=scale, window_size=window_size, seqused_k=cu_seq_k.diff(),
+    )  # fmt: skip
 
 
 class Wrapper:
@@ -175,10 +183,35 @@ def test_a_problem_means_the_same_to_the_library(make_problem, name, case):
     assert (prepared.plan_ms is not None) == name.startswith(("flashinfer_decode", "flashinfer_prefill"))
 
 
+@pytest.mark.parametrize("fields", [{"q_len": 37, "kv_len": 37}, {"kv_len": 41, "window": 7}])
+def test_the_varlen_attn_of_pytorch_2_11_serves_multi_head_attention(make_problem, monkeypatch, fields):
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", varlen_of_2_11)
+    problem = make_problem(num_q_heads=4, num_kv_heads=4, **fields)
+    inputs = make_inputs(problem, 0)
+    output = get_impl("torch_varlen").prepare(problem, inputs)()
+    assert max_error(output, reference_attention(problem, inputs)) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("fields", "key"),
+    [
+        ({"num_q_heads": 4, "num_kv_heads": 2}, "num_kv_heads=2"),
+        ({"kv_lens": (8, 3)}, "kv_lens=[8, 3]"),
+        ({"page_size": 256}, "page_size=256"),
+        ({"kv_lens": (8, 8)}, None),
+    ],
+)
+def test_what_the_varlen_attn_of_pytorch_2_11_lacks_is_a_reason(make_problem, monkeypatch, fields, key):
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", varlen_of_2_11)
+    problem = make_problem(**{"dtype": "float16", "num_q_heads": 4, "num_kv_heads": 4} | fields)
+    _, *reasons = get_impl("torch_varlen").unsupported_reasons(problem)  # the first is that this is a CPU
+    assert [reason.partition(": ")[0] for reason in reasons] == ([] if key is None else [key])
+
+
 @pytest.mark.parametrize("name", PEERS)
 def test_on_a_cpu_the_reason_is_that(make_problem, name):
     q_len = 4 if name in ("flash_attn_4", "flashinfer_prefill") else 1
-    problem = make_problem(dtype="float16", head_dim=64, q_len=q_len)
+    problem = make_problem(dtype="float16", head_dim=64, q_len=q_len, num_kv_heads=4)
     first, *others = get_impl(name).unsupported_reasons(problem)
     assert first.startswith("device=cpu: ")
     assert all("is not installed: pip install" in reason for reason in others)

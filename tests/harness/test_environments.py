@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import sysconfig
 import textwrap
 import venv
 from collections.abc import Callable
@@ -46,7 +45,8 @@ def make_environment(folder: Path, transformers: str) -> Path:
     """A virtual environment with this one's torch, and a `transformers` of its own; its interpreter."""
     venv.create(folder, with_pip=False)
     site = next(folder.glob("lib/python*/site-packages"))
-    (site / "torch_of_the_tests.pth").write_text(sysconfig.get_path("purelib"))
+    lent = [entry for entry in sys.path if entry.endswith(("site-packages", "dist-packages"))]
+    (site / "torch_of_the_tests.pth").write_text("\n".join(lent))
     (site / "transformers.py").write_text(f"__version__ = {transformers!r}\n")
     info = site / f"transformers-{transformers}.dist-info"
     info.mkdir()

@@ -11,7 +11,7 @@ import pytest
 
 import results
 
-pytestmark = pytest.mark.gpu
+pytestmark = [pytest.mark.gpu, pytest.mark.alone]
 
 KNOWN = Path(__file__).with_name("known_on_cuda.py")
 SLEEP_MS = 2.0

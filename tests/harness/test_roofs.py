@@ -420,6 +420,7 @@ def test_reads_read_everything_and_the_data_are_random() -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.alone
 def test_the_roofs_of_a_gpu() -> None:
     reserved = torch.cuda.memory_reserved()
     values = measure_roofs("cuda:0", ["float32", "float16", "bfloat16"])
