@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from torch.nn.attention.flex_attention import flex_attention
+from torch.nn.attention.flex_attention import FlexKernelOptions, flex_attention
 
 from attention_impls.abilities import device_reasons, plain_cache_reasons
 from attention_impls.contract import AttentionImpl, AttentionInputs, PreparedAttention, TimedCall
 from attention_impls.libraries.compiled_call import compile_call, compiler_reasons
-from attention_impls.libraries.flex_block_mask import flex_block_mask
+from attention_impls.libraries.flex_block_mask import BLOCK_SIZE, flex_block_mask
 from attention_impls.problem import AttentionProblem
 
 MIN_HEAD_DIM_ON_CUDA = 16
@@ -32,7 +32,7 @@ class Flex(AttentionImpl):
     """`flex_attention(enable_gqa=True)`, compiled in `prepare` for the static shapes of the problem.
 
     Call it in the grad mode that it was prepared in (`torch.inference_mode()` or not), lest it compile anew.
-    On CUDA, `q_len < 128` and a power-of-two group get its split-KV decode kernel, others its general one.
+    On CUDA, few new tokens and a power-of-two group get its split-KV decode kernel, others its general one.
     """
 
     name = "flex"
@@ -50,6 +50,9 @@ class Flex(AttentionImpl):
     def prepare(self, problem: AttentionProblem, inputs: AttentionInputs) -> PreparedAttention:
         block_mask = flex_block_mask(problem)
         score_mod = None if problem.logits_soft_cap is None else _soft_cap(problem.logits_soft_cap)
+        options: FlexKernelOptions | None = (
+            {"FORCE_USE_FLEX_ATTENTION": True} if _overtaxes_decode_kernel(problem) else None
+        )
 
         def attend() -> torch.Tensor:
             output_BHQD = flex_attention(
@@ -60,6 +63,7 @@ class Flex(AttentionImpl):
                 block_mask=block_mask,
                 scale=problem.scale,
                 enable_gqa=problem.group_size != 1,
+                kernel_options=options,
             )
             assert isinstance(output_BHQD, torch.Tensor)
             return output_BHQD
@@ -85,6 +89,16 @@ def flex_reasons(problem: AttentionProblem) -> list[str]:
     if capability.startswith("AVX"):
         return []
     return [f"flex_attention on a CPU needs AVX2; PyTorch runs this one as {capability}"]
+
+
+def _overtaxes_decode_kernel(problem: AttentionProblem) -> bool:
+    """Whether PyTorch's decode kernel would take all rows of a KV head in a block larger than the mask's.
+
+    It then finds no configuration at all (`torch/_inductor/kernel/flex/flex_decoding.py`, PyTorch 2.11). From
+    128 new tokens on it is not considered anyway.
+    """
+    rows = 1 << (problem.q_len * problem.group_size - 1).bit_length()
+    return problem.device_type == "cuda" and rows > BLOCK_SIZE
 
 
 def _soft_cap(cap: float) -> ScoreMod:

@@ -17,7 +17,7 @@ from harness.rounds import Samples, Slice, Stream, measure_in_rounds
 from harness.timed_row import timed_fields
 from harness.worker_process import RequestFailed, WorkerFailed, WorkerProcess
 from results import Outcome
-from results.flags import FLAG_WORKSPACE_UNSEEN, cache_flags
+from results.flags import FLAG_MEASURED_ALONE, FLAG_WORKSPACE_UNSEEN, cache_flags
 
 Write = Callable[[Arm, dict[str, Any]], None]
 """Takes an arm and the record fields that were found out of it."""
@@ -35,7 +35,9 @@ class ArmLost(Exception):
 class Attempt:
     """One try at measuring some arms of a case, in workers that hold no case yet."""
 
-    def __init__(self, bench: Bench, case: Case, arms: list[Arm], write: Write) -> None:
+    def __init__(
+        self, bench: Bench, case: Case, arms: list[Arm], write: Write, after_others: bool = False
+    ) -> None:
         self._bench = bench
         self._instruments = bench.instruments
         self._case = case
@@ -43,6 +45,9 @@ class Attempt:
         self._facts = {arm: ArmFacts() for arm in arms}
         self._write = write
         self._opened: list[str] = []
+        self._after_others = after_others
+        self.crowded_out: list[Arm] = []
+        """Arms without a record: their memory did not fit beside that of the others, but may alone"""
 
     def run(self) -> None:
         """Raises `ArmLost` when an arm ends its worker; `fail` has to be told of it."""
@@ -56,8 +61,11 @@ class Attempt:
         self._each_arm(partial(self._finish, timed, trace))
         for environment in self._opened:
             try:
-                self._worker(environment).request("close_case", self._case.measure.timeout_s)
-            except (WorkerFailed, RequestFailed):  # every arm has its record: the next case gets a new worker
+                closed = self._worker(environment).request("close_case", self._case.measure.timeout_s)
+                is_spoilt = closed.get("is_spoilt", False)
+            except (WorkerFailed, RequestFailed):
+                is_spoilt = True
+            if is_spoilt:  # every arm has its record: the next case gets a new worker
                 self._bench.discard(environment)
 
     def fail(self, arm: Arm, outcome: str, reason: str, errors: dict[str, Any] | None = None) -> None:
@@ -218,7 +226,8 @@ class Attempt:
             unseen_bytes=facts.get("prepared_unseen_bytes"),
         )
         workspace = [FLAG_WORKSPACE_UNSEEN] if facts.get("unseen_workspace_bytes") else []
-        flags = [*fields.pop("flags"), *roof.pop("flags"), *cache, *workspace]
+        alone = [FLAG_MEASURED_ALONE] if self._after_others else []
+        flags = [*fields.pop("flags"), *roof.pop("flags"), *cache, *workspace, *alone]
         self._record(arm, {**facts, **fields, **roof, "outcome": Outcome.OK, "flags": flags})
 
     def _record(self, arm: Arm, fields: dict[str, Any]) -> None:
@@ -237,7 +246,11 @@ class Attempt:
         try:
             yield
         except RequestFailed as failure:
-            self.fail(arm, failure.outcome, str(failure), failure.errors)
+            if failure.outcome == Outcome.OOM and len(self._facts) > 1:
+                self._active.remove(arm)
+                self.crowded_out.append(arm)
+            else:
+                self.fail(arm, failure.outcome, str(failure), failure.errors)
             self._drop(arm, failure)
         except WorkerFailed as failure:
             raise ArmLost(arm, failure) from failure

@@ -24,24 +24,34 @@ class CaseRunner:
     bench: Bench
 
     def run(self, case: Case, on_record: OnRecord) -> None:
-        """Measure every arm; `on_record` gets each record as soon as it exists."""
-        remaining = list(case.arms)
-        while remaining:
+        """Measure every arm; `on_record` gets each record as soon as it exists.
+
+        Arms whose memory did not fit beside that of the others come again afterwards, each alone.
+        """
+        for arm in self._run_together(case, list(case.arms), on_record):
+            self._run_together(case, [arm], on_record, after_others=True)
+
+    def _run_together(
+        self, case: Case, arms: list[Arm], on_record: OnRecord, after_others: bool = False
+    ) -> list[Arm]:
+        """Measure arms in turn, anew whenever one takes its worker with it; those that were crowded out."""
+        while arms:
             recorded: set[Arm] = set()
 
             def record(arm: Arm, fields: dict[str, Any], recorded: set[Arm] = recorded) -> None:
                 on_record(self._record(case, arm, fields))
                 recorded.add(arm)
 
-            attempt = Attempt(self.bench, case, remaining, record)
+            attempt = Attempt(self.bench, case, arms, record, after_others)
             try:
                 attempt.run()
-                return
+                return attempt.crowded_out
             except ArmLost as lost:
                 self.bench.discard(lost.arm.environment)
                 if lost.arm not in recorded:
                     attempt.fail(lost.arm, lost.outcome, str(lost))
-                remaining = [arm for arm in remaining if arm not in recorded]
+                arms = [arm for arm in arms if arm not in recorded]
+        return []
 
     def run_invalid(self, case: InvalidCase, on_record: OnRecord) -> None:
         """Record that a point's values do not go together."""

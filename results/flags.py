@@ -25,6 +25,7 @@ FLAG_LAUNCH_EXPOSED = "launch_exposed"
 FLAG_CACHE_UNSEEN = "cache_unseen"
 FLAG_CACHE_UNDERSTATED = "cache_understated"
 FLAG_WORKSPACE_UNSEEN = "workspace_unseen"
+FLAG_MEASURED_ALONE = "measured_alone"
 
 FLAG_MEANINGS: dict[str, str] = {
     FLAG_UNSTABLE: "the interval of the median is wider than asked for, or too few samples gave none",
@@ -38,6 +39,7 @@ FLAG_MEANINGS: dict[str, str] = {
     FLAG_CACHE_UNSEEN: "the cache bytes that the implementation states were not seen to be allocated",
     FLAG_CACHE_UNDERSTATED: "before it was timed it kept more memory than its stated cache explains",
     FLAG_WORKSPACE_UNSEEN: "a call took memory that PyTorch's allocator knows nothing of",
+    FLAG_MEASURED_ALONE: "measured after the others, not in turn: its memory did not fit beside theirs",
 }
 """Every flag and what it says of a measurement, in the order in which flags are listed."""
 

@@ -17,11 +17,11 @@ def cold_milliseconds(call: Callable[[], object], device: str) -> float:
     """The median of several calls, each after the L2 was flushed. The first call is not counted."""
     with torch.cuda.device(torch.device(device)):
         l2_bytes = int(torch.cuda.get_device_properties(torch.device(device)).L2_cache_size)
-        buffer = torch.empty(_FLUSH_FACTOR * l2_bytes, dtype=torch.int8, device=device)
+        buffer = torch.ones(_FLUSH_FACTOR * l2_bytes // 4, device=device)
         call()
         pairs = []
         for _ in range(NUM_CALLS):
-            buffer.zero_()
+            torch.sum(buffer)  # read, not written: what the L2 has yet to write back would slow the call
             started, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
             torch.cuda._sleep(_SLEEP_CYCLES)
             started.record()

@@ -24,7 +24,10 @@ IsCorrect = Callable[[Any], bool]
 def cross_check_fields(
     call: Call, rotate: Call, flush: Call, is_correct: IsCorrect, device: torch.device
 ) -> dict[str, Any]:
-    """Record fields. `rotate` writes other queries and `flush` empties the L2, outside what is timed."""
+    """Record fields, and `could_capture`: a capture that breaks leaves marks on the process.
+
+    `rotate` writes other queries and `flush` empties the L2, outside what is timed.
+    """
 
     def before_each() -> None:
         rotate()
@@ -57,7 +60,7 @@ def _graph_fields(
         captured = CapturedCalls(call, flush, device)
     except NotCapturable as error:
         torch.cuda.synchronize(device)
-        return {"graph_reason": f"cannot be captured: {error}"}
+        return {"graph_reason": f"cannot be captured: {error}", "could_capture": False}
     try:
         samples_ms: list[float] = []
         captured.replay()  # the first uploads the graph
@@ -66,8 +69,10 @@ def _graph_fields(
             samples_ms += captured.replay()
         assert len(samples_ms) == _NUM_REPLAYS * CALLS_IN_GRAPH
         if not is_correct(captured.output):
-            return {"graph_reason": "its output is wrong when it is replayed as a graph on other queries"}
+            why = "its output is wrong when it is replayed as a graph on other queries"
+            return {"graph_reason": why, "could_capture": True}
         return {
+            "could_capture": True,
             "graph_latency_ms": median(samples_ms),
             "graph_samples_ms": samples_ms,
             "graph_pool_bytes": captured.pool_bytes,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
+from contextlib import suppress
+from functools import cache
 from typing import Any
 
 import torch
@@ -15,7 +17,11 @@ _WARM_UP_CALLS = 2
 
 
 class NotCapturable(Exception):
-    """A call that cannot be part of a CUDA graph; the message says why."""
+    """A call that cannot be part of a CUDA graph; the message says why.
+
+    The process should not measure further problems: PyTorch's random generator, for one, still believes that
+    it is being captured.
+    """
 
 
 class CapturedCalls:
@@ -29,13 +35,14 @@ class CapturedCalls:
         """Raises `NotCapturable`."""
         self._device = device
         self._graph = torch.cuda.CUDAGraph()
+        self._pool = torch.cuda.graph_pool_handle()
         self._pairs = [(_event(), _event()) for _ in range(CALLS_IN_GRAPH)]
         self.output: Any = None
         """What the last captured call returned; each replay computes it anew, in place."""
         try:
             self._capture(call, flush)
         except Exception as error:  # whatever an implementation does that a capture forbids
-            self._graph.reset()
+            self._give_up()
             said = " ".join(str(error).split("\n")[:1])
             raise NotCapturable(
                 f"{type(error).__name__}: {said}" if said else type(error).__name__
@@ -44,7 +51,7 @@ class CapturedCalls:
     @property
     def pool_bytes(self) -> int:
         """Device memory that the graph's private pool keeps, as the allocator's segments tell."""
-        pool = tuple(self._graph.pool())
+        pool = tuple(self._pool)
         segments = torch.cuda.memory_snapshot()
         return sum(segment["total_size"] for segment in segments if tuple(segment["segment_pool_id"]) == pool)
 
@@ -63,7 +70,7 @@ class CapturedCalls:
         torch.cuda.empty_cache()
 
     def _capture(self, call: Call, flush: Call) -> None:
-        stream = torch.cuda.Stream(self._device)
+        stream = _capture_stream(self._device)
         stream.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(stream):
             for _ in range(_WARM_UP_CALLS):  # libraries make their workspaces for each stream
@@ -72,14 +79,32 @@ class CapturedCalls:
         torch.cuda.synchronize(self._device)
         current = torch.cuda.current_stream(self._device)
         try:
-            with torch.cuda.graph(self._graph, stream=stream):
+            with torch.cuda.graph(self._graph, pool=self._pool, stream=stream):
                 for started, ended in self._pairs:
                     flush()
                     started.record()
                     self.output = call()
                     ended.record()
         finally:
-            torch.cuda.set_stream(current)  # a capture that fails to end leaves its own stream current
+            torch.cuda.set_stream(current)  # a capture that fails to end leaves its own current
+
+    def _give_up(self) -> None:
+        """Undo what a broken capture leaves: PyTorch 2.11 throws before it ends the allocator's part in it.
+
+        While the allocator believes in a capture it gives no memory back, neither when it is asked to nor
+        when there is none left.
+        """
+        self._graph.reset()
+        index = self._device.index or 0
+        with suppress(RuntimeError):  # the capture ended as it should: nothing is to be undone
+            torch._C._cuda_endAllocateToPool(index, self._pool)
+            torch._C._cuda_releasePool(index, self._pool)
+
+
+@cache
+def _capture_stream(device: torch.device) -> torch.cuda.Stream:
+    """One for all captures: libraries keep a workspace for each stream that they have met."""
+    return torch.cuda.Stream(device)
 
 
 def _event() -> torch.cuda.Event:

@@ -56,8 +56,16 @@ def _describe_cpu() -> dict[str, Any]:
         "name": _cpu_name(),
         "uuid": None,
         "dtypes": ["float32", "float16", "bfloat16"],
-        "last_level_cache_bytes": last_level_cache_bytes("cpu"),
+        "last_level_cache_bytes": _known_cache_bytes(),
     }
+
+
+def _known_cache_bytes() -> int | None:
+    """Of the CPU's last-level cache; None where nothing tells, as in some virtual machines."""
+    try:
+        return last_level_cache_bytes("cpu")
+    except RuntimeError:
+        return None
 
 
 def _describe_gpu(index: int) -> dict[str, Any]:

@@ -78,7 +78,7 @@ def _answer(operation: Any, arguments: Message) -> Message:
         reason = _first_line(error)
         if not isinstance(error, InvalidProblem) and reason != type(error).__name__:
             reason = f"{type(error).__name__}: {reason}"
-        return _failure("error", reason) | {"is_poisoned": _has_lost_device(error)}
+        return _failure("error", reason) | {"is_poisoned": _has_lost_device()}
 
 
 def _failure(outcome: str, reason: str) -> Message:
@@ -89,15 +89,17 @@ def _is_cpu_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or _CPU_OUT_OF_MEMORY in str(error)
 
 
-def _has_lost_device(error: BaseException) -> bool:
+def _has_lost_device() -> bool:
     """Whether no kernel can run any more, whoever asks: after an illegal access CUDA's context is lost.
 
-    A launch that was refused leaves the context as it was, so the device is asked as well.
+    The device is asked, not the error: each library words it in its own way, and a launch that was refused
+    leaves the context as it was.
     """
-    if "CUDA error" not in str(error):
+    if not torch.cuda.is_initialized():
         return False
     try:
-        torch.ones(1, device="cuda" if torch.cuda.is_initialized() else "cpu").add_(1).sum().item()
+        torch.cuda.synchronize()
+        torch.ones(1, device="cuda").add_(1).sum().item()
     except RuntimeError:
         return True
     return False

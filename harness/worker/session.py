@@ -49,6 +49,8 @@ class Session:
         self._num_calls: dict[str, int] = {}
         self._promises: dict[str, tuple[str, ...]] = {}
         self._unseen_allocators: set[str] = set()
+        self._is_spoilt = False
+        """Whether something of this case would disturb the next one in this process"""
 
     def open_case(
         self,
@@ -193,13 +195,15 @@ class Session:
             subject.write_queries(written)
 
         with self._calling():
-            return cross_check_fields(
+            fields = cross_check_fields(
                 self._arms[arm],
                 rotate,
                 self._clock.flush,
                 lambda output: subject.check(output, written).is_correct,
                 torch.device(self._problem.device),
             )
+        self._is_spoilt |= not fields.pop("could_capture")
+        return fields
 
     def run_for(self, arm: str, seconds: float) -> dict[str, Any]:
         """Call back to back for some seconds without flushing: for energy.
@@ -223,8 +227,9 @@ class Session:
         self._arms.pop(arm, None)
         self._prepared_bytes.pop(arm, None)
 
-    def close_case(self) -> None:
-        """Free everything."""
+    def close_case(self) -> dict[str, Any]:
+        """Free everything. `is_spoilt`: whether another process should measure the next case."""
+        is_spoilt, self._is_spoilt = self._is_spoilt, False
         self._arms.clear()
         self._prepared_bytes.clear()
         self._num_calls.clear()
@@ -233,6 +238,7 @@ class Session:
         self._problem = self._subject = None
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+        return {"is_spoilt": is_spoilt}
 
     @property
     def _clock(self) -> Clock:

@@ -53,7 +53,8 @@ def weigh_call(call: Callable[[], torch.Tensor], device: str) -> Weight:
     """Run a call once under the profiler.
 
     On a CPU every allocation is an event, so the peak is exact and the same each time. On CUDA the caching
-    allocator's own peak is taken, which is exact to its rounding (512 bytes).
+    allocator's own peak is taken, of the bytes that it was asked for: what it hands out is up to 1 MiB more,
+    by what happens to be free.
     """
     return _weigh_on_cpu(call) if device == "cpu" else _weigh_on_cuda(call, torch.device(device))
 
@@ -80,9 +81,9 @@ def counting_allocated(device: str) -> Iterator[Allocated]:
             event.nbytes() for event in _events(profiler) if event.name() == _MEMORY_EVENT
         )
     else:
-        before = torch.cuda.memory_allocated(device)
+        before = _requested_bytes(device, "current")
         yield allocated
-        allocated.num_bytes = torch.cuda.memory_allocated(device) - before
+        allocated.num_bytes = _requested_bytes(device, "current") - before
 
 
 class SetUpMemory:
@@ -203,10 +204,11 @@ def _weigh_on_cuda(call: Callable[[], torch.Tensor], device: torch.device) -> We
     torch.cuda.synchronize(device)
     torch.cuda.empty_cache()  # what references and other arms have given back is not this call's
     torch.cuda.reset_peak_memory_stats(device)
-    resident = torch.cuda.memory_allocated(device)
+    resident, requested = torch.cuda.memory_allocated(device), _requested_bytes(device, "current")
     output = call()
     torch.cuda.synchronize(device)
-    peak = torch.cuda.max_memory_allocated(device) - resident
+    peak = _requested_bytes(device, "peak") - requested
+    allocated_peak = torch.cuda.max_memory_allocated(device)
     reserved = torch.cuda.memory_reserved(device)
     del output
     events = _profiled(call, [ProfilerActivity.CPU, ProfilerActivity.CUDA], device)
@@ -218,13 +220,18 @@ def _weigh_on_cuda(call: Callable[[], torch.Tensor], device: torch.device) -> We
         peak_workspace_bytes=peak,
         allocator_reserved_bytes=reserved,
         allocator_allocated_bytes=resident,
-        allocator_peak_bytes=resident + peak,
+        allocator_peak_bytes=allocated_peak,
         process_bytes=None,  # NVML knows it, from the parent
         unseen_workspace_bytes=None,
         kernels=_first_appearances(names[True]),
         num_launches=len(names[True]),
         operators=_first_appearances(names[False]),
     )
+
+
+def _requested_bytes(device: str | torch.device, when: str) -> int:
+    """Bytes that PyTorch's allocator was asked for and has not got back: `current`, or their `peak`."""
+    return int(torch.cuda.memory_stats(device).get(f"requested_bytes.all.{when}", 0))
 
 
 def _profiled(

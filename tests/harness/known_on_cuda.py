@@ -48,6 +48,19 @@ class AllocatesAKnownScratch(Plain):
         return self.inner()
 
 
+class FillsHalfOfTheMemory(Plain):
+    """And a bit more."""
+
+    def prepare(self, problem, inputs):
+        _, total_bytes = torch.cuda.mem_get_info()
+        self.filling = torch.empty(int(0.55 * total_bytes), dtype=torch.uint8, device="cuda")
+        return super().prepare(problem, inputs)
+
+
+class FillsHalfOfTheMemoryToo(FillsHalfOfTheMemory):
+    pass
+
+
 class ReturnsItsFirstOutput(Plain):
     def run(self):
         if not hasattr(self, "output"):

@@ -17,7 +17,6 @@ KNOWN = Path(__file__).with_name("known_on_cuda.py")
 SLEEP_MS = 2.0
 SCRATCH_BYTES = 50_000_001
 """As there."""
-ALLOCATOR_ROUNDING_BYTES = 512
 
 NAMES = (
     "Plain", "SleepsAKnownTime", "AllocatesAKnownScratch", "ReturnsItsFirstOutput", "MapsHeadsWrongly",
@@ -44,9 +43,9 @@ def test_a_known_time_is_read_within_one_percent(rows: pd.DataFrame) -> None:
     assert slept == pytest.approx(SLEEP_MS, rel=0.01)
 
 
-def test_a_known_scratch_is_read_to_the_allocator_s_rounding(rows: pd.DataFrame) -> None:
+def test_a_known_scratch_is_read_to_the_byte(rows: pd.DataFrame) -> None:
     workspace = rows.loc["AllocatesAKnownScratch", "peak_workspace_bytes"]
-    assert SCRATCH_BYTES <= workspace < SCRATCH_BYTES + ALLOCATOR_ROUNDING_BYTES
+    assert workspace == SCRATCH_BYTES
 
 
 @pytest.mark.parametrize("impl", ["ReturnsItsFirstOutput", "MapsHeadsWrongly"])

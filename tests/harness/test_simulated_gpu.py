@@ -22,7 +22,6 @@ KNOWN = Path(__file__).with_name("known_on_cuda.py")
 SLEEP_MS = 2.0
 SCRATCH_BYTES = 50_000_001
 """As there."""
-ALLOCATOR_ROUNDING_BYTES = 512
 KNOWN_IMPLS = (
     "Plain", "SleepsAKnownTime", "AllocatesAKnownScratch", "ReturnsItsFirstOutput", "MapsHeadsWrongly",
     "ReadsBeyondTheEnd", "Synchronises",
@@ -90,9 +89,9 @@ def test_all_ways_of_timing_see_what_the_device_slept(rows: pd.DataFrame) -> Non
     assert rows.loc["Plain", "graph_latency_ms"] < row["graph_latency_ms"]
 
 
-def test_a_known_scratch_is_read_to_the_allocator_s_rounding(rows: pd.DataFrame) -> None:
+def test_a_known_scratch_is_read_to_the_byte(rows: pd.DataFrame) -> None:
     workspace = rows.loc["AllocatesAKnownScratch", "peak_workspace_bytes"]
-    assert SCRATCH_BYTES <= workspace < SCRATCH_BYTES + ALLOCATOR_ROUNDING_BYTES
+    assert workspace == SCRATCH_BYTES
 
 
 def test_expansion_shows_as_workspace(rows: pd.DataFrame) -> None:
@@ -161,6 +160,23 @@ def test_a_case_too_large_for_the_device_is_a_row(sweep: Sweep, tmp_path: Path) 
     )  # fmt: skip
     assert frame.set_index("batch_size")["outcome"].to_dict() == {1: "ok", 64: "oom"}
     assert "CUDA out of memory" in frame.set_index("batch_size").loc[64, "reason"]
+
+
+def test_what_does_not_fit_beside_others_is_measured_after_them(sweep: Sweep, tmp_path: Path) -> None:
+    known = f"impls=[{KNOWN}:FillsHalfOfTheMemory,{KNOWN}:FillsHalfOfTheMemoryToo,sdpa]"
+    frame = sweep(tmp_path, "device=cuda", "measure=smoke", "model=gqa_8_2", "kv_len=64", known)
+    assert set(frame["outcome"]) == {"ok"}
+    is_alone = {impl: "measured_alone" in flags for impl, flags in frame["flags"].items()}
+    assert is_alone == {"FillsHalfOfTheMemory": False, "FillsHalfOfTheMemoryToo": True, "sdpa": False}
+
+
+def test_a_worker_whose_capture_broke_measures_no_further_case(sweep: Sweep, tmp_path: Path) -> None:
+    frame = sweep(
+        tmp_path, "-m", "device=cuda", "measure=smoke", "model=gqa_8_2", "kv_len=32,64",
+        f"impls=[{KNOWN}:Synchronises,sdpa]",
+    )  # fmt: skip
+    assert list(frame["outcome"]) == ["ok"] * 4
+    assert frame.loc["sdpa", "graph_latency_ms"].notna().all()
 
 
 def test_two_runs_have_the_same_bytes(sweep: Sweep, command: Callable[..., Any], tmp_path: Path) -> None:

@@ -27,7 +27,8 @@ def install(guard: str) -> None:
         setattr(torch.cuda, name, stand_in)
     torch.cuda.streams.Stream, torch.cuda.streams.Event = cuda_api.Stream, cuda_api.Event
     torch.cuda.graphs.CUDAGraph = cuda_api.CUDAGraph
-    torch._C._host_emptyCache = lambda: None
+    for name in cuda_api.NOTHING_TO_DO:
+        setattr(torch._C, name, lambda *_: None)
     torch.profiler.profile = profiler.profile
     torch.version.cuda = "13.0"
     tensors.Dispatch().__enter__()

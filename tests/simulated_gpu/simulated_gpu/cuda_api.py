@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
+from itertools import count
 from types import SimpleNamespace
 from typing import Any
 
@@ -75,7 +76,7 @@ class CUDAGraph:
         self._capture: Capture | None = None
 
     def capture_begin(self, pool: Any = None, **_: Any) -> None:
-        self._capture = DEVICE.capture = Capture(pool or (0, id(self)))
+        self._capture = DEVICE.capture = Capture(pool or graph_pool_handle())
         DEVICE.captures.add(self._capture)
 
     def capture_end(self) -> None:
@@ -112,6 +113,7 @@ PROPERTIES = DeviceProperties(
     L2_cache_size=L2_BYTES,
 )
 CURRENT = [Stream()]
+POOLS = count(1)
 
 
 def is_available() -> bool:
@@ -132,6 +134,8 @@ def current_device() -> int:
 
 def set_device(device: Any) -> None:
     assert str(device) in ("0", "cuda", "cuda:0")
+    if DEVICE.is_spoilt:  # every case begins by choosing its device
+        raise RuntimeError("a capture broke in this process, which should have been replaced")
 
 
 def synchronize(device: Any = None) -> None:
@@ -159,26 +163,38 @@ def get_device_name(device: Any = None) -> str:
 
 
 def memory_allocated(device: Any = None) -> int:
-    return DEVICE.allocated_bytes
+    return DEVICE.allocated.current
 
 
 def max_memory_allocated(device: Any = None) -> int:
-    return DEVICE.peak_bytes
+    return DEVICE.allocated.peak
 
 
 def memory_reserved(device: Any = None) -> int:
-    return DEVICE.peak_bytes
+    return DEVICE.allocated.peak
+
+
+def memory_stats(device: Any = None) -> dict[str, int]:
+    return {
+        "requested_bytes.all.current": DEVICE.requested.current,
+        "requested_bytes.all.peak": DEVICE.requested.peak,
+    }
 
 
 def reset_peak_memory_stats(device: Any = None) -> None:
-    DEVICE.peak_bytes = DEVICE.allocated_bytes
+    DEVICE.allocated.begin_peak()
+    DEVICE.requested.begin_peak()
 
 
 def empty_cache() -> None: ...
 
 
 def mem_get_info(device: Any = None) -> tuple[int, int]:
-    return MEMORY_BYTES - DEVICE.allocated_bytes, MEMORY_BYTES
+    return MEMORY_BYTES - DEVICE.allocated.current, MEMORY_BYTES
+
+
+def graph_pool_handle() -> tuple[int, int]:
+    return 0, next(POOLS)
 
 
 def memory_snapshot(mempool_id: Any = None, include_traces: bool = True) -> list[dict[str, Any]]:
@@ -205,6 +221,11 @@ STAND_INS = {
         Stream, Event, CUDAGraph, is_available, is_initialized, device_count, current_device, set_device,
         synchronize, current_stream, set_stream, get_device_properties, get_device_capability,
         get_device_name, memory_allocated, max_memory_allocated, memory_reserved, reset_peak_memory_stats,
-        empty_cache, mem_get_info, memory_snapshot, _sleep, _lazy_init, _exchange_device,
+        empty_cache, mem_get_info, memory_stats, graph_pool_handle, memory_snapshot, _sleep, _lazy_init,
+        _exchange_device,
     )
 } | {"_maybe_exchange_device": _exchange_device}  # fmt: skip
+NOTHING_TO_DO = (
+    "_host_emptyCache", "_cuda_endAllocateToPool", "_cuda_releasePool", "_cuda_clearCublasWorkspaces",
+)  # fmt: skip
+"""Functions of `torch._C`, which a PyTorch without CUDA lacks."""

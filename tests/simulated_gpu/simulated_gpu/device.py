@@ -48,6 +48,21 @@ class Kernel:
         return torch.profiler.DeviceType.CUDA
 
 
+@dataclass
+class Counted:
+    """Bytes now, and the most since the count of the peak was begun."""
+
+    current: int = 0
+    peak: int = 0
+
+    def add(self, num_bytes: int) -> None:
+        self.current += num_bytes
+        self.peak = max(self.peak, self.current)
+
+    def begin_peak(self) -> None:
+        self.peak = self.current
+
+
 @dataclass(eq=False)
 class Capture:
     """What a graph replays, in order."""
@@ -73,11 +88,14 @@ class Device:
 
     def __init__(self) -> None:
         self.busy_until_ns = 0
-        self.allocated_bytes = 0
-        self.peak_bytes = 0
+        self.allocated = Counted()
+        self.requested = Counted()
+        """The same without rounding"""
         self.capture: Capture | None = None
         self.captures: weakref.WeakSet[Capture] = weakref.WeakSet()
         self.is_lost = False
+        self.is_spoilt = False
+        """Since a capture broke: what PyTorch remembers of it would disturb whatever comes next"""
         self.is_profiled = False
         self.kernels: list[Kernel] = []
         self._storages: set[int] = set()
@@ -131,7 +149,7 @@ class Device:
     def forbid_while_capturing(self) -> None:
         """Raise as CUDA does; the capture is lost then."""
         if self.capture is not None:
-            self.capture.is_broken = True
+            self.capture.is_broken = self.is_spoilt = True
             raise RuntimeError(NOT_WHILE_CAPTURING)
 
     def hold(self, tensor: torch.Tensor) -> None:
@@ -140,14 +158,14 @@ class Device:
         address, num_bytes = storage._cdata, -(-storage.nbytes() // ROUNDING_BYTES) * ROUNDING_BYTES
         if address in self._storages or num_bytes == 0:
             return
-        if self.allocated_bytes + num_bytes > MEMORY_BYTES:
+        if self.allocated.current + num_bytes > MEMORY_BYTES:
             raise torch.OutOfMemoryError(
                 f"CUDA out of memory. Tried to allocate {num_bytes / 2**20:.2f} MiB of {MEMORY_BYTES >> 20}."
             )
         self._storages.add(address)
-        self.allocated_bytes += num_bytes
-        self.peak_bytes = max(self.peak_bytes, self.allocated_bytes)
-        weakref.finalize(storage, self._free, address, num_bytes)
+        self.allocated.add(num_bytes)
+        self.requested.add(storage.nbytes())
+        weakref.finalize(storage, self._free, address, num_bytes, storage.nbytes())
         if self.capture is not None:
             self.capture.storages[address] = num_bytes
 
@@ -155,9 +173,10 @@ class Device:
         if self.is_lost:
             raise RuntimeError(LOST)
 
-    def _free(self, address: int, num_bytes: int) -> None:
+    def _free(self, address: int, num_bytes: int, num_requested: int) -> None:
         self._storages.discard(address)
-        self.allocated_bytes -= num_bytes
+        self.allocated.add(-num_bytes)
+        self.requested.add(-num_requested)
 
 
 DEVICE = Device()
