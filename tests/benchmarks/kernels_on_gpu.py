@@ -1,10 +1,12 @@
-"""Our own kernels on a GPU, in one command: checked, tuned, and measured beside their peers.
+"""Our own kernels on a GPU: checked, tuned, and measured beside their peers.
 
-    make bench-kernels ARGS="--json kernels.json"
+    make bench-kernels ARGS="--json kernels.json --part decode_1 --part decode_4"
 
 It runs the tests that need a GPU, then sweeps of `gqabench` in which all implementations of a cell are
 interleaved, and writes one JSON file: every cell with our latency, the best peer's, their ratio, the share
-of the measured roof, and what that comes to over all cells. `--part` runs one part, where time is short.
+of the measured roof, and what that comes to over all cells. `--part` runs some parts, where time is short;
+one that is not done within `--seconds` goes on when it is asked for again. The file tells of all parts that
+have records.
 
 Without a CUDA device it rehearses itself: tiny problems on the CPU, our kernels through Triton's interpreter.
 The file then says `rehearsal: true`, and its times mean nothing.
@@ -17,38 +19,58 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from sweep_parts import Parts
 
+from attention_impls import list_impls
+
+TESTS = "tests"
+
+
+@dataclass(frozen=True)
+class Part:
+    """One sweep over some cells."""
+
+    impl: str
+    axes: tuple[str, ...]
+    rehearsed: tuple[str, ...]
+
+
+_SHORT = ("kv_len=40", "num_kv_heads=2,1")
 PARTS = {
-    "decode": {
-        "impl": "triton_decode",
-        "axes": ["batch_size=1,4,16,64", "kv_len=512,2048,8192,32768,65536", "num_kv_heads=8,1"],
-        "rehearsed": ["batch_size=1,2", "kv_len=40", "num_kv_heads=2,1"],
+    **{
+        f"decode_{batch_size}": Part(
+            "triton_decode",
+            (f"batch_size={batch_size}", f"kv_len=512,2048,8192,32768{longest}", "num_kv_heads=8,1"),
+            (f"batch_size={min(batch_size, 2)}", *_SHORT),
+        )
+        for batch_size, longest in ((1, ",65536"), (4, ",65536"), (16, ",65536"), (64, ""))
     },
-    "float8": {
-        "impl": "triton_decode",
-        "axes": ["batch_size=16,64", "kv_len=8192,32768", "kv_dtype=null,float8_e4m3,int8"],
-        "rehearsed": ["batch_size=1", "kv_len=40", "kv_dtype=null,float8_e4m3"],
-    },
-    "pages": {
-        "impl": "triton_decode",
-        "axes": ["batch_size=16,64", "kv_len=8192", "page_size=16,64,128"],
-        "rehearsed": ["batch_size=1", "kv_len=40", "page_size=16"],
-    },
-    "speculative": {
-        "impl": "triton_decode",
-        "axes": ["workload=extend", "batch_size=1,16", "kv_len=8192", "q_len=4,16"],
-        "rehearsed": ["workload=extend", "batch_size=1", "kv_len=40", "q_len=4"],
-    },
-    "prefill": {
-        "impl": "triton_prefill",
-        "axes": ["workload=prefill", "batch_size=1,4", "kv_len=2048,8192", "window=null,1024"],
-        "rehearsed": ["workload=prefill", "batch_size=1", "kv_len=24", "window=null,8"],
-    },
-}  # fmt: skip
+    "float8": Part(
+        "triton_decode",
+        ("batch_size=16,64", "kv_len=8192,32768", "kv_dtype=null,float8_e4m3,int8"),
+        ("batch_size=1", "kv_len=40", "kv_dtype=null,float8_e4m3"),
+    ),
+    "pages": Part(
+        "triton_decode",
+        ("batch_size=16,64", "kv_len=8192", "page_size=16,64,128"),
+        ("batch_size=1", "kv_len=40", "page_size=16"),
+    ),
+    "speculative": Part(
+        "triton_decode",
+        ("workload=extend", "batch_size=1,16", "kv_len=8192", "q_len=4,16"),
+        ("workload=extend", "batch_size=1", "kv_len=40", "q_len=4"),
+    ),
+    "prefill": Part(
+        "triton_prefill",
+        ("workload=prefill", "batch_size=1,4", "kv_len=2048,8192", "window=null,1024"),
+        ("workload=prefill", "batch_size=1", "kv_len=24", "window=null,8"),
+    ),
+}
 PEERS = {
     "decode": (
         "sdpa", "sdpa_flash", "sdpa_cudnn", "folded_sdpa", "flex", "flashinfer_decode", "flashinfer_xqa",
@@ -78,21 +100,28 @@ LARGE_CACHE_BYTES = 256_000_000
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--part", choices=["tests", *PARTS], action="append", help="default: all")
+    parser.add_argument("--part", choices=[TESTS, *PARTS], action="append", help="default: all")
     parser.add_argument("--json", type=Path, default=Path("kernels.json"), metavar="FILE")
     parser.add_argument("--measure", default="standard", help="measure preset of the sweeps")
+    parser.add_argument("--seconds", type=float, default=480.0, help="of one part; default: 480")
+    parser.add_argument("--runs", type=Path, default=Path("results/runs"), metavar="FOLDER")
     arguments = parser.parse_args()
     import torch
 
     is_rehearsal = not torch.cuda.is_available()
+    if is_rehearsal:
+        os.environ["TRITON_INTERPRET"] = "1"
     device = "no CUDA device" if is_rehearsal else torch.cuda.get_device_name()
     report: dict[str, Any] = {"rehearsal": is_rehearsal, "device": device, "torch": torch.__version__}
-    for part in arguments.part or ["tests", *PARTS]:
-        if part == "tests":
+    parts = Parts(arguments.runs / "kernels")
+    for name in arguments.part or [TESTS, *PARTS]:
+        if name == TESTS:
             report["tests_passed"] = run_tests(is_rehearsal)
         else:
-            report[part] = measure_part(part, arguments.measure, is_rehearsal)
-        arguments.json.write_text(json.dumps(report | {"targets": targets(report)}, indent=1) + "\n")
+            parts.measure(name, overrides(PARTS[name], arguments.measure, is_rehearsal), arguments.seconds)
+    cells = {name: cells_of(parts, name) for name in PARTS}
+    report |= cells | {"targets": targets(cells)}
+    arguments.json.write_text(json.dumps(report, indent=1) + "\n")
     print(f"written: {arguments.json}")
     if is_rehearsal:
         print("a rehearsal without a GPU: its times mean nothing")
@@ -113,36 +142,26 @@ def run_tests(is_rehearsal: bool) -> bool:
     return subprocess.run(command, check=False).returncode == 0
 
 
-def measure_part(part: str, measure: str, is_rehearsal: bool) -> list[dict[str, Any]]:
-    """Sweep one part, and say for each cell where we stand."""
-    from attention_impls import list_impls
-    from results import load
-
-    spec = PARTS[part]
-    own = str(spec["impl"])
-    peers = PEERS["prefill" if own == "triton_prefill" else "decode"]
+def overrides(part: Part, measure: str, is_rehearsal: bool) -> list[str]:
+    """Of a part's sweep."""
+    peers = PEERS["prefill" if part.impl == "triton_prefill" else "decode"]
     assert set(peers) <= set(list_impls())
-    axes = list(spec["rehearsed" if is_rehearsal else "axes"])
-    if is_rehearsal:
-        axes = [
-            axis for axis in SMALL_MODEL if axis.split("=")[0] not in {a.split("=")[0] for a in axes}
-        ] + axes
-    settings = (
-        ["device=cpu", "measure=smoke"]
-        if is_rehearsal
-        else ["model=llama3_8b", "device=cuda", f"measure={measure}"]
-    )
-    command = [
-        sys.executable, "-c", "import sys; from harness.cli import main; sys.exit(main())",
-        "sweep", "-m", *settings, *axes, f"impls=[{','.join([own, *peers])}]",
-    ]  # fmt: skip
-    environment = os.environ | ({"TRITON_INTERPRET": "1"} if is_rehearsal else {})
-    result = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=False)
-    runs = [line.removeprefix("run: ") for line in result.stdout.splitlines() if line.startswith("run: ")]
-    if not runs:
-        raise SystemExit(f"{part}: the sweep wrote no run; it ended with exit code {result.returncode}")
-    frame = load(runs[-1])
-    return [cell_summary(rows, own) for _, rows in frame.groupby(CELL_KEYS, dropna=False, sort=False)]
+    impls = f"impls=[{','.join([part.impl, *peers])}]"
+    if not is_rehearsal:
+        settings = ["model=llama3_8b", "device=cuda", f"measure={measure}", "measure.energy=false"]
+        return ["-m", *settings, *part.axes, impls]
+    given = {axis.split("=")[0] for axis in part.rehearsed}
+    small = [axis for axis in SMALL_MODEL if axis.split("=")[0] not in given]
+    return ["-m", "device=cpu", "measure=smoke", *small, *part.rehearsed, impls]
+
+
+def cells_of(parts: Parts, name: str) -> list[dict[str, Any]]:
+    """For each cell of a part where we stand; none where nothing was measured."""
+    frame, own = parts.frame_of([name]), PARTS[name].impl
+    if frame is None:
+        return []
+    groups = frame.groupby(CELL_KEYS, dropna=False, sort=False)
+    return [cell_summary(rows, own) for _, rows in groups if own in set(rows["impl"])]
 
 
 def cell_summary(rows: Any, own: str) -> dict[str, Any]:
@@ -170,36 +189,38 @@ def cell_summary(rows: Any, own: str) -> dict[str, Any]:
     }
 
 
-def targets(report: dict[str, Any]) -> dict[str, Any]:
+def targets(cells: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     """What we aim at, from the cells that were measured; null where none was."""
-    decode, prefill, float8 = (report.get(part) or [] for part in ("decode", "prefill", "float8"))
-    ratios = [cell["latency_over_best_peer"] for cell in decode if cell["latency_over_best_peer"] is not None]
+    decode = [cell for name, of_part in cells.items() if name.startswith("decode") for cell in of_part]
+    ratios = ratios_of(decode)
     large = [
         cell["roof_fraction"] for cell in decode
         if (cell["kv_cache_bytes"] or 0) > LARGE_CACHE_BYTES and cell["roof_fraction"] is not None
     ]  # fmt: skip
-    slowest_prefill = [
-        c["latency_over_best_peer"] for c in prefill if c["latency_over_best_peer"] is not None
-    ]
-    by_shape: dict[tuple[int, int], dict[Any, float]] = {}
-    for cell in float8:
-        if cell["latency_ms"] is not None:
-            by_shape.setdefault((cell["batch_size"], cell["kv_len"]), {})[cell["kv_dtype"]] = cell[
-                "latency_ms"
-            ]
-    gains = [
-        times[None] / times["float8_e4m3"]
-        for times in by_shape.values()
-        if {None, "float8_e4m3"} <= times.keys()
-    ]
     return {
         "least_roof_fraction_above_256_mb": min(large, default=None),
         "decode_cells": len(ratios),
         "decode_cells_within_3_percent": sum(ratio <= 1.03 for ratio in ratios) if ratios else None,
         "decode_cells_ahead": sum(ratio < 1 for ratio in ratios) if ratios else None,
-        "least_float8_gain": min(gains, default=None),
-        "worst_prefill_over_best_peer": max(slowest_prefill, default=None),
+        "least_float8_gain": min(float8_gains(cells["float8"]), default=None),
+        "worst_prefill_over_best_peer": max(ratios_of(cells["prefill"]), default=None),
     }
+
+
+def ratios_of(cells: list[dict[str, Any]]) -> list[float]:
+    """Our latency over the best peer's, where both were measured."""
+    return [cell["latency_over_best_peer"] for cell in cells if cell["latency_over_best_peer"] is not None]
+
+
+def float8_gains(cells: list[dict[str, Any]]) -> list[float]:
+    """How many times as fast a float8 cache is as an unquantised one of the same shape."""
+    by_shape: dict[tuple[int, int], dict[Any, float]] = {}
+    for cell in cells:
+        if cell["latency_ms"] is not None:
+            times = by_shape.setdefault((cell["batch_size"], cell["kv_len"]), {})
+            times[cell["kv_dtype"]] = cell["latency_ms"]
+    both = [times for times in by_shape.values() if {None, "float8_e4m3"} <= times.keys()]
+    return [times[None] / times["float8_e4m3"] for times in both]
 
 
 def plain(value: Any) -> Any:

@@ -1,0 +1,126 @@
+"""The scripts that are run on a GPU host, rehearsed on a simulated GPU: what they write is sound."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import results
+
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+KV_BYTES = 30_000_000
+
+Script = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="module")
+def script(simulated_gpu: dict[str, str]) -> Script:
+    def run(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, BENCHMARKS / name, *map(str, arguments)],
+            env=os.environ | {"OMP_NUM_THREADS": "1"} | simulated_gpu,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def runs(script: Script, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Some parts, the first of which was interrupted, early and late, until it was complete."""
+    folder = tmp_path_factory.mktemp("reference")
+    common = ("reference_runs.py", "--rehearse", "--runs", folder)
+    too_early = script(*common, "--part", "kv_heads_decode", "--seconds", 0.1)
+    assert "kv_heads_decode: interrupted before it began; ask for it again" in too_early.stdout
+    assert not (folder / "parts.json").exists()
+    for seconds in (6, 300):  # the first may be enough, or not
+        finished = script(*common, "--part", "kv_heads_decode", "--seconds", seconds)
+        assert finished.returncode == 0, finished.stderr
+    for parts in (["kv_heads_decode", "kv_heads_prefill"], ["again"]):
+        finished = script(*common, *(word for part in parts for word in ("--part", part)))
+        assert finished.returncode == 0, finished.stderr
+        assert all(f"{part}: complete" in finished.stdout for part in parts)
+    return folder
+
+
+def test_an_interrupted_part_goes_on_in_its_own_run(runs: Path) -> None:
+    parts = json.loads((runs / "parts.json").read_text())
+    assert sorted(parts) == ["again", "kv_heads_decode", "kv_heads_prefill"]
+    assert len(set(parts.values())) == 3
+    frame = results.load(runs / parts["kv_heads_decode"])
+    assert len(frame) == 9
+    assert set(frame["device_name"]) == {"NVIDIA Big (simulated)"}
+
+
+def test_claims_tell_what_was_found(runs: Path) -> None:
+    claims = json.loads((runs / "claims.json").read_text())
+    assert claims["rehearsal"] is True
+    cache = claims["cache_bytes_by_kv_heads"]
+    assert cache["8"] == [8 * cache["1"][0]]
+    assert claims["decode_ms_relative_to_mha"]["sdpa"]["8"] == 1
+    assert claims["outcomes"] == {"ok": 15, "unsupported": 3}
+    assert list(claims["not_ok"]) == ["folded_sdpa"]
+    for metric in ("peak_workspace_bytes", "kv_cache_bytes", "outcome"):
+        assert (claims["equal_runs"][metric]["verdicts"], claims["equal_runs"][metric]["alarms"]) == (9, 0)
+
+
+def test_complete_studies_become_baselines(runs: Path, script: Script, tmp_path: Path) -> None:
+    finished = script("reference_runs.py", "--baselines", "--runs", runs, "--into", tmp_path)
+    assert finished.returncode == 0, finished.stderr
+    (baseline,) = tmp_path.glob("*/kv_heads")
+    assert set(results.load(baseline)["phase"]) == {"decode", "prefill"}
+    assert "models: not complete: models_decode, models_prefill" in finished.stdout
+
+
+def test_a_part_that_fails_is_one_line(script: Script, tmp_path: Path) -> None:
+    (tmp_path / "runs").write_text("no folder")
+    finished = script("reference_runs.py", "--rehearse", "--part", "again", "--runs", tmp_path / "runs" / "x")
+    assert finished.returncode != 0
+
+
+def fake_ncu(path: Path, cold_bytes: float, warm_bytes: float) -> Path:
+    """A profiler that prints what Nsight Compute 2025.3 prints, and runs nothing."""
+    line = (
+        '"{id}","7","python3","127.0.0.1","a_kernel","1","7","(1, 1, 1)","(1, 1, 1)","0","9.0","Command line"'
+    )
+    line += ',"dram__bytes_read.sum","{unit}","{value}"'
+    path.write_text(
+        f"""#!{sys.executable}
+import sys
+value = {cold_bytes} if sys.argv[-1] == "cold" else {warm_bytes}
+print("==PROF== Connected to process 7")
+print('"ID","Process ID","Process Name","Host Name","Kernel Name","Context","Stream","Block Size","Grid Size"'
+      ',"Device","CC","Section Name","Metric Name","Metric Unit","Metric Value"')
+line = {line!r}
+print(line.format(id=0, unit="Mbyte", value=f"{{value / 2e6:.2f}}"))
+print(line.format(id=1, unit="Kbyte", value=f"{{value / 2e3:,.2f}}"))
+print("kv_bytes {KV_BYTES}", file=sys.stderr)
+"""
+    )
+    path.chmod(0o755)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("cold", "warm", "is_sound"), [(1.0, 0.01, True), (0.6, 0.01, False), (1.0, 0.9, False)]
+)
+def test_counters_tell_whether_a_flush_is_sound(
+    script: Script, tmp_path: Path, cold: float, warm: float, is_sound: bool
+) -> None:
+    ncu = fake_ncu(tmp_path / "ncu", cold * KV_BYTES, warm * KV_BYTES)
+    finished = script("coldness_by_counters.py", "--ncu", ncu, "--json", tmp_path / "coldness.json")
+    report: dict[str, Any] = json.loads((tmp_path / "coldness.json").read_text())
+    assert finished.returncode == int(not is_sound), finished.stderr
+    assert set(report["flush_is_sound"].values()) == {is_sound}
+    for shares in report["share_of_kv_read_from_dram"].values():
+        assert shares == {"cold": pytest.approx(cold, rel=0.01), "warm": pytest.approx(warm, rel=0.01)}
