@@ -17,13 +17,16 @@ from attention_impls.contract import AttentionImpl, AttentionInputs, PreparedAtt
 from attention_impls.libraries.cuda_peer import (
     cuda_peer_reasons,
     dead_row_reasons,
+    keys_on_the_left,
     lengths_on_device,
     looks_back_only,
 )
 from attention_impls.problem import AttentionProblem
 
-MAX_HEAD_DIM = 128
-"""docs/operations/Attention.md of cudnn-frontend: up to 128 for the forward pass before Blackwell."""
+CUDNN_DTYPES = {"float16": "HALF", "bfloat16": "BFLOAT16"}
+MAX_HEAD_DIM = 256
+OLD_MAX_HEAD_DIM, OLD_VERSION = 128, 90900
+"""`validate_sdpa_support_surface` of cudnn-frontend: pages with wider heads came after cuDNN 9.9."""
 
 
 class CudnnPaged(AttentionImpl):
@@ -40,11 +43,11 @@ class CudnnPaged(AttentionImpl):
             *dead_row_reasons(problem),
         ]
         if problem.logits_soft_cap is not None:
-            reasons.append(f"logits_soft_cap={problem.logits_soft_cap}: cuDNN's sdpa is given none here")
-        if problem.window is not None:
-            reasons.append(f"window={problem.window}: cuDNN's sdpa is given none here")
-        if problem.head_dim > MAX_HEAD_DIM or problem.head_dim % 8:
-            reasons.append(f"head_dim={problem.head_dim}: must be a multiple of 8 of at most {MAX_HEAD_DIM}")
+            # sdpa has no soft cap but as a `score_mod`, which it refuses beside padding, and pages need that.
+            reasons.append(f"logits_soft_cap={problem.logits_soft_cap}: cuDNN has no soft cap with pages")
+        widest = OLD_MAX_HEAD_DIM if (torch.backends.cudnn.version() or 0) <= OLD_VERSION else MAX_HEAD_DIM
+        if problem.head_dim > widest or problem.head_dim % 8:
+            reasons.append(f"head_dim={problem.head_dim}: must be a multiple of 8 of at most {widest}")
         return reasons
 
     def prepare(self, problem: AttentionProblem, inputs: AttentionInputs) -> PreparedAttention:
@@ -68,27 +71,21 @@ def _build(
     import cudnn
 
     handle = cudnn.create_handle()
-    cudnn.set_stream(handle=handle, stream=torch.cuda.current_stream(problem.device).cuda_stream)
-    kinds = {"float16": cudnn.data_type.HALF, "bfloat16": cudnn.data_type.BFLOAT16}
     graph = cudnn.pygraph(
-        io_data_type=kinds[problem.dtype],
+        io_data_type=getattr(cudnn.data_type, CUDNN_DTYPES[problem.dtype]),
         intermediate_data_type=cudnn.data_type.FLOAT,
         compute_data_type=cudnn.data_type.FLOAT,
         handle=handle,
     )
     bound = _tensors(problem, q_BHQD, cache)
     nodes = {name: graph.tensor_like(tensor) for name, tensor in bound.items()}
-    options: dict[str, Any] = {}
-    if looks_back_only(problem):
-        alignment = cudnn.diagonal_alignment.BOTTOM_RIGHT
-        options = {"diagonal_alignment": alignment, "diagonal_band_right_bound": 0}
     output, _ = graph.sdpa(
         **nodes,
-        is_inference=True,
+        generate_stats=False,
         attn_scale=problem.scale,
         use_padding_mask=True,
         paged_attention_max_seq_len_kv=problem.kv_len,
-        **options,
+        **_band(problem, cudnn.diagonal_alignment.BOTTOM_RIGHT),
     )
     output.set_output(True).set_dim(list(output_BHQD.shape)).set_stride(list(output_BHQD.stride()))
     graph.validate()
@@ -98,7 +95,26 @@ def _build(
     graph.build_plans()
     scratch = torch.empty(max(graph.get_workspace_size(), 1), dtype=torch.uint8, device=problem.device)
     pack = {nodes[name]: tensor for name, tensor in bound.items()} | {output: output_BHQD}
-    return lambda: graph.execute(pack, scratch, handle=handle)
+
+    def execute() -> None:
+        # A handle has a stream of its own choice: without this a call would run beside the caller's stream.
+        cudnn.set_stream(handle=handle, stream=torch.cuda.current_stream(problem.device).cuda_stream)
+        graph.execute(pack, scratch, handle=handle)
+
+    return execute
+
+
+def _band(problem: AttentionProblem, bottom_right: Any) -> dict[str, Any]:
+    """The band of keys that queries see; none for a single one that sees all tokens, being the last.
+
+    cuDNN counts the query's own key to the left bound, as `window` does.
+    """
+    band: dict[str, Any] = {}
+    if looks_back_only(problem) and problem.q_len > 1:
+        band["diagonal_band_right_bound"] = 0
+    if keys_on_the_left(problem) >= 0:
+        band |= {"diagonal_band_right_bound": 0, "diagonal_band_left_bound": problem.window}
+    return band | ({"diagonal_alignment": bottom_right} if band else {})
 
 
 def _tensors(problem: AttentionProblem, q_BHQD: torch.Tensor, cache: PagedCache) -> dict[str, torch.Tensor]:

@@ -65,7 +65,8 @@ class FlashinferPrefill(AttentionImpl):
 
         def run() -> torch.Tensor:
             q_THD = inputs.q.transpose(1, 2).reshape(-1, problem.num_q_heads, problem.head_dim)
-            output_THD: torch.Tensor = wrapper.run(q_THD, pages.pools)
+            # Without `out` it fills one with zeros first, which takes a kernel of its own.
+            output_THD: torch.Tensor = wrapper.run(q_THD, pages.pools, out=torch.empty_like(q_THD))
             return output_THD.view(problem.batch_size, problem.q_len, *q_THD.shape[1:]).transpose(1, 2)
 
         return PreparedAttention(run, pages.cache.nbytes, plan_ms=plan_ms)
