@@ -18,6 +18,8 @@ from attention_impls.problem import AttentionProblem
 PAGE_SIZES = (16, 32, 64, 128)
 MAX_HEAD_DIM = 256
 """`gen_xqa_module` of flashinfer/jit/xqa.py: a multiple of 16 of at most 256."""
+MAX_GROUP_SIZE = 32
+"""`static_assert(nbValidRows <= 32u)` of csrc/xqa/mha.cu, which is compiled for the group."""
 CAPABILITIES = (9, 10, 12)
 """`xqa` of flashinfer/xqa.py: the first numbers of the compute capabilities that it has kernels for."""
 
@@ -42,6 +44,11 @@ class FlashinferXqa(AttentionImpl):
             reasons.append(f"page_size={problem.page_size}: must be one of {sizes}")
         if problem.head_dim > MAX_HEAD_DIM or problem.head_dim % 16:
             reasons.append(f"head_dim={problem.head_dim}: must be a multiple of 16 of at most {MAX_HEAD_DIM}")
+        if problem.group_size > MAX_GROUP_SIZE:
+            reasons.append(
+                f"num_kv_heads={problem.num_kv_heads}: XQA takes groups of at most {MAX_GROUP_SIZE}, not"
+                f" {problem.group_size}"
+            )
         if not reasons and torch.cuda.get_device_capability(problem.device)[0] not in CAPABILITIES:
             majors = ", ".join(f"{major}.x" for major in CAPABILITIES)
             reasons.append(f"device={problem.device}: XQA is for CUDA devices of capability {majors}")

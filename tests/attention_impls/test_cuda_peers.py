@@ -112,6 +112,7 @@ def test_on_a_cpu_the_reason_is_that(make_problem, name):
         ("flashinfer_prefill", {}, "q_len=1"),
         ("flashinfer_xqa", {"page_size": 5}, "page_size=5"),
         ("flashinfer_xqa", {"head_dim": 72}, "head_dim=72"),
+        ("flashinfer_xqa", {"num_q_heads": 71, "num_kv_heads": 1}, "num_kv_heads=1"),
         ("flash_attn_2", {"page_size": 16}, "page_size=16"),
         ("flash_attn_3", {"head_dim": 320}, "head_dim=320"),
         ("flash_attn_3", {"q_len": 4, "kv_lens": (8, 3)}, "kv_lens=[8, 3]"),
