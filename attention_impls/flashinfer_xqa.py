@@ -19,7 +19,7 @@ PAGE_SIZES = (16, 32, 64, 128)
 MAX_HEAD_DIM = 256
 """`gen_xqa_module` of flashinfer/jit/xqa.py: a multiple of 16 of at most 256."""
 MAX_GROUP_SIZE = 32
-"""`static_assert(nbValidRows <= 32u)` of csrc/xqa/mha.cu, which is compiled for the group."""
+"""The kernel is compiled for the group: for 33 a static assertion of csrc/xqa/utils.cuh fails."""
 CAPABILITIES = (9, 10, 12)
 """`xqa` of flashinfer/xqa.py: the first numbers of the compute capabilities that it has kernels for."""
 
