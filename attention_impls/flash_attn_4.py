@@ -34,7 +34,9 @@ class FlashAttn4(AttentionImpl):
             reasons.append(
                 "the package flash-attn-4 is not installed: pip install --pre 'flash-attn-4>=4.0.0b1'"
             )
-        reasons += [f"the package {name} of flash-attn-4 is not installed" for name in _missing_compiler()]
+        reasons += [
+            f"the package {name} is not installed: flash-attn-4 needs it" for name in _missing_compiler()
+        ]
         if problem.head_dim > MAX_HEAD_DIM or problem.head_dim % 8:
             reasons.append(f"head_dim={problem.head_dim}: must be a multiple of 8 of at most {MAX_HEAD_DIM}")
         if problem.is_ragged:
