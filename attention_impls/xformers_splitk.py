@@ -24,7 +24,11 @@ HEAD_DIMS = (16, 32, 64, 128, 256, 512)
 
 
 class XformersSplitk(AttentionImpl):
-    """Grouped heads as `[1, T, G, S, D]`, with K and V of a group expanded by a stride of 0: not copied."""
+    """Grouped heads as `[1, T, G, S, D]`, with K and V of a group expanded by a stride of 0: not copied.
+
+    The kernel is Triton's, but `memory_efficient_attention_forward` refuses it where xFormers' C++ half,
+    which is for one version of PyTorch, does not load. So the operator is called itself.
+    """
 
     name = "xformers_splitk"
     reads_cache_in_place = False
@@ -51,15 +55,10 @@ class XformersSplitk(AttentionImpl):
         bias = _bias(problem)
 
         def run() -> torch.Tensor:
-            output_1TGSD: torch.Tensor = fmha.memory_efficient_attention_forward(
-                inputs.q.view(1, problem.batch_size, *groups[2:]),
-                k_1TGSD,
-                v_1TGSD,
-                attn_bias=bias,
-                scale=problem.scale,
-                op=fmha.triton_splitk.FwOp,
-            )
-            return output_1TGSD.reshape(inputs.q.shape)
+            q_1BGSD = inputs.q.view(1, problem.batch_size, *groups[2:])
+            call = fmha.Inputs(q_1BGSD, k_1TGSD, v_1TGSD, attn_bias=bias, scale=problem.scale)
+            output: torch.Tensor = fmha.triton_splitk.FwOp.apply(call, needs_gradient=False)[0]
+            return output.reshape(inputs.q.shape)
 
         return PreparedAttention(run, k_TGD.nbytes + v_TGD.nbytes)
 

@@ -4,6 +4,7 @@ Names, order and defaults of the parameters are those of nvidia-cudnn-frontend 1
 jax 0.11.2. What is computed is computed on the CPU, by PyTorch.
 """
 
+from dataclasses import dataclass
 from types import SimpleNamespace
 
 import torch
@@ -104,17 +105,35 @@ class CausalLocalPaddedKeys:
         return SimpleNamespace(to=lambda device: bias)
 
 
-def memory_efficient_attention_forward(
-    query, key, value, attn_bias=None, p=0.0, scale=None, *, op=None, output_dtype=None
-):
-    assert op == "split-K" and set(attn_bias.queries) == {1}
-    assert key.shape[3] == 1 or key.stride(3) == value.stride(3) == 0, "only so the group is not copied"
-    outputs = []
-    for b, length in enumerate(attn_bias.lengths):
-        k, v = (x[0, b * attn_bias.padding :][: attn_bias.padding, :, 0] for x in (key, value))
-        rows = query[:, b].flatten(1, 2)
-        outputs.append(dense(rows, k, v, length, scale, True, attn_bias.left, None))
-    return torch.stack(outputs, dim=1).view(query.shape)
+@dataclass
+class XformersInputs:
+    query: torch.Tensor
+    key: torch.Tensor
+    value: torch.Tensor
+    attn_bias: object = None
+    p: float = 0.0
+    scale: float | None = None
+    output_dtype: torch.dtype | None = None
+    is_partial: bool = False
+
+
+class SplitK:
+    """`triton_splitk.FwOp`."""
+
+    @classmethod
+    def apply(cls, inp, needs_gradient):
+        assert set(inp.attn_bias.queries) == {1} and not needs_gradient
+        assert inp.key.shape[3] == 1 or inp.key.stride(3) == inp.value.stride(3) == 0, "else it is copied"
+        bias, outputs = inp.attn_bias, []
+        for b, length in enumerate(bias.lengths):
+            k, v = (x[0, b * bias.padding :][: bias.padding, :, 0] for x in (inp.key, inp.value))
+            rows = inp.query[:, b].flatten(1, 2)
+            outputs.append(dense(rows, k, v, length, inp.scale, True, bias.left, None))
+        return torch.stack(outputs, dim=1).view(inp.query.shape), None
+
+
+def refuse(*args, **kwargs):
+    raise ValueError("xFormers wasn't build with CUDA support")
 
 
 def xformers_fmha():
@@ -125,8 +144,9 @@ def xformers_fmha():
     )
     return SimpleNamespace(
         attn_bias=biases,
-        memory_efficient_attention_forward=memory_efficient_attention_forward,
-        triton_splitk=SimpleNamespace(FwOp="split-K"),
+        Inputs=XformersInputs,
+        memory_efficient_attention_forward=refuse,
+        triton_splitk=SimpleNamespace(FwOp=SplitK),
     )
 
 
