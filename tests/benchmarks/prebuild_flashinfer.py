@@ -5,6 +5,7 @@
 Run it where FlashInfer can be imported and a CUDA toolkit is, with nvcc, curand's headers and the stub of
 libcuda; no GPU is needed. Any Python will do, since the kernels know none. FlashInfer takes them from the
 module `flashinfer_jit_cache` of its own version, which the wheel holds; what is not in it, it compiles.
+Runs with other options add to the same wheel.
 
 On two cores a kernel for decoding takes 10 to 20 s, prefill by fa2 a minute and by fa3 a quarter of an hour.
 """
@@ -41,8 +42,11 @@ def main() -> None:
     # FlashInfer reads both when it is imported.
     os.environ["FLASHINFER_CUDA_ARCH_LIST"] = arguments.arch
     os.environ["FLASHINFER_WORKSPACE_BASE"] = str(arguments.work.resolve())
-    libraries = [built(spec) for spec in specs(arguments)]
-    print(f"written: {write_wheel(libraries, arguments.into)}")
+    for spec in specs(arguments):
+        build(spec)
+    wheel = write_wheel(libraries(), arguments.into)
+    print(f"written: {wheel}, {wheel.stat().st_size / 1e6:.1f} MB; install it beside FlashInfer with:")
+    print(f"  python3 -m pip install --no-index --no-deps {wheel}")
 
 
 def specs(arguments: argparse.Namespace) -> Iterator[Any]:
@@ -68,15 +72,21 @@ def specs(arguments: argparse.Namespace) -> Iterator[Any]:
                     )
 
 
-def built(spec: Any) -> Path:
-    """The library of a description, which is built unless it is there."""
+def build(spec: Any) -> None:
+    """Build what is described, unless it is there."""
     started = time.perf_counter()
     library = Path(spec.jit_library_path)
     if not library.exists():
         spec.build(verbose=False)
     seconds = time.perf_counter() - started
     print(f"{spec.name}: {seconds:.0f} s, {library.stat().st_size / 1e3:.0f} kB", flush=True)
-    return library
+
+
+def libraries() -> list[Path]:
+    """What is there, of this run and of earlier ones."""
+    from flashinfer.jit import env
+
+    return sorted(Path(env.FLASHINFER_JIT_DIR).glob("*/*.so"))
 
 
 def write_wheel(libraries: list[Path], folder: Path) -> Path:
