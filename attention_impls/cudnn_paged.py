@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import torch
@@ -52,32 +53,32 @@ class CudnnPaged(AttentionImpl):
 
     def prepare(self, problem: AttentionProblem, inputs: AttentionInputs) -> PreparedAttention:
         started = time.perf_counter()
-        cache = PagedCache.of(problem, inputs)
+        pages = PagedCache.of(problem, inputs)
         output_BHQD = torch.empty_like(inputs.q)
-        execute = _build(problem, inputs.q, output_BHQD, cache)
+        execute = _build(problem, inputs.q, output_BHQD, pages)
         plan_ms = (time.perf_counter() - started) * 1e3
 
         def run() -> torch.Tensor:
             execute()
             return output_BHQD
 
-        return PreparedAttention(run, cache.nbytes, plan_ms=plan_ms)
+        return PreparedAttention(run, pages.nbytes, plan_ms=plan_ms)
 
 
 def _build(
-    problem: AttentionProblem, q_BHQD: torch.Tensor, output_BHQD: torch.Tensor, cache: PagedCache
+    problem: AttentionProblem, q_BHQD: torch.Tensor, output_BHQD: torch.Tensor, pages: PagedCache
 ) -> Callable[[], None]:
     """The graph with its plan, bound to its tensors."""
     import cudnn
 
-    handle = cudnn.create_handle()
+    handle = _handle(problem.device)
     graph = cudnn.pygraph(
         io_data_type=getattr(cudnn.data_type, CUDNN_DTYPES[problem.dtype]),
         intermediate_data_type=cudnn.data_type.FLOAT,
         compute_data_type=cudnn.data_type.FLOAT,
         handle=handle,
     )
-    bound = _tensors(problem, q_BHQD, cache)
+    bound = _tensors(problem, q_BHQD, pages)
     nodes = {name: graph.tensor_like(tensor) for name, tensor in bound.items()}
     output, _ = graph.sdpa(
         **nodes,
@@ -97,11 +98,19 @@ def _build(
     pack = {nodes[name]: tensor for name, tensor in bound.items()} | {output: output_BHQD}
 
     def execute() -> None:
-        # A handle has a stream of its own choice: without this a call would run beside the caller's stream.
+        # A handle keeps to the stream that it was given last, and a CUDA graph is captured on another.
         cudnn.set_stream(handle=handle, stream=torch.cuda.current_stream(problem.device).cuda_stream)
         graph.execute(pack, scratch, handle=handle)
 
     return execute
+
+
+@cache
+def _handle(device: str) -> Any:
+    """One for all problems of a device: it holds memory and is never given back."""
+    import cudnn
+
+    return cudnn.create_handle()
 
 
 def _band(problem: AttentionProblem, bottom_right: Any) -> dict[str, Any]:
@@ -117,15 +126,15 @@ def _band(problem: AttentionProblem, bottom_right: Any) -> dict[str, Any]:
     return band | ({"diagonal_alignment": bottom_right} if band else {})
 
 
-def _tensors(problem: AttentionProblem, q_BHQD: torch.Tensor, cache: PagedCache) -> dict[str, torch.Tensor]:
+def _tensors(problem: AttentionProblem, q_BHQD: torch.Tensor, pages: PagedCache) -> dict[str, torch.Tensor]:
     """The arguments of `graph.sdpa`. cuDNN names dimensions in the order of `[pages, G, page_size, D]`."""
-    assert isinstance(cache.k, torch.Tensor) and isinstance(cache.v, torch.Tensor)
-    table_B1P1 = cache.page_table[:, None, :, None]
+    assert isinstance(pages.k, torch.Tensor) and isinstance(pages.v, torch.Tensor)
+    table_B1P1 = pages.page_table[:, None, :, None]
     lengths_B111 = lengths_on_device(problem)[:, None, None, None]
     return {
         "q": q_BHQD,
-        "k": cache.k.transpose(1, 2),
-        "v": cache.v.transpose(1, 2),
+        "k": pages.k.transpose(1, 2),
+        "v": pages.v.transpose(1, 2),
         "seq_len_q": torch.full_like(lengths_B111, problem.q_len),
         "seq_len_kv": lengths_B111,
         "paged_attention_k_table": table_B1P1,
