@@ -24,14 +24,14 @@ WHEELHOUSE_MAX_KIB := 30720
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup sweep test test-gpu bench-harness bench-kernels reference-runs check format lock wheelhouse clean
+.PHONY: help setup sweep test test-gpu bench-harness bench-kernels reference-runs check format lock wheelhouse peer-wheels clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
 	@echo
 	@echo '  PYTHON=python3.12         the interpreter that .venv is made of'
 	@echo '  STUDY=name                the study of make sweep'
-	@echo '  ARGS="measure=smoke"      more for make sweep and make bench-harness'
+	@echo '  ARGS="measure=smoke"      more for make sweep, make bench-harness, make peer-wheels'
 	@echo '  PYTEST_ARGS="-k name"     more for pytest'
 	@echo '  OFFLINE=1                 set up from wheelhouse/ over the packages of PYTHON, without a network'
 
@@ -201,7 +201,10 @@ print(*sorted(pins), sep="\n")
 endef
 export PURE_PINS
 
+peer-wheels: $(READY) ## gather the wheels of peers for CUDA, for a GPU host without a network
+	$(PY) tests/benchmarks/gather_peers.py $(ARGS)
+
 clean: ## remove what these commands made, but for the runs in results/runs/
-	rm -rf $(VENV) wheelhouse build dist gqabench.egg-info
+	rm -rf $(VENV) wheelhouse wheelhouse-peers build dist gqabench.egg-info
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis .benchmarks
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

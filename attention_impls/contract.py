@@ -100,7 +100,7 @@ class AttentionImpl(ABC):
     """
 
     compiles_each_problem: ClassVar[bool] = False
-    """Whether `prepare` compiles code for every new problem, which takes seconds: tests give it fewer."""
+    """Whether `prepare` compiles code for new problems or kinds of them, for seconds: tests give it fewer."""
 
     has_backward: ClassVar[bool] = False
     """Whether autograd can differentiate a call by `inputs.q`, `inputs.k` and `inputs.v`."""

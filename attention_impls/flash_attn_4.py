@@ -10,8 +10,13 @@ import torch
 from attention_impls.abilities import plain_cache_reasons
 from attention_impls.contract import AttentionImpl, AttentionInputs, PreparedAttention, TimedCall
 from attention_impls.libraries.cuda_peer import cuda_peer_reasons, looks_back_only, token_first_cache
-from attention_impls.libraries.packages import package_version
+from attention_impls.libraries.packages import is_installed, package_version
 from attention_impls.problem import AttentionProblem
+
+COMPILER = ("cutlass", "quack")
+"""What it makes its kernels with: nvidia-cutlass-dsl and quack-kernels, which pip brings along."""
+MAX_HEAD_DIM = 256
+"""On capability 9.0; `_validate_head_dims` of flash_attn/cute/interface.py."""
 
 
 class FlashAttn4(AttentionImpl):
@@ -29,6 +34,11 @@ class FlashAttn4(AttentionImpl):
             reasons.append(
                 "the package flash-attn-4 is not installed: pip install --pre 'flash-attn-4>=4.0.0b1'"
             )
+        reasons += [
+            f"the package {name} is not installed: flash-attn-4 needs it" for name in _missing_compiler()
+        ]
+        if problem.head_dim > MAX_HEAD_DIM or problem.head_dim % 8:
+            reasons.append(f"head_dim={problem.head_dim}: must be a multiple of 8 of at most {MAX_HEAD_DIM}")
         if problem.is_ragged:
             reasons.append(f"kv_lens={list(problem.kv_lens or ())}: it takes sequences of one length")
         if problem.q_len == 1:
@@ -54,3 +64,9 @@ class FlashAttn4(AttentionImpl):
             return output_BQHD.transpose(1, 2)
 
         return PreparedAttention(run, k_BKGD.nbytes + v_BKGD.nbytes)
+
+
+def _missing_compiler() -> list[str]:
+    if package_version("flash-attn-4") is None:
+        return []
+    return [name for name in COMPILER if not is_installed(name)]

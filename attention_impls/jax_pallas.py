@@ -1,6 +1,9 @@
-"""JAX's Pallas decode kernel for grouped heads, `jax.experimental.pallas.ops.gpu.decode_attention.gqa`.
+"""JAX's Pallas decode kernel, `jax.experimental.pallas.ops.gpu.decode_attention.mqa`.
 
-Shape suffixes: B batch, H query heads, G key/value heads, K kv_len, D head_dim.
+Its `gqa` is the same kernel, but wants tokens before heads and transposes the whole cache back in every call.
+Here they stand there, and `mqa` takes every key/value head of every sequence as a sequence of its own.
+
+Shape suffixes: N key/value heads of all sequences, S group_size, K kv_len, D head_dim, G key/value heads.
 """
 
 from __future__ import annotations
@@ -17,12 +20,16 @@ from attention_impls.libraries.cuda_peer import (
     cuda_peer_reasons,
     decode_only_reasons,
     lengths_on_device,
-    token_first_cache,
 )
+from attention_impls.libraries.packages import is_installed
 from attention_impls.problem import AttentionProblem
 
-CAPACITY_MULTIPLE = 16 * 128
+BLOCK_K = 128
+"""Keys of a block: the default of `gqa`. That of `mqa` is 256."""
+CAPACITY_MULTIPLE = 16 * BLOCK_K
 """The kernel's default number of splits times its block of keys, which must divide the cache's length."""
+PLUGINS = ("jax_cuda13_plugin", "jax_cuda12_plugin")
+"""Without one of them JAX knows no GPU."""
 
 
 class JaxPallas(AttentionImpl):
@@ -43,6 +50,8 @@ class JaxPallas(AttentionImpl):
             *plain_cache_reasons(problem),
             *decode_only_reasons(problem),
         ]
+        if is_installed("jax") and not any(map(is_installed, PLUGINS)):
+            reasons.append(f"the package {PLUGINS[0]} is not installed: pip install 'jax[cuda13]'")
         if problem.logits_soft_cap is not None:
             reasons.append(f"logits_soft_cap={problem.logits_soft_cap}: the kernel has no soft cap")
         if problem.head_dim & (problem.head_dim - 1):
@@ -52,20 +61,22 @@ class JaxPallas(AttentionImpl):
     def prepare(self, problem: AttentionProblem, inputs: AttentionInputs) -> PreparedAttention:
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # else it takes most of the device
         from jax.dlpack import from_dlpack
-        from jax.experimental.pallas.ops.gpu.decode_attention import gqa
+        from jax.experimental.pallas.ops.gpu.decode_attention import mqa
 
-        padding = (0, 0, 0, 0, 0, -problem.kv_len % CAPACITY_MULTIPLE)
-        k_BKGD, v_BKGD = (pad(x_BKGD, padding) for x_BKGD in token_first_cache(inputs))
-        ends_B = lengths_on_device(problem)
+        padding = (0, 0, 0, -problem.kv_len % CAPACITY_MULTIPLE)
+        k_NKD, v_NKD = (pad(x, padding).flatten(0, 1).contiguous() for x in (inputs.k, inputs.v))
+        ends_N = lengths_on_device(problem).repeat_interleave(problem.num_kv_heads)
         window = problem.kv_len if problem.window is None else problem.window
-        starts_B = (ends_B - window).clamp(min=0)
-        k, v, starts, ends = (from_dlpack(x) for x in (k_BKGD, v_BKGD, starts_B, ends_B))
+        starts_N = (ends_N - window).clamp(min=0)
+        k, v, starts, ends = (from_dlpack(x) for x in (k_NKD, v_NKD, starts_N, ends_N))
+        heads = (len(k_NKD), problem.group_size, problem.head_dim)
 
         def run() -> torch.Tensor:
             torch.cuda.current_stream(problem.device).synchronize()
-            q: Any = from_dlpack(inputs.q[:, :, 0].contiguous())
-            output = gqa(q, k, v, start_idx=starts, kv_seq_len=ends, sm_scale=problem.scale)
-            output_BHD: torch.Tensor = torch.utils.dlpack.from_dlpack(output.block_until_ready())
-            return output_BHD[:, :, None]
+            q: Any = from_dlpack(inputs.q.reshape(heads))
+            output = mqa(q, k, v, starts, ends, sm_scale=problem.scale, block_k=BLOCK_K)
+            output_NSD: torch.Tensor = torch.utils.dlpack.from_dlpack(output.block_until_ready())
+            # Its merge of the splits ends in float32, whatever came in.
+            return output_NSD.to(inputs.q.dtype).view(inputs.q.shape)
 
-        return PreparedAttention(run, k_BKGD.nbytes + v_BKGD.nbytes)
+        return PreparedAttention(run, k_NKD.nbytes + v_NKD.nbytes)

@@ -6,7 +6,6 @@ Shape suffixes: B batch, H query heads, G key/value heads, Q q_len, K kv_len, D 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Set
 from typing import Any
 
 import torch
@@ -17,11 +16,9 @@ from attention_impls.contract import AttentionImpl, AttentionInputs, PreparedAtt
 from attention_impls.libraries.cuda_peer import (
     HALF_DTYPES,
     dead_row_reasons,
-    keys_on_the_left,
     lengths_on_device,
-    looks_back_only,
     starts_on_device,
-    tokens_first,
+    window_size,
 )
 from attention_impls.problem import AttentionProblem
 
@@ -30,7 +27,7 @@ PAGE_MULTIPLE = 256
 
 
 class TorchVarlen(AttentionImpl):
-    """Grouped heads, lengths, pages and split-KV came with PyTorch 2.13. Its signature says what it has."""
+    """The cache without padding; grouped heads and pages came with PyTorch 2.13."""
 
     name = "torch_varlen"
     reads_cache_in_place = False
@@ -49,38 +46,29 @@ class TorchVarlen(AttentionImpl):
             reasons.append(f"dtype={problem.dtype}: varlen_attn computes in {' and '.join(HALF_DTYPES)}")
         if problem.page_size is not None and problem.page_size % PAGE_MULTIPLE:
             reasons.append(f"page_size={problem.page_size}: must be a multiple of {PAGE_MULTIPLE}")
-        known, this_one = _arguments(), f"varlen_attn of PyTorch {torch.__version__}"
+        known = _parameters()
+        where = f"varlen_attn of PyTorch {torch.__version__}"
         if problem.group_size > 1 and "enable_gqa" not in known:
-            reasons.append(f"num_kv_heads={problem.num_kv_heads}: {this_one} has no grouped heads; 2.13 has")
-        if problem.is_ragged and "seqused_k" not in known:
-            lengths = list(problem.kv_lens or ())
-            reasons.append(f"kv_lens={lengths}: {this_one} has no lengths of cached sequences; 2.13 has")
+            reasons.append(f"num_kv_heads={problem.num_kv_heads}: {where} has no grouped heads; 2.13 has")
         if problem.page_size is not None and "block_table" not in known:
-            reasons.append(f"page_size={problem.page_size}: {this_one} has no pages; 2.13 has")
+            reasons.append(f"page_size={problem.page_size}: {where} has no pages; 2.13 has")
         return reasons
 
     def prepare(self, problem: AttentionProblem, inputs: AttentionInputs) -> PreparedAttention:
         from torch.nn.attention.varlen import varlen_attn
 
+        options: dict[str, Any] = {"scale": problem.scale, "window_size": window_size(problem)}
+        if problem.group_size > 1:
+            options["enable_gqa"] = True
         if problem.page_size is None:
-            k, v = (tokens_first(x).flatten(0, 1) for x in (inputs.k, inputs.v))
-            pages, num_bytes = {}, k.nbytes + v.nbytes
-            starts = starts_on_device([problem.kv_len] * problem.batch_size, problem.device)
+            lengths = [problem.kv_len_of(sequence) for sequence in range(problem.batch_size)]
+            k, v = (_one_behind_another(x, lengths) for x in (inputs.k, inputs.v))
+            num_bytes, starts = k.nbytes + v.nbytes, starts_on_device(lengths, problem.device)
         else:
             cache = PagedCache.of(problem, inputs)
             assert isinstance(cache.k, torch.Tensor) and isinstance(cache.v, torch.Tensor)
-            k, v, num_bytes = cache.k, cache.v, cache.nbytes
-            pages, starts = {"block_table": cache.page_table}, None
-        is_causal = looks_back_only(problem)
-        options: dict[str, Any] = {
-            "scale": problem.scale,
-            "window_size": (keys_on_the_left(problem), 0 if is_causal else -1),
-            **pages,
-        }
-        if problem.group_size > 1:
-            options["enable_gqa"] = True
-        if "seqused_k" in _arguments():
-            options["seqused_k"] = lengths_on_device(problem)
+            k, v, num_bytes, starts = cache.k, cache.v, cache.nbytes, None
+            options |= {"block_table": cache.page_table, "seqused_k": lengths_on_device(problem)}
         q_starts = starts_on_device([problem.q_len] * problem.batch_size, problem.device)
 
         def run() -> torch.Tensor:
@@ -92,8 +80,15 @@ class TorchVarlen(AttentionImpl):
         return PreparedAttention(run, num_bytes)
 
 
-def _arguments() -> Set[str]:
-    """Names of what this PyTorch's function takes."""
+def _one_behind_another(x_BGKD: torch.Tensor, lengths: list[int]) -> torch.Tensor:
+    """`[T, G, D]`: the tokens that exist of every sequence."""
+    return torch.cat(
+        [x_GKD[:, :length].transpose(0, 1) for x_GKD, length in zip(x_BGKD, lengths, strict=True)]
+    )
+
+
+def _parameters() -> frozenset[str]:
+    """What `varlen_attn` of this PyTorch can be told."""
     from torch.nn.attention.varlen import varlen_attn
 
-    return inspect.signature(varlen_attn).parameters.keys()
+    return frozenset(inspect.signature(varlen_attn).parameters)

@@ -44,21 +44,26 @@ def dead_row_reasons(problem: AttentionProblem) -> list[str]:
     ]
 
 
-def window_reasons(problem: AttentionProblem) -> list[str]:
-    """Why a kernel without a sliding window cannot serve."""
-    if problem.window is None or problem.window >= problem.kv_len:
-        return []
-    return [f"window={problem.window}: it has no sliding window"]
-
-
 def looks_back_only(problem: AttentionProblem) -> bool:
     """Whether a query must not see the tokens after it: a window implies it."""
     return problem.causal or problem.window is not None
 
 
 def keys_on_the_left(problem: AttentionProblem) -> int:
-    """The window in the convention of FlashAttention: keys before the query's own; -1 for all."""
-    return -1 if problem.window is None else problem.window - 1
+    """The window in the convention of FlashAttention: keys before the query's own; -1 for all.
+
+    A window of the whole sequence is none: libraries have a faster kernel, or another one, without.
+    """
+    return -1 if problem.window is None or problem.window >= problem.kv_len else problem.window - 1
+
+
+def window_size(problem: AttentionProblem) -> tuple[int, int]:
+    """Keys before and after the query's own, -1 for all: `window_size` of FlashAttention and its kin.
+
+    A single query is the last token and has none after it. A bound there would change nothing but the
+    kernel: FlashAttention-2 folds the group into the queries only where it is told of no bound.
+    """
+    return keys_on_the_left(problem), 0 if looks_back_only(problem) and problem.q_len > 1 else -1
 
 
 def tokens_first(x_BGKD: torch.Tensor) -> torch.Tensor:

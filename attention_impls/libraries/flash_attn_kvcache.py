@@ -13,10 +13,10 @@ import torch
 from attention_impls.caches.paged import PagedCache
 from attention_impls.contract import AttentionInputs, PreparedAttention
 from attention_impls.libraries.cuda_peer import (
-    keys_on_the_left,
     lengths_on_device,
     looks_back_only,
     token_first_cache,
+    window_size,
 )
 from attention_impls.problem import AttentionProblem
 
@@ -43,12 +43,11 @@ def prepare_with_kvcache(
         assert isinstance(cache.k, torch.Tensor) and isinstance(cache.v, torch.Tensor)
         k, v, num_bytes = cache.k, cache.v, cache.nbytes
         pages = {page_table_name: cache.page_table}
-    is_causal = looks_back_only(problem)
     options = {
         "cache_seqlens": lengths_on_device(problem),
         "softmax_scale": problem.scale,
-        "causal": is_causal,
-        "window_size": (keys_on_the_left(problem), 0 if is_causal else -1),
+        "causal": looks_back_only(problem),
+        "window_size": window_size(problem),
         "softcap": problem.logits_soft_cap or 0.0,
         "num_splits": CHOOSE_SPLITS,
         **pages,

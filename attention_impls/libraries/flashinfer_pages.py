@@ -14,6 +14,7 @@ from attention_impls.problem import AttentionProblem
 WORKSPACE_BYTES = 128 * 2**20
 """What FlashInfer's documentation recommends for its wrappers."""
 HEAD_DIMS = (64, 128, 256)
+"""Of its kernels fa2 and fa3. XQA takes others."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def workspace(problem: AttentionProblem) -> torch.Tensor:
 
 
 def flashinfer_reasons(problem: AttentionProblem) -> list[str]:
-    """Why no kernel of FlashInfer serves a problem here."""
+    """Why FlashInfer's kernels fa2 and fa3 cannot serve a problem here."""
     reasons = cuda_peer_reasons(problem, "flashinfer", "flashinfer")
     if problem.head_dim not in HEAD_DIMS:
         reasons.append(f"head_dim={problem.head_dim}: must be one of {', '.join(map(str, HEAD_DIMS))}")
