@@ -24,10 +24,10 @@ WHEELHOUSE_MAX_KIB := 30720
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup sweep test test-gpu bench-harness bench-kernels reference-runs check format lock wheelhouse peer-wheels clean
+.PHONY: help setup sweep test test-gpu bench-harness bench-kernels gpu-verification reference-runs check format lock wheelhouse peer-wheels clean
 
 help: ## list the commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' Makefile
 	@echo
 	@echo '  PYTHON=python3.12         the interpreter that .venv is made of'
 	@echo '  STUDY=name                the study of make sweep'
@@ -54,6 +54,9 @@ bench-harness: $(READY) ## measure what the harness itself costs
 
 bench-kernels: $(READY) ## check, tune and measure our own kernels beside their peers: for a GPU
 	$(PY) tests/benchmarks/kernels_on_gpu.py $(ARGS)
+
+gpu-verification: $(READY) ## all that is to be shown on a GPU, step by step, as far as the time goes
+	$(PY) tests/benchmarks/gpu_verification.py $(ARGS)
 
 reference-runs: $(READY) ## measure the reference studies of this machine, part by part: for a GPU
 	$(PY) tests/benchmarks/reference_runs.py $(ARGS)

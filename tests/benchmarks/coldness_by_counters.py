@@ -77,13 +77,11 @@ def share_read(ncu: str, impl: str, state: str) -> float:
         ncu, "--csv", "--metrics", METRIC, "--clock-control", "none", "--cache-control", "none",
         "--profile-from-start", "off",
     ]  # fmt: skip
-    finished = subprocess.run(
-        [*profiler, sys.executable, "-c", CALL, impl, state],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    command = [*profiler, sys.executable, "-c", CALL, impl, state]
+    try:
+        finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise SystemExit(f"{ncu}: {error.strerror}; it comes with Nsight Compute") from error
     if finished.returncode != 0:
         raise SystemExit(
             f"{ncu} failed on {impl}, {state}:\n{finished.stdout[-2000:]}{finished.stderr[-2000:]}"

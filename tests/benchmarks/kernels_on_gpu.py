@@ -104,11 +104,12 @@ def main() -> None:
     parser.add_argument("--json", type=Path, default=Path("kernels.json"), metavar="FILE")
     parser.add_argument("--measure", default="standard", help="measure preset of the sweeps")
     parser.add_argument("--seconds", type=float, default=480.0, help="of one part; default: 480")
+    parser.add_argument("--rehearse", action="store_true", help="tiny problems, as without a CUDA device")
     parser.add_argument("--runs", type=Path, default=Path("results/runs"), metavar="FOLDER")
     arguments = parser.parse_args()
     import torch
 
-    is_rehearsal = not torch.cuda.is_available()
+    is_rehearsal = arguments.rehearse or not torch.cuda.is_available()
     if is_rehearsal:
         os.environ["TRITON_INTERPRET"] = "1"
     device = "no CUDA device" if is_rehearsal else torch.cuda.get_device_name()

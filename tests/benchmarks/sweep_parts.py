@@ -30,16 +30,16 @@ class PartFailed(SystemExit):
 
 
 class Parts:
-    """Which run each part has, in a file beside the runs."""
+    """Which run each part has, in a file beside the runs that other processes may write as well."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._path = folder / "parts.json"
-        self._runs: dict[str, str] = json.loads(self._path.read_text()) if self._path.exists() else {}
 
     def run_of(self, part: str) -> Path | None:
         """The folder of a part's run; None while it has none."""
-        return self.folder / self._runs[part] if part in self._runs else None
+        name = self._runs().get(part)
+        return None if name is None else self.folder / name
 
     def is_complete(self, part: str) -> bool:
         """Whether every case of a part was measured."""
@@ -71,11 +71,14 @@ class Parts:
         if before is None and latest.resolve() == others:
             print(f"{part}: interrupted before it began; ask for it again", flush=True)
             return False
-        self._runs[part] = latest.resolve().name if before is None else before.name
-        self._path.write_text(json.dumps(self._runs, indent=1) + "\n")
+        run = latest.resolve().name if before is None else before.name
+        self._path.write_text(json.dumps(self._runs() | {part: run}, indent=1) + "\n")
         is_complete = self.is_complete(part)
         print(f"{part}: {'complete' if is_complete else 'interrupted; ask for it again'}", flush=True)
         return is_complete
+
+    def _runs(self) -> dict[str, str]:
+        return json.loads(self._path.read_text()) if self._path.exists() else {}
 
 
 def _wait(process: subprocess.Popen[bytes], seconds: float) -> None:

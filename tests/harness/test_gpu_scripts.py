@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -82,10 +83,29 @@ def test_complete_studies_become_baselines(runs: Path, script: Script, tmp_path:
     assert "models: not complete: models_decode, models_prefill" in finished.stdout
 
 
-def test_a_part_that_fails_is_one_line(script: Script, tmp_path: Path) -> None:
-    (tmp_path / "runs").write_text("no folder")
-    finished = script("reference_runs.py", "--rehearse", "--part", "again", "--runs", tmp_path / "runs" / "x")
-    assert finished.returncode != 0
+def test_all_of_it_goes_step_by_step_and_says_how_far_it_has_come(script: Script, tmp_path: Path) -> None:
+    folder, archive = tmp_path / "gpu", tmp_path / "gpu.tar.gz"
+    common = ("gpu_verification.py", "--rehearse", "--folder", folder)
+    first = script(*common, "--step", "coldness", "--step", "kv_heads_decode", "--seconds", 120)
+    assert "coldness: done, exit code 1" in first.stdout  # there is no ncu
+    assert "kv_heads_decode: done, exit code 0" in first.stdout
+    again = script(*common, "--step", "coldness", "--step", "tests_alone", "--archive", archive)
+    assert "tests_alone: done, exit code 0" in again.stdout
+    assert "coldness" not in again.stdout
+    page = (folder / "verification.md").read_text()
+    assert "A rehearsal" in page
+    assert "- Done: tests_alone, kv_heads_decode\n- Ended with an exit code: coldness (1)" in page
+    assert "NVIDIA Big, compute capability 9.0" in page
+    assert "passed, 0 failed" in page
+    assert "decode time relative to MHA, `sdpa`" in page
+    with tarfile.open(archive) as packed:
+        assert {"gpu/verification.md", "gpu/steps.json", "gpu/parts.json"} <= set(packed.getnames())
+
+
+def test_a_step_that_is_not_there_is_a_mistake(script: Script, tmp_path: Path) -> None:
+    finished = script("gpu_verification.py", "--folder", tmp_path, "--step", "coldnes")
+    assert finished.returncode == 2
+    assert "--step: no coldnes; valid: tests, tests_alone, coldness," in finished.stderr
 
 
 def fake_ncu(path: Path, cold_bytes: float, warm_bytes: float) -> Path:
