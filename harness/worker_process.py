@@ -21,7 +21,7 @@ _BOOTSTRAP = Path(__file__).resolve().parent / "worker" / "bootstrap.py"
 _READ_SIZE = 1 << 16
 _LOG_TAIL_BYTES = 1 << 16
 _PROFILER_CHATTER = re.compile(rb"USDT:|ERROR:.* gpuGetDeviceCount failed with code ")
-"""Lines of PyTorch's profiler, at any log level: in 2.13 at each start and stop, and in builds for CUDA of 2.11
+"""Lines of PyTorch's profiler, at any log level: of 2.13 at each start and stop; of 2.11, in builds for CUDA,
 where there is no driver."""
 _GOODBYE_SECONDS = 2.0
 _REPLY_START = b'{"ok": '

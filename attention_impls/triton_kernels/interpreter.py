@@ -14,7 +14,7 @@ KNOWS_NUMPY_2_5 = (3, 7)
 
 @cache
 def mend_interpreter() -> None:
-    """Let the bounds of a loop be scalars that were computed, with any NumPy; nothing where kernels are compiled.
+    """Let computed scalars bound a loop, whichever NumPy is installed. Compiled kernels need nothing.
 
     Triton before 3.7 makes an index of a scalar by `int(array)`, and holds it as an array of one element: of
     one with a dimension NumPy 2.5 makes no number.

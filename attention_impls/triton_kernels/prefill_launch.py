@@ -20,7 +20,6 @@ from attention_impls.triton_kernels.logit_scales import logit_scales
 from attention_impls.triton_kernels.prefill_kernel import prefill_kernel
 from attention_impls.triton_kernels.tuning import Choice, choose, tuning_key
 
-
 mend_interpreter()
 
 

@@ -96,6 +96,18 @@ def main() -> None:
     print(f"written: {arguments.json}")
     if is_rehearsal:
         print("a rehearsal without a GPU: its times mean nothing")
+    if failures := failures_of(report):
+        raise SystemExit("\n".join(failures))
+
+
+def failures_of(report: dict[str, Any]) -> list[str]:
+    """What went wrong with our kernels, a line each."""
+    failures = ["the tests of the kernels failed"] if report.get("tests_passed") is False else []
+    for part in PARTS:
+        for cell in report.get(part) or []:
+            if cell["outcome"] not in ("ok", "unsupported"):
+                failures.append(f"{part}: {PARTS[part]['impl']} is {cell['outcome']}: {cell['reason']}")
+    return list(dict.fromkeys(failures))
 
 
 def run_tests(is_rehearsal: bool) -> bool:

@@ -128,4 +128,5 @@ def test_fresh_queries_never_come_twice() -> None:
 
 def test_the_flush_reads_over_all_caches_that_threads_use(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("harness.worker.cache_flush.all_last_level_caches_bytes", lambda cpus: 3 * 2**26)
+    monkeypatch.setattr("harness.worker.cache_flush.last_level_cache_bytes", lambda device: 2**26)
     assert CacheFlush("cpu")._buffer.nbytes == 2 * 3 * 2**26
