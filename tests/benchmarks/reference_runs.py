@@ -86,7 +86,9 @@ def main() -> None:
     import torch
 
     is_rehearsal = not torch.cuda.is_available()
-    state = State(arguments.runs / "parts.json")
+    # Apart: what was rehearsed here must not count as measured once there is a GPU, nor become a baseline.
+    is_rehearsed = is_rehearsal and not arguments.baselines
+    state = State(arguments.runs / ("rehearsed_parts.json" if is_rehearsed else "parts.json"))
     if arguments.baselines:
         write_baselines(state, arguments.into)
         return
