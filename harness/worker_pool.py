@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 from collections.abc import Iterable
 from contextlib import suppress
@@ -73,7 +74,10 @@ class WorkerPool:
         for worker in self._workers.values():
             worker.close()
         self._workers.clear()
-        self._keep_logs()
+        try:
+            self._keep_logs()
+        except OSError as error:  # such as a full disk, which must not hide how the sweep ended
+            print(f"{self._kept_logs}: what workers said is not kept: {error.strerror}", file=sys.stderr)
         self._log_folder.cleanup()
 
     def _keep_logs(self) -> None:

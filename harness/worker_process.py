@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import selectors
 import signal
 import subprocess
@@ -19,8 +20,9 @@ from harness.worker.protocol import PROTOCOL_VERSION, Message
 _BOOTSTRAP = Path(__file__).resolve().parent / "worker" / "bootstrap.py"
 _READ_SIZE = 1 << 16
 _LOG_TAIL_BYTES = 1 << 16
-_PROFILER_CHATTER = b"USDT:"
-"""How the profiler of torch 2.13 begins the lines that it logs at each start and stop, at any log level."""
+_PROFILER_CHATTER = re.compile(rb"USDT:|ERROR:.* gpuGetDeviceCount failed with code ")
+"""Lines of PyTorch's profiler, at any log level: of 2.13 at each start and stop; of 2.11, in builds for CUDA,
+where there is no driver."""
 _GOODBYE_SECONDS = 2.0
 _REPLY_START = b'{"ok": '
 
@@ -181,7 +183,7 @@ class WorkerProcess:
 
 def without_chatter(log: Iterable[bytes]) -> Iterator[bytes]:
     """The lines of a worker's log that somebody meant to be read."""
-    return (line for line in log if not line.startswith(_PROFILER_CHATTER))
+    return (line for line in log if not _PROFILER_CHATTER.match(line))
 
 
 def _count_oom_kills() -> int:

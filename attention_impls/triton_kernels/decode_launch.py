@@ -21,7 +21,10 @@ from attention_impls.triton_kernels.decode_config import (
 from attention_impls.triton_kernels.decode_kernel import decode_kernel, merge_kernel
 from attention_impls.triton_kernels.decode_schedule import DecodeSchedule, decode_schedule
 from attention_impls.triton_kernels.device import is_interpreted, num_processors
+from attention_impls.triton_kernels.interpreter import mend_interpreter
 from attention_impls.triton_kernels.logit_scales import logit_scales
+
+mend_interpreter()
 
 MERGE_ROWS = 4
 """Rows that one program of the second kernel merges."""

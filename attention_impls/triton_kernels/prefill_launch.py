@@ -15,9 +15,12 @@ from attention_impls.problem import AttentionProblem
 from attention_impls.triton_kernels.cold_timer import cold_milliseconds
 from attention_impls.triton_kernels.decode_config import block_dims_of
 from attention_impls.triton_kernels.device import is_interpreted
+from attention_impls.triton_kernels.interpreter import mend_interpreter
 from attention_impls.triton_kernels.logit_scales import logit_scales
 from attention_impls.triton_kernels.prefill_kernel import prefill_kernel
 from attention_impls.triton_kernels.tuning import Choice, choose, tuning_key
+
+mend_interpreter()
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ that are done one after the other until the time is up. What was begun goes on w
 another machine of the kind, once the archive was unpacked there. `verification.md` in the folder says how far
 it has come and what was found: what belongs into docs/gpu-verification.md.
 
-`--rehearse` takes tiny problems on whatever device there is, and the page says so.
+`--rehearse` takes tiny problems on whatever device there is, in a folder `rehearsal`; the page says so.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from pathlib import Path
 
 import kernels_on_gpu
 import reference_runs
-from sweep_parts import ROOT, Parts
+from sweep_parts import REHEARSAL, ROOT, Parts
 from verification_page import verification_page
 
 BENCHMARKS = Path(__file__).parent
@@ -70,9 +70,11 @@ def main() -> None:
     parser.add_argument("--archive", type=Path, metavar="FILE.tar.gz", help="pack the folder when time is up")
     parser.add_argument("--rehearse", action="store_true", help="tiny problems, on whatever device there is")
     arguments = parser.parse_args()
-    folder, ends_at = arguments.folder.resolve(), time.monotonic() + arguments.seconds - _CLOSING_SECONDS
+    ends_at = time.monotonic() + arguments.seconds - _CLOSING_SECONDS
+    runs = arguments.folder.resolve()
+    folder = runs / REHEARSAL if arguments.rehearse else runs
     folder.mkdir(parents=True, exist_ok=True)
-    all_steps = steps(folder, arguments.rehearse)
+    all_steps = steps(runs, folder, arguments.rehearse)
     if unknown := set(arguments.step or ()) - {step.name for step in all_steps}:
         parser.error(
             f"--step: no {', '.join(sorted(unknown))}; valid: {', '.join(s.name for s in all_steps)}"
@@ -97,12 +99,12 @@ def main() -> None:
     (folder / "verification.md").write_text(page)
     if arguments.archive is not None:
         with tarfile.open(arguments.archive, "w:gz") as archive:
-            archive.add(folder, arcname=folder.name)
+            archive.add(runs, arcname=runs.name)
     print(f"{len(done)} of {len(all_steps)} steps are done: {folder / 'verification.md'}")
 
 
-def steps(folder: Path, is_rehearsal: bool) -> list[Step]:
-    """In the order in which they are worth having."""
+def steps(runs: Path, folder: Path, is_rehearsal: bool) -> list[Step]:
+    """In the order in which they are worth having. The scripts are told `runs`, and write into `folder`."""
     python = sys.executable
     rehearse = ["--rehearse"] if is_rehearsal else []
     tests = [
@@ -114,15 +116,15 @@ def steps(folder: Path, is_rehearsal: bool) -> list[Step]:
         "coldness",
         [python, str(BENCHMARKS / "coldness_by_counters.py"), f"--json={folder / 'coldness.json'}"],
     )
-    runs, kernels = Parts(folder), Parts(folder / "kernels")
+    measured, kernels = Parts(folder), Parts(folder / "kernels")
     reference = [
         Step(name, [python, str(BENCHMARKS / "reference_runs.py"), "--part", name, "--seconds", "{seconds}",
-                    "--runs", str(folder), *rehearse], runs)
+                    "--runs", str(runs), *rehearse], measured)
         for name in reference_runs.PARTS
     ]  # fmt: skip
     ours = [
         Step(name, [python, str(BENCHMARKS / "kernels_on_gpu.py"), "--part", name, "--seconds", "{seconds}",
-                    "--runs", str(folder), "--json", str(folder / "kernels.json"), *rehearse], kernels)
+                    "--runs", str(runs), "--json", str(folder / "kernels.json"), *rehearse], kernels)
         for name in kernels_on_gpu.PARTS
     ]  # fmt: skip
     return [*tests, coldness, reference[0], *ours[:4], *reference[1:], *ours[4:]]

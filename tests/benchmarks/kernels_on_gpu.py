@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from sweep_parts import Parts
+from sweep_parts import REHEARSAL, Parts
 
 from attention_impls import list_impls
 
@@ -114,7 +114,7 @@ def main() -> None:
         os.environ["TRITON_INTERPRET"] = "1"
     device = "no CUDA device" if is_rehearsal else torch.cuda.get_device_name()
     report: dict[str, Any] = {"rehearsal": is_rehearsal, "device": device, "torch": torch.__version__}
-    parts = Parts(arguments.runs / "kernels")
+    parts = Parts((arguments.runs / REHEARSAL if is_rehearsal else arguments.runs) / "kernels")
     for name in arguments.part or [TESTS, *PARTS]:
         if name == TESTS:
             report["tests_passed"] = run_tests(is_rehearsal)
@@ -126,6 +126,18 @@ def main() -> None:
     print(f"written: {arguments.json}")
     if is_rehearsal:
         print("a rehearsal without a GPU: its times mean nothing")
+    if failures := failures_of(report):
+        raise SystemExit("\n".join(failures))
+
+
+def failures_of(report: dict[str, Any]) -> list[str]:
+    """What went wrong with our kernels, a line each."""
+    failures = ["the tests of the kernels failed"] if report.get("tests_passed") is False else []
+    for part in PARTS:
+        for cell in report.get(part) or []:
+            if cell["outcome"] not in ("ok", "unsupported"):
+                failures.append(f"{part}: {PARTS[part]['impl']} is {cell['outcome']}: {cell['reason']}")
+    return list(dict.fromkeys(failures))
 
 
 def run_tests(is_rehearsal: bool) -> bool:

@@ -6,8 +6,8 @@
 Each part is one sweep. One that is not done within `--seconds` is interrupted, keeps what it has, and goes on
 when it is asked for again, also on another machine of the kind that has the folder of runs. `claims.json`,
 beside the runs, says what was found (`claims_of_gqa.py`). With `--baselines` the studies that are complete
-become `results/baselines/MACHINE/STUDY/`. `--rehearse` takes tiny problems, as is done where there is no GPU;
-the file then says so.
+become `results/baselines/MACHINE/STUDY/`. `--rehearse` takes tiny problems, as is done where there is no GPU,
+keeps them in a folder `rehearsal`, and the file says so.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from claims_of_gqa import claims
-from sweep_parts import PROGRAM, ROOT, Parts
+from sweep_parts import PROGRAM, REHEARSAL, ROOT, Parts
 
 DECODE_IMPLS = (
     "repeat_kv", "repeat_kv_sdpa", "grouped_matmul", "folded_sdpa", "sdpa", "sdpa_flash", "sdpa_cudnn",
@@ -85,13 +85,14 @@ def main() -> None:
     parser.add_argument("--baselines", action="store_true", help="write the baselines, and measure nothing")
     parser.add_argument("--into", type=Path, default=Path("results/baselines"), metavar="FOLDER")
     arguments = parser.parse_args()
-    parts = Parts(arguments.runs)
     if arguments.baselines:
-        write_baselines(parts, arguments.into)
+        write_baselines(Parts(arguments.runs), arguments.into)
         return
     import torch
 
     is_rehearsal = arguments.rehearse or not torch.cuda.is_available()
+    folder = arguments.runs / REHEARSAL if is_rehearsal else arguments.runs
+    parts = Parts(folder)
     for name in arguments.part or PARTS:
         part = PARTS[name]
         parts.measure(
@@ -99,7 +100,7 @@ def main() -> None:
         )
     studied = [name for name in PARTS if name != AGAIN]
     found = claims(parts, decode="kv_heads_decode", again=AGAIN, everything=studied)
-    path = arguments.runs / "claims.json"
+    path = folder / "claims.json"
     path.write_text(json.dumps({"rehearsal": is_rehearsal} | found, indent=1) + "\n")
     print(f"written: {path}")
     if is_rehearsal:

@@ -25,6 +25,10 @@ _REPORT_SECONDS = 60
 """An interrupted sweep still writes its report."""
 
 
+REHEARSAL = "rehearsal"
+"""The folder beside the true runs for what was rehearsed, lest it count as measured or become a baseline."""
+
+
 class PartFailed(SystemExit):
     """A sweep that wrote no run ends the script. The message says which, and how it ended."""
 

@@ -43,7 +43,7 @@ def runs(script: Script, tmp_path_factory: pytest.TempPathFactory) -> Path:
     common = ("reference_runs.py", "--rehearse", "--runs", folder)
     too_early = script(*common, "--part", "kv_heads_decode", "--seconds", 0.1)
     assert "kv_heads_decode: interrupted before it began; ask for it again" in too_early.stdout
-    assert not (folder / "parts.json").exists()
+    assert not (folder / "rehearsal" / "parts.json").exists()
     for seconds in (6, 300):  # the first may be enough, or not
         finished = script(*common, "--part", "kv_heads_decode", "--seconds", seconds)
         assert finished.returncode == 0, finished.stderr
@@ -51,7 +51,7 @@ def runs(script: Script, tmp_path_factory: pytest.TempPathFactory) -> Path:
         finished = script(*common, *(word for part in parts for word in ("--part", part)))
         assert finished.returncode == 0, finished.stderr
         assert all(f"{part}: complete" in finished.stdout for part in parts)
-    return folder
+    return folder / "rehearsal"
 
 
 def test_an_interrupted_part_goes_on_in_its_own_run(runs: Path) -> None:
@@ -92,14 +92,16 @@ def test_all_of_it_goes_step_by_step_and_says_how_far_it_has_come(script: Script
     again = script(*common, "--step", "coldness", "--step", "tests_alone", "--archive", archive)
     assert "tests_alone: done, exit code 0" in again.stdout
     assert "coldness" not in again.stdout
-    page = (folder / "verification.md").read_text()
+    page = (folder / "rehearsal" / "verification.md").read_text()
+    assert [path.name for path in folder.iterdir()] == ["rehearsal"]  # nothing of it counts as measured
     assert "A rehearsal" in page
     assert "- Done: tests_alone, kv_heads_decode\n- Ended with an exit code: coldness (1)" in page
     assert "NVIDIA Big, compute capability 9.0" in page
     assert "passed, 0 failed" in page
     assert "decode time relative to MHA, `sdpa`" in page
     with tarfile.open(archive) as packed:
-        assert {"gpu/verification.md", "gpu/steps.json", "gpu/parts.json"} <= set(packed.getnames())
+        kept = {f"gpu/rehearsal/{name}" for name in ("verification.md", "steps.json", "parts.json")}
+        assert kept <= set(packed.getnames())
 
 
 def test_a_step_that_is_not_there_is_a_mistake(script: Script, tmp_path: Path) -> None:

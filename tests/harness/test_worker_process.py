@@ -125,4 +125,7 @@ def test_waiting_costs_the_parent_no_time(tmp_path: Path) -> None:
 
 def test_chatter_of_the_profiler_is_left_out() -> None:
     lines = [b"USDT:2026 start\n", b"Traceback\n", b"KeyError: 'x'\n", b"USDT:2026 stop\n"]
+    lines.insert(
+        2, b"ERROR:2026-11-25 15:00:07 9:9 DeviceProperties.cpp:48] gpuGetDeviceCount failed with code 35\n"
+    )
     assert list(without_chatter(lines)) == [b"Traceback\n", b"KeyError: 'x'\n"]
