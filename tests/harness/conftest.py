@@ -24,7 +24,7 @@ def gqabench_in() -> Callable[..., Finished]:
     """Runs the command line as a user does, in a given folder."""
 
     def run(folder: Path, *arguments: str, timeout: float = 300, **variables: str) -> Finished:
-        path = filter(None, [variables.get("PYTHONPATH"), str(PROJECT)])
+        path = filter(None, [variables.get("PYTHONPATH"), str(PROJECT), os.environ.get("PYTHONPATH")])
         return subprocess.run(
             [
                 sys.executable,
