@@ -26,10 +26,9 @@ def kernel_time_fields(call: Call, before_each: Call, device: torch.device) -> d
     """`kernel_ms`, the median over some calls of the sum of their kernels' times, and `kernel_ms_source`."""
     if find_spec("cupti") is not None:
         try:
-            return {
-                "kernel_ms": _median_ms(_by_cupti, call, before_each, device),
-                "kernel_ms_source": "cupti",
-            }
+            kernel_ms = _median_ms(_by_cupti, call, before_each, device)
+            if kernel_ms is not None:  # none was told of, where a profiler of this process has the records
+                return {"kernel_ms": kernel_ms, "kernel_ms_source": "cupti"}
         except Exception as error:  # noqa: BLE001  CUPTI serves one client: a debugger or profiler may hold it
             print(f"no kernel times by cupti-python: {type(error).__name__}: {error}", file=sys.stderr)
     return {

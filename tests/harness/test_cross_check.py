@@ -152,6 +152,15 @@ def test_where_cupti_refuses_the_profiler_is_asked(
     assert fields == {"kernel_ms": 0.25, "kernel_ms_source": "torch.profiler"}
 
 
+def test_where_cupti_tells_of_no_kernel_the_profiler_is_asked(
+    cupti: FakeCupti, synchronised: list[object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cupti, "activity_flush_all", lambda flag: None)
+    monkeypatch.setattr(kernel_time, "_by_profiler", lambda call, device: 250_000)
+    fields = kernel_time.kernel_time_fields(lambda: None, lambda: None, DEVICE)
+    assert fields == {"kernel_ms": 0.25, "kernel_ms_source": "torch.profiler"}
+
+
 def test_no_kernel_seen_is_no_time(synchronised: list[object], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernel_time, "find_spec", lambda name: None)
     monkeypatch.setattr(kernel_time, "_by_profiler", lambda call, device: 0)
