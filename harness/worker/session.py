@@ -16,6 +16,7 @@ from attention_impls.outside.promises import promised_operators
 from harness.worker.clock import Clock, make_clock
 from harness.worker.cross_check import cross_check_fields
 from harness.worker.memory_limit import input_bytes, require_memory_for_inputs
+from harness.worker.prepared_arm import PreparedArm
 from harness.worker.subject import NUM_TIMED_VARIANTS, UNSEEN_VARIANT, Check, Subject, UnsupportedProblem
 from harness.worker.subjects import make_generate_subject, make_subject
 from harness.worker.workspace import SetUpMemory, Weight, counting_allocated, weigh_call
@@ -44,11 +45,7 @@ class Session:
         self._problem: AttentionProblem | None = None
         self._subject: Subject | None = None
         self._clocks: dict[str, Clock] = {}
-        self._arms: dict[str, PreparedAttention] = {}
-        self._prepared_bytes: dict[str, int] = {}
-        self._num_calls: dict[str, int] = {}
-        self._promises: dict[str, tuple[str, ...]] = {}
-        self._unseen_allocators: set[str] = set()
+        self._arms: dict[str, PreparedArm] = {}
         self._is_spoilt = False
         """Whether something of this case would disturb the next one in this process"""
 
@@ -103,12 +100,8 @@ class Session:
             del output
             outside_torch = self._bytes_outside_torch(memory, implementation, prepared)
             own_fields = self._subject.own_fields(prepared)
-        self._arms[arm] = prepared
-        self._prepared_bytes[arm] = memory.kept_bytes
-        self._num_calls[arm] = 0
-        self._promises[arm] = promised
-        if _allocates_outside_torch(implementation):
-            self._unseen_allocators.add(arm)
+        is_unseen = _allocates_outside_torch(implementation)
+        self._arms[arm] = PreparedArm(prepared, memory.kept_bytes, promised, is_unseen)
         return {
             "prepare_ms": prepare_ms,
             "first_call_ms": first_call_ms,
@@ -131,16 +124,16 @@ class Session:
         with self._calling():
             with counting_allocated(self._problem.device):  # the profiler knows no other memory's size
                 self._subject.get_ready_to_weigh()
-            weight = weigh_call(self._arms[arm], self._problem.device)
-        promised = self._promises[arm]
+            weight = weigh_call(self._arms[arm].call, self._problem.device)
+        promised = self._arms[arm].promised_operators
         if promised and not any(name.startswith(promised) for name in weight.operators):
             raise BrokenPromise(f"promised {' or '.join(promised)}, ran {', '.join(weight.kernels)}")
-        unseen = {"peak_workspace_bytes": None} if arm in self._unseen_allocators else {}
+        unseen = {"peak_workspace_bytes": None} if self._arms[arm].allocates_outside_torch else {}
         return weight.record_fields() | unseen | {"unexplained_bytes": self._unexplained_bytes(weight)}
 
     def measure(self, arm: str, num_calls: int, is_cold: bool) -> dict[str, Any]:
         """Time some calls, each on queries other than the last one's, with or without flushing the cache."""
-        prepared, clock = self._arms[arm], self._clock
+        prepared, clock = self._arms[arm].call, self._clock
 
         def before_each() -> None:
             self._rotate(arm)
@@ -160,7 +153,7 @@ class Session:
 
         Before each call the queries change, and the last-level cache is flushed.
         """
-        prepared, clock = self._arms[arm], self._clock
+        prepared, clock = self._arms[arm].call, self._clock
 
         def before_each() -> None:
             self._rotate(arm)
@@ -180,7 +173,7 @@ class Session:
         with self._calling():
             self._subject.guard.restore_if_changed()  # by whichever arm: each answers for its call here
             with self._guarding_inputs():
-                output = self._call(self._arms[arm], UNSEEN_VARIANT)
+                output = self._call(self._arms[arm].call, UNSEEN_VARIANT)
                 return _worst(self._require_correct(output, UNSEEN_VARIANT, when="after timing"))
 
     def cross_check(self, arm: str) -> dict[str, Any]:
@@ -196,7 +189,7 @@ class Session:
 
         with self._calling():
             fields = cross_check_fields(
-                self._arms[arm],
+                self._arms[arm].call,
                 rotate,
                 self._clock.flush,
                 lambda output: subject.check(output, written).is_correct,
@@ -210,7 +203,7 @@ class Session:
 
         New queries come once in so many calls that writing them draws nothing that counts.
         """
-        prepared, num_calls = self._arms[arm], 0
+        prepared, num_calls = self._arms[arm].call, 0
         with self._calling():
             started = time.perf_counter()
             while time.perf_counter() - started < seconds:
@@ -225,16 +218,11 @@ class Session:
     def drop(self, arm: str) -> None:
         """Free what an arm holds."""
         self._arms.pop(arm, None)
-        self._prepared_bytes.pop(arm, None)
 
     def close_case(self) -> dict[str, Any]:
         """Free everything. `is_spoilt`: whether another process should measure the next case."""
         is_spoilt, self._is_spoilt = self._is_spoilt, False
         self._arms.clear()
-        self._prepared_bytes.clear()
-        self._num_calls.clear()
-        self._promises.clear()
-        self._unseen_allocators.clear()
         self._problem = self._subject = None
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -265,7 +253,7 @@ class Session:
         if weight.process_bytes is None:
             return None
         given = input_bytes(self._problem) + self._subject.weight_bytes
-        return weight.process_bytes - given - sum(self._prepared_bytes.values())
+        return weight.process_bytes - given - sum(arm.kept_bytes for arm in self._arms.values())
 
     def _bytes_outside_torch(
         self, memory: SetUpMemory, implementation: AttentionImpl, prepared: PreparedAttention
@@ -277,8 +265,8 @@ class Session:
 
     def _rotate(self, arm: str) -> None:
         assert self._subject is not None
-        self._num_calls[arm] += 1
-        self._subject.write_fresh_queries(self._num_calls[arm])
+        self._arms[arm].num_calls += 1
+        self._subject.write_fresh_queries(self._arms[arm].num_calls)
 
     @contextmanager
     def _guarding_inputs(self) -> Iterator[None]:
