@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from functools import partial
 
 import torch
@@ -11,7 +10,12 @@ from attention_impls.abilities import unquantised_reasons
 from attention_impls.contract import AttentionImpl, AttentionInputs, PreparedAttention, TimedCall
 from attention_impls.dtypes import torch_dtype
 from attention_impls.libraries.cuda_peer import decode_only_reasons, keys_on_the_left
-from attention_impls.libraries.flashinfer_pages import FlashinferPages, flashinfer_reasons, workspace
+from attention_impls.libraries.flashinfer_pages import (
+    FlashinferPages,
+    flashinfer_reasons,
+    planned_in_ms,
+    workspace,
+)
 from attention_impls.problem import AttentionProblem
 
 MIN_GROUP_FOR_TENSOR_CORES = 4
@@ -60,10 +64,7 @@ class FlashinferDecode(AttentionImpl):
             window_left=keys_on_the_left(problem),
             logits_soft_cap=problem.logits_soft_cap,
         )
-        plan()  # compiles the kernel where FlashInfer has none yet
-        started = time.perf_counter()
-        plan()
-        plan_ms = (time.perf_counter() - started) * 1e3
+        plan_ms = planned_in_ms(plan)
 
         def run() -> torch.Tensor:
             output_BHD: torch.Tensor = wrapper.run(inputs.q[:, :, 0], pages.pools)

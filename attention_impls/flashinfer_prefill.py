@@ -5,7 +5,6 @@ Shape suffixes: H query heads, D head_dim, T new tokens of all sequences.
 
 from __future__ import annotations
 
-import time
 from functools import partial
 
 import torch
@@ -19,7 +18,12 @@ from attention_impls.libraries.cuda_peer import (
     looks_back_only,
     starts_on_device,
 )
-from attention_impls.libraries.flashinfer_pages import FlashinferPages, flashinfer_reasons, workspace
+from attention_impls.libraries.flashinfer_pages import (
+    FlashinferPages,
+    flashinfer_reasons,
+    planned_in_ms,
+    workspace,
+)
 from attention_impls.problem import AttentionProblem
 
 
@@ -63,10 +67,7 @@ class FlashinferPrefill(AttentionImpl):
             q_data_type=torch_dtype(problem),
             kv_data_type=torch_dtype(problem),
         )
-        plan()  # compiles the kernel where FlashInfer has none yet
-        started = time.perf_counter()
-        plan()
-        plan_ms = (time.perf_counter() - started) * 1e3
+        plan_ms = planned_in_ms(plan)
 
         def run() -> torch.Tensor:
             q_THD = inputs.q.transpose(1, 2).reshape(-1, problem.num_q_heads, problem.head_dim)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -52,6 +54,14 @@ class FlashinferPages:
 def workspace(problem: AttentionProblem) -> torch.Tensor:
     """FlashInfer's scratch memory, zero as its first use demands."""
     return torch.zeros(WORKSPACE_BYTES, dtype=torch.uint8, device=problem.device)
+
+
+def planned_in_ms(plan: Callable[[], object]) -> float:
+    """Plan, and say how long that takes once the kernel is compiled, which the first time it is."""
+    plan()
+    started = time.perf_counter()
+    plan()
+    return (time.perf_counter() - started) * 1e3
 
 
 def flashinfer_reasons(problem: AttentionProblem) -> list[str]:
