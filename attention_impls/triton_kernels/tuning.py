@@ -21,6 +21,7 @@ from typing import Any, Generic, TypeVar
 
 import torch
 import triton
+from triton.errors import TritonError
 
 from attention_impls.problem import AttentionProblem
 
@@ -55,7 +56,10 @@ def choose(
     rounds: Sequence[Round],
     time_ms: Callable[[Config], float],
 ) -> Choice[Config]:
-    """The configuration kept for this key, or the fastest of several rounds, which is then kept."""
+    """The configuration kept for this key, or the fastest of several rounds, which is then kept.
+
+    One that does not compile or launch on this device is not taken, and a warning says why.
+    """
     if os.environ.get(OFF_SWITCH) == "off":
         return Choice(first[0], "default", None)
     started = time.perf_counter()
@@ -69,7 +73,7 @@ def choose(
     for following in [*rounds, None]:
         for config in candidates:
             if config not in times_ms:
-                times_ms[config] = time_ms(config)
+                times_ms[config] = _time_or_infinity(time_ms, config)
         best = min(times_ms, key=lambda config: times_ms[config])
         candidates = [] if following is None else following(best)
     if math.isinf(times_ms[best]):  # none of them fits this device: launching says why
@@ -79,6 +83,16 @@ def choose(
     except OSError as error:
         warnings.warn(f"{path}: {error.strerror}: what was tuned is not kept", stacklevel=2)
     return Choice(best, "tuned", (time.perf_counter() - started) * 1e3)
+
+
+def _time_or_infinity(time_ms: Callable[[Config], float], config: Config) -> float:
+    """What a candidate takes; infinity where Triton, its assembler or the driver refuses it."""
+    try:
+        return time_ms(config)
+    except (TritonError, RuntimeError) as error:  # the compiler's passes raise the latter
+        said = (str(error).splitlines() or [""])[0]
+        warnings.warn(f"{config} is no candidate here: {type(error).__name__}: {said}", stacklevel=2)
+        return math.inf
 
 
 def _all_candidates(first: Sequence[Config], rounds: Sequence[Round]) -> set[Config]:

@@ -4,6 +4,7 @@ import json
 from dataclasses import dataclass, replace
 
 import pytest
+from triton.runtime.errors import OutOfResources
 
 from attention_impls.triton_kernels import tuning
 from attention_impls.triton_kernels.tuning import cache_folder, choose, source_hash
@@ -105,6 +106,21 @@ def test_where_nothing_fits_the_device_the_default_is_left_to_say_why():
     choice = choose(Tile, KEY, TILES, [more_splits], lambda tile: float("inf"))
     assert (choice.config, choice.source) == (Tile(16), "default")
     assert not cache_folder().exists()
+
+
+@pytest.mark.parametrize("error", [OutOfResources(300, 227, "shared memory"), RuntimeError("a pass failed")])
+def test_what_the_compiler_or_the_device_refuses_is_not_taken_and_said(error):
+    stopwatch = Stopwatch()
+
+    def refuses_the_best(tile: Tile) -> float:
+        if tile.block == 32:
+            raise error
+        return stopwatch(tile)
+
+    with pytest.warns(UserWarning, match=rf"block=32.* is no candidate here: {type(error).__name__}: "):
+        choice = choose(Tile, KEY, TILES, [], refuses_the_best)
+    assert choice.source == "tuned"
+    assert choice.config.block != 32
 
 
 def test_it_can_be_switched_off(monkeypatch):
