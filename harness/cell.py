@@ -11,6 +11,7 @@ from harness.case import Arm, Case, InvalidCase, short_hash
 
 _SOURCE_ROOT = Path(__file__).resolve().parents[1]
 _MEASURED_SOURCES = ("attention_impls", "harness/worker")
+_SOURCE_SUFFIXES = (".py", ".cpp", ".h")
 
 
 def cell_id(
@@ -44,8 +45,9 @@ def source_hash(source_root: Path = _SOURCE_ROOT) -> str:
     """Hash of the code that is measured and that measures: implementations and worker."""
     digest = hashlib.sha256()
     for folder in _MEASURED_SOURCES:
-        for path in sorted((source_root / folder).rglob("*.py")):
-            digest.update(path.name.encode())
+        files = [path for path in (source_root / folder).rglob("*") if path.suffix in _SOURCE_SUFFIXES]
+        for path in sorted(files):
+            digest.update(path.relative_to(source_root).as_posix().encode())
             digest.update(path.read_bytes())
     return digest.hexdigest()[:12]
 

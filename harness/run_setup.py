@@ -37,7 +37,7 @@ def open_run(config: DictConfig, cases: Sequence[Case | InvalidCase], command: s
         folder = (
             _create_run(config, cases, command, results_dir)
             if config.resume is None
-            else _reopen_run(config.resume, cases, results_dir)
+            else _reopen_run(config, cases, results_dir)
         )
         folder.link_latest()
     except OSError as error:
@@ -104,7 +104,8 @@ def _roofs(config: DictConfig, cases: Sequence[Case | InvalidCase]) -> dict[str,
     return roofs
 
 
-def _reopen_run(resume: Any, cases: Sequence[Case | InvalidCase], results_dir: Path) -> RunFolder:
+def _reopen_run(config: DictConfig, cases: Sequence[Case | InvalidCase], results_dir: Path) -> RunFolder:
+    resume = config.resume
     path = results_dir / LATEST_LINK if resume == LATEST_LINK else Path(str(resume))
     folder = RunFolder(path.resolve())
     try:
@@ -125,10 +126,29 @@ def _reopen_run(resume: Any, cases: Sequence[Case | InvalidCase], results_dir: P
             status="running",
             num_planned_cases=len(cases),
             num_planned_records=planned,
-            machine=header.machine | {"environments": environments | now},
+            machine=_machine_now(dict(header.machine), config, cases) | {"environments": environments | now},
         )
     )
     return folder
+
+
+def _machine_now(
+    before: dict[str, Any], config: DictConfig, cases: Sequence[Case | InvalidCase]
+) -> dict[str, Any]:
+    """The machine of a run that goes on: where it is another one, with its own roofs and those before it."""
+    process = job_process()
+    host = process.pool.host(process.environments[CURRENT_ENVIRONMENT])
+    now = describe_machine(host, open_nvml())
+    if machine_identity(now) == machine_identity(before):
+        return before
+    earlier = before.pop("earlier_machines", [])
+    return now | {"roofs": _roofs(config, cases), "earlier_machines": [*earlier, before]}
+
+
+def machine_identity(machine: dict[str, Any]) -> tuple[object, ...]:
+    """What tells machines apart whose times do not mix: the processor, and each GPU itself."""
+    devices = tuple((device.get("name"), device.get("uuid")) for device in machine.get("devices", []))
+    return machine.get("cpu", {}).get("model"), machine.get("cpu", {}).get("num_logical_cores"), devices
 
 
 def require_same_environments(resume: Any, before: dict[str, Any], now: dict[str, Any]) -> None:

@@ -36,6 +36,7 @@ _READERS: dict[str, Callable[[], object]] = {
     "mem_efficient_sdp": torch.backends.cuda.mem_efficient_sdp_enabled,
     "cudnn_sdp": torch.backends.cuda.cudnn_sdp_enabled,
     "math_sdp": torch.backends.cuda.math_sdp_enabled,
+    "current CUDA stream": lambda: _current_stream(),
     "autocast": lambda: (torch.is_autocast_enabled("cpu"), torch.is_autocast_enabled("cuda")),
     "working directory": os.getcwd,
     "niceness": lambda: os.getpriority(os.PRIO_PROCESS, 0),
@@ -68,6 +69,11 @@ class SharedState:
         if num_busy := _count_busy(self.threads - before.threads):
             changes.append(f"the number of busy threads by {num_busy}")
         return changes
+
+
+def _current_stream() -> int:
+    """Of the current GPU; 0, as the default one, where CUDA is not in use yet."""
+    return int(torch.cuda.current_stream().cuda_stream) if torch.cuda.is_initialized() else 0
 
 
 def _setting(path: str) -> object:

@@ -152,6 +152,9 @@ class ForwardSubject(Subject):
             return Check(
                 None, None, f"the output is {list(output.shape)} {output.dtype}, expected {expected}"
             )
+        if output.device != self._references[variant].device:
+            where = self._references[variant].device
+            return Check(None, None, f"the output is on {output.device}, expected {where}")
         if self._query_rows is not None:
             output = output.index_select(-2, self._query_rows)
         error = self._budgets[variant].excess(output, self._references[variant])

@@ -22,6 +22,7 @@ def claims(parts: Parts, decode: str, again: str, everything: Iterable[str]) -> 
     """From what was measured; null where nothing was."""
     of_decode, of_all = parts.frame_of([decode]), parts.frame_of(everything)
     return {
+        "decode_of": None if of_decode is None or of_decode.empty else problem_text(of_decode.iloc[0]),
         "cache_bytes_by_kv_heads": None if of_decode is None else cache_by_heads(of_decode),
         "decode_ms_relative_to_mha": None if of_decode is None else relative_to_mha(of_decode),
         "rows_above_their_roof": None if of_all is None else above_roof(of_all),
@@ -31,6 +32,14 @@ def claims(parts: Parts, decode: str, again: str, everything: Iterable[str]) -> 
         "not_ok": None if of_all is None else reasons(of_all),
         "equal_runs": equal_runs(parts.run_of(decode), parts.run_of(again)),
     }
+
+
+def problem_text(row: pd.Series) -> str:
+    """What all rows of a study by KV heads have in common."""
+    return (
+        f"one layer, {row['num_q_heads']} query heads, head_dim {row['head_dim']}, batch {row['batch_size']},"
+        f" kv_len {row['kv_len']}, {row['dtype']}, {row['device_name']}"
+    )
 
 
 def cache_by_heads(frame: pd.DataFrame) -> dict[str, list[int]]:

@@ -20,6 +20,7 @@ import argparse
 import csv
 import fnmatch
 import io
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -107,9 +108,9 @@ def main() -> None:
     wheels = [gather(wheel, arguments.into) for wheel in chosen]
     num_bytes = sum(path.stat().st_size for path in wheels)
     print(f"{len(wheels)} wheels, {num_bytes / 1e6:.1f} MB in {arguments.into}/")
-    pins = " ".join(wheel.pin for wheel in chosen)
+    pins, folder = " ".join(wheel.pin for wheel in chosen), shlex.quote(str(arguments.into))
     print("On the host, where that folder is, install them with:")
-    print(f"  python3 -m pip install --no-index --no-deps --find-links {arguments.into} {pins}")
+    print(f"  python3 -m pip install --no-index --no-deps --find-links {folder} {pins}")
     print("or beside its packages: with --target FOLDER, and PYTHONPATH=FOLDER when measuring.")
 
 

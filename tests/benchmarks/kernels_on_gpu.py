@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from sweep_parts import REHEARSAL, Parts
+from sweep_parts import REHEARSAL, Parts, is_rehearsal, positive_seconds, run_script
 
 from attention_impls import list_impls
 
@@ -103,28 +103,28 @@ def main() -> None:
     parser.add_argument("--part", choices=[TESTS, *PARTS], action="append", help="default: all")
     parser.add_argument("--json", type=Path, default=Path("kernels.json"), metavar="FILE")
     parser.add_argument("--measure", default="standard", help="measure preset of the sweeps")
-    parser.add_argument("--seconds", type=float, default=480.0, help="of one part; default: 480")
+    parser.add_argument("--seconds", type=positive_seconds, default=480.0, help="of one part; default: 480")
     parser.add_argument("--rehearse", action="store_true", help="tiny problems, as without a CUDA device")
     parser.add_argument("--runs", type=Path, default=Path("results/runs"), metavar="FOLDER")
     arguments = parser.parse_args()
     import torch
 
-    is_rehearsal = arguments.rehearse or not torch.cuda.is_available()
-    if is_rehearsal:
+    rehearses = is_rehearsal(arguments.rehearse)
+    if rehearses:
         os.environ["TRITON_INTERPRET"] = "1"
-    device = "no CUDA device" if is_rehearsal else torch.cuda.get_device_name()
-    report: dict[str, Any] = {"rehearsal": is_rehearsal, "device": device, "torch": torch.__version__}
-    parts = Parts((arguments.runs / REHEARSAL if is_rehearsal else arguments.runs) / "kernels")
+    device = "no CUDA device" if rehearses else torch.cuda.get_device_name()
+    report: dict[str, Any] = {"rehearsal": rehearses, "device": device, "torch": torch.__version__}
+    parts = Parts((arguments.runs / REHEARSAL if rehearses else arguments.runs) / "kernels")
     for name in arguments.part or [TESTS, *PARTS]:
         if name == TESTS:
-            report["tests_passed"] = run_tests(is_rehearsal)
+            report["tests_passed"] = run_tests(rehearses)
         else:
-            parts.measure(name, overrides(PARTS[name], arguments.measure, is_rehearsal), arguments.seconds)
+            parts.measure(name, overrides(PARTS[name], arguments.measure, rehearses), arguments.seconds)
     cells = {name: cells_of(parts, name) for name in PARTS}
     report |= cells | {"targets": targets(cells)}
     arguments.json.write_text(json.dumps(report, indent=1) + "\n")
     print(f"written: {arguments.json}")
-    if is_rehearsal:
+    if rehearses:
         print("a rehearsal without a GPU: its times mean nothing")
     if failures := failures_of(report):
         raise SystemExit("\n".join(failures))
@@ -244,4 +244,4 @@ def plain(value: Any) -> Any:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -18,8 +18,20 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+import pandas as pd
 from claims_of_gqa import claims
-from sweep_parts import PROGRAM, REHEARSAL, ROOT, Parts
+from sweep_parts import (
+    PROGRAM,
+    REHEARSAL,
+    ROOT,
+    Parts,
+    from_root,
+    is_rehearsal,
+    positive_seconds,
+    run_script,
+)
+
+import results
 
 DECODE_IMPLS = (
     "repeat_kv", "repeat_kv_sdpa", "grouped_matmul", "folded_sdpa", "sdpa", "sdpa_flash", "sdpa_cudnn",
@@ -79,31 +91,31 @@ PARTS = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--part", choices=list(PARTS), action="append", help="default: all, in order")
-    parser.add_argument("--seconds", type=float, default=480.0, help="of one part; default: 480")
+    parser.add_argument("--seconds", type=positive_seconds, default=480.0, help="of one part; default: 480")
     parser.add_argument("--runs", type=Path, default=Path("results/runs"), metavar="FOLDER")
     parser.add_argument("--rehearse", action="store_true", help="tiny problems, on whatever device there is")
     parser.add_argument("--baselines", action="store_true", help="write the baselines, and measure nothing")
-    parser.add_argument("--into", type=Path, default=Path("results/baselines"), metavar="FOLDER")
+    parser.add_argument("--into", type=Path, metavar="FOLDER", help="default: results/baselines")
     arguments = parser.parse_args()
     if arguments.baselines:
-        write_baselines(Parts(arguments.runs), arguments.into)
+        if arguments.runs.resolve().name == REHEARSAL and arguments.into is None:
+            parser.error(f"--runs {arguments.runs}: a rehearsal becomes no baseline but where --into says")
+        write_baselines(Parts(arguments.runs), arguments.into or Path("results/baselines"))
         return
-    import torch
-
-    is_rehearsal = arguments.rehearse or not torch.cuda.is_available()
-    folder = arguments.runs / REHEARSAL if is_rehearsal else arguments.runs
+    rehearses = is_rehearsal(arguments.rehearse)
+    folder = arguments.runs / REHEARSAL if rehearses else arguments.runs
     parts = Parts(folder)
     for name in arguments.part or PARTS:
         part = PARTS[name]
         parts.measure(
-            name, part.rehearsed() if is_rehearsal else part.overrides(name in WITH_ENERGY), arguments.seconds
+            name, part.rehearsed() if rehearses else part.overrides(name in WITH_ENERGY), arguments.seconds
         )
     studied = [name for name in PARTS if name != AGAIN]
     found = claims(parts, decode="kv_heads_decode", again=AGAIN, everything=studied)
     path = folder / "claims.json"
-    path.write_text(json.dumps({"rehearsal": is_rehearsal} | found, indent=1) + "\n")
+    path.write_text(json.dumps({"rehearsal": rehearses} | found, indent=1) + "\n")
     print(f"written: {path}")
-    if is_rehearsal:
+    if rehearses:
         print("a rehearsal on tiny problems: its times mean nothing")
 
 
@@ -114,10 +126,14 @@ def write_baselines(parts: Parts, into: Path) -> None:
         if missing := [name for name in names if not parts.is_complete(name)]:
             print(f"{study}: not complete: {', '.join(missing)}")
             continue
-        runs = [str(run.resolve()) for name in names if (run := parts.run_of(name)) is not None]
-        update = ["baseline", "update", *runs, "--study", study, "--into", str(into.resolve())]
+        runs = [from_root(run) for name in names if (run := parts.run_of(name)) is not None]
+        devices = sorted(set(pd.concat([results.load(ROOT / run) for run in runs])["device_name"].dropna()))
+        if len(devices) > 1:
+            print(f"{study}: of several devices, so no baseline: {', '.join(devices)}")
+            continue
+        update = ["baseline", "update", *runs, "--study", study, "--into", from_root(into)]
         subprocess.run([*PROGRAM, *update], cwd=ROOT, check=True)
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

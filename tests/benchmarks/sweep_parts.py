@@ -1,12 +1,17 @@
-"""Sweeps that take longer than a GPU is lent for: each is a part, and goes on where it was interrupted."""
+"""Sweeps that take longer than a GPU is at hand: each is a part, and goes on where it was interrupted."""
 
 from __future__ import annotations
 
+import argparse
+import fcntl
 import json
+import math
+import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pandas as pd
@@ -18,15 +23,16 @@ import results  # noqa: E402
 
 PROGRAM = [sys.executable, "-c", "import sys; from harness.cli import main; sys.exit(main())"]
 """`gqabench`, of this checkout, for a process whose working directory is `ROOT`."""
-
-_MEASURED = (0, 1, 130)
-"""Exit codes of a sweep that wrote a run: all well, nothing could be measured, interrupted."""
-_REPORT_SECONDS = 60
-"""An interrupted sweep still writes its report."""
-
-
 REHEARSAL = "rehearsal"
 """The folder beside the true runs for what was rehearsed, lest it count as measured or become a baseline."""
+REPORT_SECONDS = 60
+"""An interrupted sweep still writes its report."""
+
+_MEASURED = (0, 1, 130, -signal.SIGKILL)
+"""Exit codes of a sweep that may have left records: all well, nothing measured, interrupted, ended by us."""
+_ANSWERED = ("ok", "unsupported", "incorrect")
+"""Outcomes that a second try would not change; others are tried once more."""
+_RETRIED = "retried"
 
 
 class PartFailed(SystemExit):
@@ -34,63 +40,135 @@ class PartFailed(SystemExit):
 
 
 class Parts:
-    """Which run each part has, in a file beside the runs that other processes may write as well."""
+    """A folder of results for each part, in which nobody else writes: its newest run is the part's."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._path = folder / "parts.json"
 
     def run_of(self, part: str) -> Path | None:
         """The folder of a part's run; None while it has none."""
-        name = self._runs().get(part)
-        return None if name is None else self.folder / name
+        run = (self.folder / part / "latest").resolve()
+        return run if (run / "run.json").exists() else None
 
     def is_complete(self, part: str) -> bool:
-        """Whether every case of a part was measured."""
+        """Whether every case of a part was measured, and what failed was tried once more."""
         run = self.run_of(part)
-        return run is not None and json.loads((run / "run.json").read_text())["status"] == "complete"
+        if run is None or json.loads((run / "run.json").read_text())["status"] != "complete":
+            return False
+        return self._was_retried(part) or set(newest(results.load(run))["outcome"]) <= set(_ANSWERED)
 
     def frame_of(self, parts: Iterable[str]) -> pd.DataFrame | None:
         """The records of those parts that have any; None where none has."""
-        frames = [results.load(run) for part in parts if (run := self.run_of(part)) is not None]
+        frames = [newest(results.load(run)) for part in parts if (run := self.run_of(part)) is not None]
         return pd.concat(frames, ignore_index=True) if frames else None
 
     def measure(self, part: str, overrides: Sequence[str], seconds: float) -> bool:
         """Run a part's sweep, or go on with it, for at most some seconds; whether it is complete.
 
-        Raises `PartFailed`.
+        Raises `PartFailed`. A part that another process is measuring is left to that one.
         """
         if self.is_complete(part):
             print(f"{part}: complete", flush=True)
             return True
-        self.folder.mkdir(parents=True, exist_ok=True)
-        latest = self.folder / "latest"
-        others, before = latest.resolve(), self.run_of(part)
-        resume = [] if before is None else [f"resume={before.resolve()}"]
-        folder = f"results_dir={self.folder.resolve()}"
-        process = subprocess.Popen([*PROGRAM, "sweep", *overrides, folder, *resume], cwd=ROOT)
-        _wait(process, seconds)
-        if process.returncode not in _MEASURED:
-            raise PartFailed(f"{part}: the sweep ended with exit code {process.returncode}")
-        if before is None and latest.resolve() == others:
-            print(f"{part}: interrupted before it began; ask for it again", flush=True)
-            return False
-        run = latest.resolve().name if before is None else before.name
-        self._path.write_text(json.dumps(self._runs() | {part: run}, indent=1) + "\n")
+        folder = self.folder / part
+        folder.mkdir(parents=True, exist_ok=True)
+        with _holding(folder / ".lock") as is_ours:
+            if not is_ours:
+                raise PartFailed(f"{part}: another process is measuring it")
+            self._sweep(part, overrides, seconds)
         is_complete = self.is_complete(part)
         print(f"{part}: {'complete' if is_complete else 'interrupted; ask for it again'}", flush=True)
         return is_complete
 
-    def _runs(self) -> dict[str, str]:
-        return json.loads(self._path.read_text()) if self._path.exists() else {}
+    def _sweep(self, part: str, overrides: Sequence[str], seconds: float) -> None:
+        folder, before = self.folder / part, self.run_of(part)
+        if before is not None and json.loads((before / "run.json").read_text())["status"] == "complete":
+            (folder / _RETRIED).touch()
+        resume = [] if before is None else [f"resume={hydra_quoted(before)}"]
+        command = [*PROGRAM, "sweep", *overrides, f"results_dir={hydra_quoted(folder)}", *resume]
+        code = run_for(command, seconds)
+        if code not in _MEASURED:
+            raise PartFailed(f"{part}: the sweep ended with exit code {code}")
+
+    def _was_retried(self, part: str) -> bool:
+        return (self.folder / part / _RETRIED).exists()
 
 
-def _wait(process: subprocess.Popen[bytes], seconds: float) -> None:
-    """Until a sweep ends; after some seconds it is interrupted, and killed if that does not help."""
-    for limit, number in ((seconds, signal.SIGINT), (_REPORT_SECONDS, signal.SIGKILL)):
+def newest(frame: pd.DataFrame) -> pd.DataFrame:
+    """One record a cell: what was measured again replaces what failed before."""
+    return frame.drop_duplicates(["case_id", "impl", "environment"], keep="last")
+
+
+def run_for(command: Sequence[str], seconds: float) -> int:
+    """The exit code of a command that is interrupted after some seconds, and killed if that does not help.
+
+    An interruption of this process is passed on. The command's whole group ends with it.
+    """
+    process = subprocess.Popen(command, cwd=ROOT, start_new_session=True)
+    try:
+        return process.wait(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        return _end(process)
+    except BaseException:
+        _end(process)
+        raise
+
+
+def _end(process: subprocess.Popen[bytes]) -> int:
+    process.send_signal(signal.SIGINT)
+    try:
+        return process.wait(timeout=REPORT_SECONDS)
+    except subprocess.TimeoutExpired:
+        os.killpg(process.pid, signal.SIGKILL)
+        return process.wait()
+
+
+@contextmanager
+def _holding(path: Path) -> Iterator[bool]:
+    """Whether the lock is ours, for as long as the context lasts."""
+    with path.open("w") as file:
         try:
-            process.wait(timeout=limit)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
             return
-        except subprocess.TimeoutExpired:
-            process.send_signal(number)
-    process.wait()
+        yield True
+
+
+def hydra_quoted(path: Path) -> str:
+    """A path as a value of Hydra's grammar."""
+    return "'" + from_root(path).replace("'", "\\'") + "'"
+
+
+def from_root(path: Path) -> str:
+    """A path as a record may name it: within the checkout relative, so that it names no machine's folders."""
+    path = path.resolve()
+    return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
+
+
+def is_rehearsal(is_asked_for: bool) -> bool:
+    """Whether what comes is no measurement of a GPU: as asked, or without one, or on a simulated one."""
+    import torch
+
+    return is_asked_for or not torch.cuda.is_available() or "SIMULATED_GPU" in os.environ
+
+
+def positive_seconds(text: str) -> float:
+    """A number of seconds of the command line."""
+    seconds = float(text)
+    if not (seconds > 0 and math.isfinite(seconds)):
+        raise argparse.ArgumentTypeError(f"{text}: must be a positive number of seconds")
+    return seconds
+
+
+def run_script(main: Callable[[], None]) -> None:
+    """Run a script, which Ctrl-C and SIGTERM end with exit code 130 once what was begun is kept."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)

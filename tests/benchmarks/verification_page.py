@@ -37,11 +37,12 @@ def verification_page(
 
 def machine_lines(folder: Path) -> Iterator[str]:
     """The GPU, its driver and limits, and the libraries, by the newest run."""
-    runs = sorted((path.stat().st_mtime, path) for path in folder.glob("*/run.json"))
+    runs = sorted((path.stat().st_mtime, path) for path in folder.glob("**/run.json"))
     if not runs:
         return
     machine = json.loads(runs[-1][1].read_text())["machine"]
-    for device in machine["devices"]:
+    devices = [device for one in (machine, *machine.get("earlier_machines", [])) for device in one["devices"]]
+    for device in devices:
         if device["device"] == "cpu":
             continue
         memory_gib = (device.get("memory_bytes") or 0) / GIB
@@ -100,8 +101,12 @@ def claim_lines(folder: Path) -> Iterator[str]:
     if not path.exists():
         return
     claims = json.loads(path.read_text())
+    yield from _rehearsed(claims)
+    yield f"Decode by number of KV heads: {claims['decode_of']}. Times are medians of cold calls, by events."
+    yield ""
     yield from _by_heads(claims["cache_bytes_by_kv_heads"], claims["decode_ms_relative_to_mha"])
-    yield f"- Outcomes: {_counts(claims['outcomes'])}. Flags: {_counts(claims['flags'])}."
+    num_rows = sum((claims["outcomes"] or {}).values())
+    yield f"- Of {num_rows} rows: {_counts(claims['outcomes'])}. Flags: {_counts(claims['flags'])}."
     yield f"- Rows above their roof: {len(claims['rows_above_their_roof'] or ())}."
     for clock, agreement in (claims["clocks"] or {}).items():
         yield f"- `{clock}` beside `latency_ms`: {_agreement(agreement)}"
@@ -123,6 +128,9 @@ def kernel_lines(folder: Path) -> Iterator[str]:
     if not path.exists():
         return
     report = json.loads(path.read_text())
+    yield from _rehearsed(report)
+    yield f"Llama-3-8B's heads in bfloat16, on {report['device']}; medians of cold calls in ms, by events."
+    yield ""
     for name, value in report["targets"].items():
         yield f"- {name.replace('_', ' ')}: {'not measured' if value is None else _rounded(value)}"
     cells = [
@@ -138,6 +146,12 @@ def kernel_lines(folder: Path) -> Iterator[str]:
             f"| {part} | {shape} | {_rounded(cell['latency_ms'])} | {_rounded(cell['roof_fraction'])}"
             f" | {cell['best_peer'] or '-'} | {_rounded(cell['latency_over_best_peer'])} |"
         )
+
+
+def _rehearsed(report: dict[str, Any]) -> Iterator[str]:
+    if report["rehearsal"]:
+        yield "**Rehearsed on tiny problems: these numbers mean nothing.**"
+        yield ""
 
 
 def _by_heads(cache: dict[str, list[int]] | None, times: dict[str, dict[str, float]] | None) -> Iterator[str]:

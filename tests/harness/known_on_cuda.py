@@ -85,6 +85,17 @@ class ReadsBeyondTheEnd(Plain):
         return self.inner() + self.inputs.q.view(-1)[beyond].sum()
 
 
+class LeavesItsOwnStream(Plain):
+    def run(self):
+        torch.cuda.set_stream(torch.cuda.Stream())
+        return self.inner()
+
+
+class ReturnsACpuTensor(Plain):
+    def run(self):
+        return self.inner().cpu()
+
+
 class Synchronises(Plain):
     def run(self):
         output = self.inner()

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -42,8 +45,7 @@ def runs(script: Script, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("reference")
     common = ("reference_runs.py", "--rehearse", "--runs", folder)
     too_early = script(*common, "--part", "kv_heads_decode", "--seconds", 0.1)
-    assert "kv_heads_decode: interrupted before it began; ask for it again" in too_early.stdout
-    assert not (folder / "rehearsal" / "parts.json").exists()
+    assert "kv_heads_decode: interrupted; ask for it again" in too_early.stdout
     for seconds in (6, 300):  # the first may be enough, or not
         finished = script(*common, "--part", "kv_heads_decode", "--seconds", seconds)
         assert finished.returncode == 0, finished.stderr
@@ -54,11 +56,13 @@ def runs(script: Script, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "rehearsal"
 
 
+def runs_of(folder: Path) -> list[Path]:
+    return sorted(path.parent for path in folder.glob("*/run.json") if not path.parent.is_symlink())
+
+
 def test_an_interrupted_part_goes_on_in_its_own_run(runs: Path) -> None:
-    parts = json.loads((runs / "parts.json").read_text())
-    assert sorted(parts) == ["again", "kv_heads_decode", "kv_heads_prefill"]
-    assert len(set(parts.values())) == 3
-    frame = results.load(runs / parts["kv_heads_decode"])
+    (run,) = runs_of(runs / "kv_heads_decode")
+    frame = results.load(run)
     assert len(frame) == 9
     assert set(frame["device_name"]) == {"NVIDIA Big (simulated)"}
 
@@ -66,6 +70,7 @@ def test_an_interrupted_part_goes_on_in_its_own_run(runs: Path) -> None:
 def test_claims_tell_what_was_found(runs: Path) -> None:
     claims = json.loads((runs / "claims.json").read_text())
     assert claims["rehearsal"] is True
+    assert claims["decode_of"].endswith("batch 1, kv_len 48, bfloat16, NVIDIA Big (simulated)")
     cache = claims["cache_bytes_by_kv_heads"]
     assert cache["8"] == [8 * cache["1"][0]]
     assert claims["decode_ms_relative_to_mha"]["sdpa"]["8"] == 1
@@ -83,15 +88,73 @@ def test_complete_studies_become_baselines(runs: Path, script: Script, tmp_path:
     assert "models: not complete: models_decode, models_prefill" in finished.stdout
 
 
+def test_a_rehearsal_becomes_no_baseline_of_the_project(runs: Path, script: Script) -> None:
+    finished = script("reference_runs.py", "--baselines", "--runs", runs)
+    assert finished.returncode == 2
+    assert "a rehearsal becomes no baseline" in finished.stderr
+
+
+def test_what_failed_is_tried_once_more(runs: Path, script: Script, tmp_path: Path) -> None:
+    folder = tmp_path / "rehearsal"
+    shutil.copytree(runs / "again", folder / "again", symlinks=True)
+    (run,) = runs_of(folder / "again")
+    for path in (run / "records").glob("*.jsonl"):
+        path.write_text(path.read_text().replace('"outcome": "ok"', '"outcome": "oom"'))
+    (run / "records.parquet").unlink()
+    assert set(results.load(run)["outcome"]) == {"oom"}
+    common = ("reference_runs.py", "--rehearse", "--runs", tmp_path, "--part", "again")
+    finished = script(*common)
+    assert finished.returncode == 0, finished.stderr
+    assert list(results.load(run)["outcome"]) == ["oom"] * 9 + ["ok"] * 9
+    assert script(*common).stdout.startswith("again: complete")
+
+
+def test_an_interruption_keeps_what_was_begun(simulated_gpu: dict[str, str], tmp_path: Path) -> None:
+    arguments = ["--rehearse", "--runs", str(tmp_path), "--part", "batch_decode"]
+    process = subprocess.Popen(
+        [sys.executable, BENCHMARKS / "reference_runs.py", *arguments],
+        env=os.environ | {"OMP_NUM_THREADS": "1"} | simulated_gpu,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    part, deadline = tmp_path / "rehearsal" / "batch_decode", time.monotonic() + 120
+    while not list(part.glob("*/records/*.jsonl")) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.terminate()
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "Traceback" not in errors
+    (run,) = runs_of(part)
+    assert json.loads((run / "run.json").read_text())["status"] != "running"
+
+
+def test_a_part_that_is_being_measured_is_left_alone(script: Script, tmp_path: Path) -> None:
+    part = tmp_path / "rehearsal" / "again"
+    part.mkdir(parents=True)
+    with (part / ".lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        finished = script("reference_runs.py", "--rehearse", "--runs", tmp_path, "--part", "again")
+    assert finished.returncode == 1
+    assert finished.stderr.splitlines()[-1] == "again: another process is measuring it"
+
+
+@pytest.mark.parametrize("seconds", ["nan", "0", "-5", "inf"])
+def test_seconds_are_a_positive_number(script: Script, tmp_path: Path, seconds: str) -> None:
+    finished = script("reference_runs.py", "--runs", tmp_path, f"--seconds={seconds}")
+    assert finished.returncode == 2
+    assert "must be a positive number of seconds" in finished.stderr
+
+
 def test_all_of_it_goes_step_by_step_and_says_how_far_it_has_come(script: Script, tmp_path: Path) -> None:
-    folder, archive = tmp_path / "gpu", tmp_path / "gpu.tar.gz"
-    common = ("gpu_verification.py", "--rehearse", "--folder", folder)
-    first = script(*common, "--step", "coldness", "--step", "kv_heads_decode", "--seconds", 120)
-    assert "coldness: done, exit code 1" in first.stdout  # there is no ncu
+    folder, archive = tmp_path / "g p,u=[1]", tmp_path / "kept" / "gpu.tar.gz"
+    common = ("gpu_verification.py", "--rehearse", "--folder", folder, "--seconds", 250)
+    first = script(*common, "--step", "coldness", "--step", "kv_heads_decode")
+    assert first.returncode == 1  # there is no ncu
+    assert "coldness: done, exit code 1" in first.stdout
     assert "kv_heads_decode: done, exit code 0" in first.stdout
     again = script(*common, "--step", "coldness", "--step", "tests_alone", "--archive", archive)
     assert "tests_alone: done, exit code 0" in again.stdout
-    assert "coldness" not in again.stdout
+    assert "coldness: done, exit code 1" in again.stdout  # asked for by name, it is tried again
     page = (folder / "rehearsal" / "verification.md").read_text()
     assert [path.name for path in folder.iterdir()] == ["rehearsal"]  # nothing of it counts as measured
     assert "A rehearsal" in page
@@ -100,12 +163,21 @@ def test_all_of_it_goes_step_by_step_and_says_how_far_it_has_come(script: Script
     assert "passed, 0 failed" in page
     assert "decode time relative to MHA, `sdpa`" in page
     with tarfile.open(archive) as packed:
-        kept = {f"gpu/rehearsal/{name}" for name in ("verification.md", "steps.json", "parts.json")}
+        kept = {
+            f"{folder.name}/rehearsal/{name}" for name in ("verification.md", "steps.json", "claims.json")
+        }
         assert kept <= set(packed.getnames())
 
 
+def test_without_a_gpu_only_a_rehearsal_is_to_be_had(script: Script, tmp_path: Path) -> None:
+    finished = script("gpu_verification.py", "--folder", tmp_path / "gpu")
+    assert finished.returncode == 2
+    assert finished.stderr.splitlines()[-1].endswith("--rehearse shows the steps without one")
+    assert not (tmp_path / "gpu").exists()
+
+
 def test_a_step_that_is_not_there_is_a_mistake(script: Script, tmp_path: Path) -> None:
-    finished = script("gpu_verification.py", "--folder", tmp_path, "--step", "coldnes")
+    finished = script("gpu_verification.py", "--rehearse", "--folder", tmp_path, "--step", "coldnes")
     assert finished.returncode == 2
     assert "--step: no coldnes; valid: tests, tests_alone, coldness," in finished.stderr
 

@@ -24,7 +24,7 @@ SCRATCH_BYTES = 50_000_001
 """As there."""
 KNOWN_IMPLS = (
     "Plain", "SleepsAKnownTime", "AllocatesAKnownScratch", "ReturnsItsFirstOutput", "MapsHeadsWrongly",
-    "ReadsBeyondTheEnd", "Synchronises",
+    "ReadsBeyondTheEnd", "LeavesItsOwnStream", "ReturnsACpuTensor", "Synchronises",
 )  # fmt: skip
 SMALL = ("model=gqa_8_2", "kv_len=256", "measure.seconds_per_arm=0.05")
 
@@ -74,6 +74,8 @@ def test_outcomes_are_those_that_are_known(rows: pd.DataFrame) -> None:
         "ReturnsItsFirstOutput": "incorrect",
         "MapsHeadsWrongly": "incorrect",
         "ReadsBeyondTheEnd": "error",
+        "LeavesItsOwnStream": "error",
+        "ReturnsACpuTensor": "incorrect",
     }
     assert rows["outcome"].to_dict() == {impl: wrong.get(impl, "ok") for impl in rows.index}
 
@@ -187,6 +189,24 @@ def test_two_runs_have_the_same_bytes(sweep: Sweep, command: Callable[..., Any],
         runs.append((tmp_path / "results/runs/latest").resolve())
     finished = command(tmp_path, "compare", *map(str, runs), "--policy", "memory")
     assert finished.returncode == 0, finished.stdout + finished.stderr
+
+
+def test_a_run_that_goes_on_on_another_gpu_tells_of_both(
+    sweep: Sweep, command: Callable[..., Any], tmp_path: Path
+) -> None:
+    keys = ("device=cuda", "measure=smoke", "model=gqa_8_2", "kv_len=64", "impls=[sdpa]")
+    sweep(tmp_path, *keys)
+    header = tmp_path / "results/runs/latest/run.json"
+    header.write_text(header.read_text().replace("22222222-bbbb", "77777777-eeee"))
+    sweep(tmp_path, *keys, "resume=latest")
+    machine = json.loads(header.read_text())["machine"]
+    assert "22222222-bbbb" in json.dumps(machine["devices"])
+    (earlier,) = machine["earlier_machines"]
+    assert "77777777-eeee" in json.dumps(earlier["devices"])
+    assert "earlier_machines" not in earlier
+    sweep(tmp_path, *keys, "resume=latest")
+    assert json.loads(header.read_text())["machine"] == machine
+    assert "NVIDIA Big" in (header.parent / "report.md").read_text()
 
 
 def test_a_gpu_that_is_not_there_is_the_user_s_mistake(command: Callable[..., Any], tmp_path: Path) -> None:

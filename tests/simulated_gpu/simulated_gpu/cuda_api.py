@@ -113,6 +113,7 @@ PROPERTIES = DeviceProperties(
     L2_cache_size=L2_BYTES,
 )
 CURRENT = [Stream()]
+CURRENT[0].cuda_stream = 0  # as of the default one
 POOLS = count(1)
 
 
