@@ -5,7 +5,7 @@ import subprocess
 import sys
 import types
 import zipfile
-from importlib.util import find_spec
+from importlib.metadata import distributions
 from pathlib import Path
 
 import pytest
@@ -19,6 +19,10 @@ FILES = {
     "peer-1.0.dist-info/METADATA": "Metadata-Version: 2.1\nName: peer\nVersion: 1.0\n",
     "peer-1.0.dist-info/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
 }
+
+HAS_PIP = any(True for _ in distributions(name="pip"))
+"""Looking pip up as a module would not do: setuptools then gives up its `distutils` in this process, for
+want of which PyTorch's compiler fails."""
 
 
 @pytest.fixture
@@ -42,7 +46,7 @@ def installed(wheel, folder):
     return folder
 
 
-@pytest.mark.skipif(find_spec("pip") is None, reason="this environment has no pip")
+@pytest.mark.skipif(not HAS_PIP, reason="this environment has no pip")
 def test_a_packed_wheel_installs_without_what_was_left_out(wheel, tmp_path):
     packed = tmp_path / wheel.name
     assert gather_peers.pack(wheel, packed, ("peer/samples/*",)) == 1
