@@ -20,6 +20,9 @@ ATTEMPTS = 6
 
 SMALL, FITTING, LARGE, HUGE = 0.1, 0.35, 5.0, 10.0
 """Working sets in last-level caches."""
+MOST_CACHE_BYTES = 48 * 2**20
+"""Of a cache that is taken for the unit. A virtual machine is told of a whole server's, most of which its
+neighbours have; to read ten of those takes minutes."""
 
 
 @pytest.fixture
@@ -37,9 +40,9 @@ def nothing() -> None:
 
 def read_times_ms(flush: Callable[[], None] | None = None) -> dict[tuple[float, str], float]:
     """Lower quartiles of the time to read each working set, cold and warm, measured in turns."""
-    clock, cache_bytes = CpuClock("cpu"), last_level_cache_bytes("cpu")
+    clock, unit_bytes = CpuClock("cpu"), min(last_level_cache_bytes("cpu"), MOST_CACHE_BYTES)
     flush = flush or clock.flush
-    sets = {size: torch.randn(int(size * cache_bytes) // 4) for size in (SMALL, FITTING, LARGE, HUGE)}
+    sets = {size: torch.randn(int(size * unit_bytes) // 4) for size in (SMALL, FITTING, LARGE, HUGE)}
     samples: dict[tuple[float, str], list[float]] = {}
     for _ in range(ROUNDS):
         for size, values in sets.items():
@@ -78,5 +81,7 @@ def test_without_a_flush_it_reads_faster(one_thread: None) -> None:
 def test_a_warm_set_that_fits_the_cache_reads_faster_than_a_cold_one(one_thread: None) -> None:
     times = read_times_ms()
     assert times[SMALL, "warm"] < 0.8 * times[SMALL, "cold"]
+    if last_level_cache_bytes("cpu") > MOST_CACHE_BYTES:
+        return  # the huge set may stay in a part of such a cache
     # A set of ten caches evicts itself: nothing is left to be warm.
     assert times[HUGE, "warm"] == pytest.approx(times[HUGE, "cold"], rel=0.25)
