@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 
 import torch
+from torch import library
 
 from attention_impls.abilities import unpaged_reasons
 from attention_impls.caches.contiguous import ContiguousCache
@@ -17,7 +18,7 @@ from attention_impls.problem import AttentionProblem
 _TYPES = {"float32": "Float32", "float16": "Float16", "bfloat16": "Bfloat16", "int8": "Int8"}
 """By dtype and kv_dtype: the types of vectors.h."""
 
-_library = torch.library.Library("gqabench", "FRAGMENT")
+_library = library.Library("gqabench", "FRAGMENT")
 _library.define("cpu_decode(Tensor q, Tensor(a!) output, Tensor(b!) workspace, int kernel, int call) -> ()")
 
 

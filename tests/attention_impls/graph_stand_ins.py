@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import torch
 
-from tests.attention_impls.library_stand_ins import dense, paged
+from tests.attention_impls.peer_stand_ins import dense, paged
 
 
 class CudnnTensor:

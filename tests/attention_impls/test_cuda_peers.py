@@ -16,7 +16,7 @@ from attention_impls.inputs import make_inputs, make_queries
 from attention_impls.reference import reference_attention
 from attention_impls.truth.error_budget import max_error, output_mismatch
 from tests.attention_impls import graph_stand_ins as graphs
-from tests.attention_impls import library_stand_ins as stand_ins
+from tests.attention_impls import peer_stand_ins as stand_ins
 
 PEERS = [
     "torch_varlen", "flash_attn_2", "flash_attn_3", "flash_attn_4", "flashinfer_decode", "flashinfer_prefill",

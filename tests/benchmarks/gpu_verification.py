@@ -124,10 +124,11 @@ def do_steps(
             print(f"{step.name}: no time left; ask again", flush=True)
             return
         started = time.monotonic()
-        exit_code = step.run(left, folder / f"{step.name}.log")
+        log = folder / f"{step.name}.log"
+        exit_code = step.run(left, log)
         if exit_code is not None:
             ended.remember(step.name, exit_code)
-        state = "not done; ask again" if exit_code is None else f"done, exit code {exit_code}"
+        state = f"not done; ask again, see {log}" if exit_code is None else f"done, exit code {exit_code}"
         print(f"{step.name}: {state}, {time.monotonic() - started:.0f} s", flush=True)
 
 

@@ -26,7 +26,7 @@ def verification_page(
     lines += [""]
     for title, section in (
         ("Machine", machine_lines(folder)),
-        ("Tests", test_lines(folder)),
+        ("Tests", pytest_lines(folder)),
         ("Cold caches", coldness_lines(folder)),
         ("Claims", claim_lines(folder)),
         ("Our kernels", kernel_lines(folder)),
@@ -60,7 +60,7 @@ def machine_lines(folder: Path) -> Iterator[str]:
     yield f"- gqabench {code['gqabench']}, revision {str(code['git_revision'])[:12]}{dirt}"
 
 
-def test_lines(folder: Path) -> Iterator[str]:
+def pytest_lines(folder: Path) -> Iterator[str]:
     """What pytest says, and each failure's first line."""
     for name in ("tests", "tests_alone"):
         path = folder / f"{name}.xml"
@@ -85,10 +85,8 @@ def test_lines(folder: Path) -> Iterator[str]:
 
 def coldness_lines(folder: Path) -> Iterator[str]:
     """What share of K and V a call reads from DRAM, after a flush and without one."""
-    path = folder / "coldness.json"
-    if not path.exists():
+    if (report := _report(folder / "coldness.json")) is None:
         return
-    report = json.loads(path.read_text())
     yield "| implementation | read after a flush | read without one |"
     yield "|---|---:|---:|"
     for impl, shares in report["share_of_kv_read_from_dram"].items():
@@ -97,10 +95,8 @@ def coldness_lines(folder: Path) -> Iterator[str]:
 
 def claim_lines(folder: Path) -> Iterator[str]:
     """What the reference runs say of the literature, of the clocks, and of two equal runs."""
-    path = folder / "claims.json"
-    if not path.exists():
+    if (claims := _report(folder / "claims.json")) is None:
         return
-    claims = json.loads(path.read_text())
     yield from _rehearsed(claims)
     yield f"Decode by number of KV heads: {claims['decode_of']}. Times are medians of cold calls, by events."
     yield ""
@@ -124,10 +120,8 @@ def claim_lines(folder: Path) -> Iterator[str]:
 
 def kernel_lines(folder: Path) -> Iterator[str]:
     """How our kernels stand to their targets and to the best of the others."""
-    path = folder / "kernels.json"
-    if not path.exists():
+    if (report := _report(folder / "kernels.json")) is None:
         return
-    report = json.loads(path.read_text())
     yield from _rehearsed(report)
     yield f"Llama-3-8B's heads in bfloat16, on {report['device']}; medians of cold calls in ms, by events."
     yield ""
@@ -146,6 +140,11 @@ def kernel_lines(folder: Path) -> Iterator[str]:
             f"| {part} | {shape} | {_rounded(cell['latency_ms'])} | {_rounded(cell['roof_fraction'])}"
             f" | {cell['best_peer'] or '-'} | {_rounded(cell['latency_over_best_peer'])} |"
         )
+
+
+def _report(path: Path) -> dict[str, Any] | None:
+    """What a step has written; None while it has not."""
+    return json.loads(path.read_text()) if path.exists() else None
 
 
 def _rehearsed(report: dict[str, Any]) -> Iterator[str]:
