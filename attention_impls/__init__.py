@@ -7,12 +7,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from attention_impls.contract import AttentionImpl, AttentionInputs, Copying, PreparedAttention, TimedCall
-from attention_impls.problem import AttentionProblem, InvalidCombination, InvalidProblem
-from attention_impls.registry import BrokenImpl, UnknownImpl, get_impl, list_impls
+from gqabench.attention_impls.contract import (
+    AttentionImpl,
+    AttentionInputs,
+    Copying,
+    PreparedAttention,
+    TimedCall,
+)
+from gqabench.attention_impls.problem import AttentionProblem, InvalidCombination, InvalidProblem
+from gqabench.attention_impls.registry import BrokenImpl, UnknownImpl, get_impl, list_impls
 
 if TYPE_CHECKING:
-    from attention_impls.layer import GroupedQueryAttention
+    from gqabench.attention_impls.models.layer import GroupedQueryAttention
 
 __all__ = [
     "AttentionImpl",
@@ -34,7 +40,7 @@ __all__ = [
 def __getattr__(name: str) -> object:
     """`GroupedQueryAttention` is imported when it is first asked for, since it needs torch (PEP 562)."""
     if name == "GroupedQueryAttention":
-        from attention_impls.layer import GroupedQueryAttention
+        from gqabench.attention_impls.models.layer import GroupedQueryAttention
 
         return GroupedQueryAttention
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

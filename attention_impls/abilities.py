@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from attention_impls.problem import AttentionProblem
+from gqabench.attention_impls.problem import AttentionProblem
 
 
 def device_reasons(problem: AttentionProblem) -> list[str]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 if TYPE_CHECKING:
     import torch
 
-    from attention_impls.problem import AttentionProblem
+    from gqabench.attention_impls.problem import AttentionProblem
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ Keys and values are counted per key/value head, never per query head: that is wh
 
 from __future__ import annotations
 
-from attention_impls.problem import AttentionProblem
+from gqabench.attention_impls.problem import AttentionProblem
 
 SCALE_ITEMSIZE = 4
 """A quantised cache keeps one float32 scale per token, key/value head and tensor."""

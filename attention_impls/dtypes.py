@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from attention_impls.problem import AttentionProblem
+from gqabench.attention_impls.problem import AttentionProblem
 
 _TORCH_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 

@@ -10,9 +10,9 @@ from enum import IntEnum
 
 import torch
 
-from attention_impls.contract import AttentionInputs
-from attention_impls.dtypes import torch_dtype
-from attention_impls.problem import AttentionProblem
+from gqabench.attention_impls.contract import AttentionInputs
+from gqabench.attention_impls.dtypes import torch_dtype
+from gqabench.attention_impls.problem import AttentionProblem
 
 BLOCK_LENGTH = 16_777_213
 """The largest prime below `2^24`. Longer tensors repeat a block of so many normals: drawing gigabytes would

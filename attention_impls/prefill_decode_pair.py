@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from attention_impls.contract import AttentionImpl, AttentionInputs, PreparedAttention, TimedCall
-from attention_impls.problem import AttentionProblem
+from gqabench.attention_impls.contract import AttentionImpl, AttentionInputs, PreparedAttention, TimedCall
+from gqabench.attention_impls.problem import AttentionProblem
 
 JOINED_BY = "+"
 _PAIR = re.compile(r"(.+\.py:\w+|[^+]+)\+(.+)")

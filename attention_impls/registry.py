@@ -5,46 +5,47 @@ from __future__ import annotations
 import importlib
 from typing import Any, cast
 
-from attention_impls.contract import AttentionImpl
-from attention_impls.outside.file_impls import is_in_a_file, load_file, split_name
-from attention_impls.outside.plugins import load_plugin, plugin_names
-from attention_impls.prefill_decode_pair import PrefillDecodePair, parts_of
+from gqabench.attention_impls.contract import AttentionImpl
+from gqabench.attention_impls.plugins.entry_points import load_plugin, plugin_names
+from gqabench.attention_impls.plugins.files import is_in_a_file, load_file, split_name
+from gqabench.attention_impls.plugins.old_names import accept_old_names
+from gqabench.attention_impls.prefill_decode_pair import PrefillDecodePair, parts_of
 
 BUILT_IN_IMPLS = {
-    "reference": "attention_impls.reference:Reference",
-    "repeat_kv": "attention_impls.repeat_kv:RepeatKv",
-    "repeat_kv_sdpa": "attention_impls.repeat_kv_sdpa:RepeatKvSdpa",
-    "grouped_matmul": "attention_impls.grouped_matmul:GroupedMatmul",
-    "blockwise": "attention_impls.blockwise:Blockwise",
-    "paged_gather": "attention_impls.paged_gather:PagedGather",
-    "paged_grouped": "attention_impls.paged_grouped:PagedGrouped",
-    "sliding_window": "attention_impls.sliding_window:SlidingWindow",
-    "folded_sdpa": "attention_impls.folded_sdpa:FoldedSdpa",
-    "sdpa": "attention_impls.sdpa:Sdpa",
-    "sdpa_flash": "attention_impls.sdpa_flash:SdpaFlash",
-    "sdpa_cudnn": "attention_impls.sdpa_cudnn:SdpaCudnn",
-    "sdpa_efficient": "attention_impls.sdpa_efficient:SdpaEfficient",
-    "sdpa_math": "attention_impls.sdpa_math:SdpaMath",
-    "flex": "attention_impls.flex:Flex",
-    "repeat_kv_compiled": "attention_impls.repeat_kv_compiled:RepeatKvCompiled",
-    "grouped_matmul_compiled": "attention_impls.grouped_matmul_compiled:GroupedMatmulCompiled",
-    "torch_varlen": "attention_impls.torch_varlen:TorchVarlen",
-    "flash_attn_2": "attention_impls.flash_attn_2:FlashAttn2",
-    "flash_attn_3": "attention_impls.flash_attn_3:FlashAttn3",
-    "flash_attn_4": "attention_impls.flash_attn_4:FlashAttn4",
-    "flashinfer_decode": "attention_impls.flashinfer_decode:FlashinferDecode",
-    "flashinfer_prefill": "attention_impls.flashinfer_prefill:FlashinferPrefill",
-    "flashinfer_xqa": "attention_impls.flashinfer_xqa:FlashinferXqa",
-    "xformers_splitk": "attention_impls.xformers_splitk:XformersSplitk",
-    "cudnn_paged": "attention_impls.cudnn_paged:CudnnPaged",
-    "jax_pallas": "attention_impls.jax_pallas:JaxPallas",
-    "onnxruntime_gqa": "attention_impls.onnxruntime_gqa:OnnxruntimeGqa",
-    "transformers_eager": "attention_impls.transformers_eager:TransformersEager",
-    "transformers_sdpa": "attention_impls.transformers_sdpa:TransformersSdpa",
-    "transformers_flex": "attention_impls.transformers_flex:TransformersFlex",
-    "cpu_decode": "attention_impls.cpu_decode:CpuDecode",
-    "triton_decode": "attention_impls.triton_decode:TritonDecode",
-    "triton_prefill": "attention_impls.triton_prefill:TritonPrefill",
+    "reference": "correctness.reference:Reference",
+    "repeat_kv": "plain.repeat_kv:RepeatKv",
+    "repeat_kv_sdpa": "pytorch.repeat_kv_sdpa:RepeatKvSdpa",
+    "grouped_matmul": "plain.grouped_matmul:GroupedMatmul",
+    "blockwise": "plain.blockwise:Blockwise",
+    "paged_gather": "cache_layouts.paged_gather:PagedGather",
+    "paged_grouped": "cache_layouts.paged_grouped:PagedGrouped",
+    "sliding_window": "cache_layouts.sliding_window:SlidingWindow",
+    "folded_sdpa": "pytorch.folded_sdpa:FoldedSdpa",
+    "sdpa": "pytorch.sdpa:Sdpa",
+    "sdpa_flash": "pytorch.sdpa_flash:SdpaFlash",
+    "sdpa_cudnn": "pytorch.sdpa_cudnn:SdpaCudnn",
+    "sdpa_efficient": "pytorch.sdpa_efficient:SdpaEfficient",
+    "sdpa_math": "pytorch.sdpa_math:SdpaMath",
+    "flex": "pytorch.flex:Flex",
+    "repeat_kv_compiled": "pytorch.repeat_kv_compiled:RepeatKvCompiled",
+    "grouped_matmul_compiled": "pytorch.grouped_matmul_compiled:GroupedMatmulCompiled",
+    "torch_varlen": "pytorch.torch_varlen:TorchVarlen",
+    "flash_attn_2": "peers.flash_attn_2:FlashAttn2",
+    "flash_attn_3": "peers.flash_attn_3:FlashAttn3",
+    "flash_attn_4": "peers.flash_attn_4:FlashAttn4",
+    "flashinfer_decode": "peers.flashinfer_decode:FlashinferDecode",
+    "flashinfer_prefill": "peers.flashinfer_prefill:FlashinferPrefill",
+    "flashinfer_xqa": "peers.flashinfer_xqa:FlashinferXqa",
+    "xformers_splitk": "peers.xformers_splitk:XformersSplitk",
+    "cudnn_paged": "peers.cudnn_paged:CudnnPaged",
+    "jax_pallas": "peers.jax_pallas:JaxPallas",
+    "onnxruntime_gqa": "peers.onnxruntime_gqa:OnnxruntimeGqa",
+    "transformers_eager": "peers.transformers_eager:TransformersEager",
+    "transformers_sdpa": "peers.transformers_sdpa:TransformersSdpa",
+    "transformers_flex": "peers.transformers_flex:TransformersFlex",
+    "cpu_decode": "kernels.cpu_decode:CpuDecode",
+    "triton_decode": "kernels.triton_decode:TritonDecode",
+    "triton_prefill": "kernels.triton_prefill:TritonPrefill",
 }
 
 _REQUIRED_MEMBERS = ("name", "unsupported_reasons", "prepare")
@@ -99,7 +100,9 @@ def get_impl(name: str) -> AttentionImpl:
         return cast(AttentionImpl, PrefillDecodePair(get_impl(parts[0]), get_impl(parts[1])))
     if name in BUILT_IN_IMPLS:
         module_name, _, class_name = BUILT_IN_IMPLS[name].partition(":")
-        return cast(AttentionImpl, getattr(importlib.import_module(module_name), class_name)())
+        return cast(
+            AttentionImpl, getattr(importlib.import_module(f"{__package__}.{module_name}"), class_name)()
+        )
     try:
         impl = _load_class(name)()
     except (Exception, SystemExit) as error:  # code from outside: whatever it raises is the reason of its row
@@ -115,6 +118,7 @@ def _parts(name: str) -> list[str]:
 
 
 def _load_class(name: str) -> Any:
+    accept_old_names()
     if is_in_a_file(name):
         file, class_name = split_name(name)
         return getattr(load_file(file), class_name)

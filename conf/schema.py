@@ -1,4 +1,4 @@
-"""The types of a sweep's keys. YAML beside this file holds the values; `harness.plan` gives them meaning.
+"""The types of a sweep's keys. YAML beside this file holds the values, `harness/cases/` their meaning.
 
 The classes are inert and mutable, as Hydra's structured configs must be.
 """

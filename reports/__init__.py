@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from reports.page import build_report
+    from gqabench.reports.page import build_report
 
 __all__ = ["build_report"]
 
@@ -14,6 +14,6 @@ def __getattr__(name: str) -> object:
     """`build_report` when it is asked for: verdicts are printed without waiting for seaborn."""
     if name != "build_report":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from reports.page import build_report
+    from gqabench.reports.page import build_report
 
     return build_report

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from reports.baseline import base_arm, geometric_mean, in_speed_order, speed_ups
-from reports.doubts import all_flags, doubt_text, fastest_rows, unflagged, unflagged_first
-from reports.expansion import expanding_arms, workspace_shares
-from reports.figures.kv_heads import relative_to_mha
-from reports.problem import where_text
-from reports.slices import heads_text, take_slice
-from reports.tidy import PROBLEM_AXES, cells, failed_rows, ok_rows, stages
-from reports.units import bytes_text, count_text, listed, plural, times_text
+from gqabench.reports.figures.kv_heads import relative_to_mha
+from gqabench.reports.frames.baseline import base_arm, geometric_mean, in_speed_order, speed_ups
+from gqabench.reports.frames.doubts import all_flags, doubt_text, fastest_rows, unflagged, unflagged_first
+from gqabench.reports.frames.expansion import expanding_arms, workspace_shares
+from gqabench.reports.frames.problem import where_text
+from gqabench.reports.frames.slices import heads_text, take_slice
+from gqabench.reports.frames.tidy import PROBLEM_AXES, cells, failed_rows, ok_rows, stages
+from gqabench.reports.units import bytes_text, count_text, listed, plural, times_text
 
 MAX_STAGES = 3
 

@@ -11,17 +11,17 @@ import jinja2
 import pandas as pd
 from markupsafe import Markup
 
-from reports.figures import Drawing, draw_figures
-from reports.findings import key_findings
-from reports.glossary import glossary_of, method_notes
-from reports.markdown import markdown, markdown_text
-from reports.memory_table import MEMORY_MEANING, memory_table
-from reports.runs import Header, run_views
-from reports.setup_times import setup_table
-from reports.tables import failures_table, flags_table, outcomes_table, results_table
-from reports.tidy import tidy
-from reports.timed_calls import TIMED_CALL_MEANING, timed_calls_table
-from reports.writing import write_atomically
+from gqabench.reports.figures import Drawing, draw_figures
+from gqabench.reports.findings import key_findings
+from gqabench.reports.frames.tidy import tidy
+from gqabench.reports.runs import Header, run_views
+from gqabench.reports.tables.glossary import glossary_of, method_notes
+from gqabench.reports.tables.markdown import markdown, markdown_text
+from gqabench.reports.tables.memory_table import MEMORY_MEANING, memory_table
+from gqabench.reports.tables.results_table import failures_table, flags_table, outcomes_table, results_table
+from gqabench.reports.tables.setup_times import setup_table
+from gqabench.reports.tables.timed_calls import TIMED_CALL_MEANING, timed_calls_table
+from gqabench.reports.writing import write_atomically
 
 FIGURES_FOLDER = "figures"
 MAX_SVG_BYTES = 400_000
@@ -39,7 +39,7 @@ _TEMPLATES = jinja2.Environment(
 def build_report(frame: pd.DataFrame, header: Header | Sequence[Header], folder: Path) -> Path:
     """Write `report.html`, `report.md` and `figures/` into `folder`; returns the path of the page.
 
-    `frame` has one row a record (`results.load`), of one run or of several; it is not changed. `header` is
+    `frame` has one row a record (`gqabench.load`), of one run or of several; it is not changed. `header` is
     the description of the run, or a list of them: run_id, status, created_at, command, study,
     num_planned_records, machine, seed, measure, each optional. Raises `OSError` when `folder` cannot be
     written.

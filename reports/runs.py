@@ -9,8 +9,8 @@ from typing import Any
 
 import pandas as pd
 
-from reports.tidy import num_cells
-from reports.units import bytes_text, count_text, is_missing, percent_text, plural
+from gqabench.reports.frames.tidy import num_cells
+from gqabench.reports.units import bytes_text, count_text, is_missing, percent_text, plural
 
 Header = Mapping[str, Any]
 MAX_FACT = 400

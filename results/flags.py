@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from results.derive import is_narrow
+from gqabench.results.statistics.derive import is_narrow
 
 FLAG_UNSTABLE = "unstable"
 FLAG_BIMODAL = "bimodal"

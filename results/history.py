@@ -19,13 +19,13 @@ from statistics import median
 
 import numpy as np
 
-from results.compared_side import NotComparable, Row
-from results.load import load_runs
-from results.machine_identity import machine_name, revision_text
-from results.metrics import METRICS
-from results.record import Outcome
-from results.run_folder import RunHeader
-from results.verdicts import CellKey, cell_key
+from gqabench.results.comparison.compared_side import NotComparable, Row
+from gqabench.results.comparison.metrics import METRICS
+from gqabench.results.comparison.verdicts import CellKey, cell_key
+from gqabench.results.record import Outcome
+from gqabench.results.store.load import load_runs
+from gqabench.results.store.machine_identity import machine_name, revision_text
+from gqabench.results.store.run_folder import RunHeader
 
 MIN_RUNS = 6
 """Fewer tell no level from scatter."""

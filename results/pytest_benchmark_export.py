@@ -8,12 +8,12 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from results.load import load_runs
-from results.machine_identity import machine_name
-from results.pytest_benchmark_file import HEADER_KEY, extra_info
-from results.record import Outcome, Record
-from results.run_folder import RunHeader
-from results.verdicts import problem_text
+from gqabench.results.comparison.verdicts import problem_text
+from gqabench.results.record import Outcome, Record
+from gqabench.results.store.load import load_runs
+from gqabench.results.store.machine_identity import machine_name
+from gqabench.results.store.pytest_benchmark_file import HEADER_KEY, extra_info
+from gqabench.results.store.run_folder import RunHeader
 
 FORMAT_VERSION = "5.0.0"
 """Of pytest-benchmark, whose file format has been the same since its version 3."""

@@ -122,7 +122,7 @@ class Record:
     plan_ms: float | None = None
     first_call_ms: float | None = None
     timed_call: dict[str, Any] | None = None
-    """What a call contains, as the implementation declares it: the fields of `attention_impls.TimedCall`."""
+    """What a call contains, as the implementation declares it: the fields of `TimedCall`."""
     num_threads: int | None = None
     """Threads that a CPU call may use."""
 

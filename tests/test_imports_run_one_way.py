@@ -1,4 +1,7 @@
-"""The import directions of the house, read from the source of every module, and where torch may be loaded."""
+"""The import directions of the house, read from the source of every module, and where torch may be loaded.
+
+Names are those below `gqabench`: `results.store.load` is imported as `gqabench.results.store.load`.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,14 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1]
+IMPORT_NAME = "gqabench"
 
 MAY_IMPORT = {
     "conf": set(),
@@ -47,8 +51,16 @@ def read_modules(root: Path) -> dict[str, list[Import]]:
             name = ".".join(parts[:-1] if is_package else parts)
             enclosing_package = name if is_package else name.rpartition(".")[0]
             tree = ast.parse(path.read_text(encoding="utf-8"), filename=str(path))
-            modules[name] = list(_imports(tree, enclosing_package, runs_on_import=True))
+            found = _imports(tree, f"{IMPORT_NAME}.{enclosing_package}", runs_on_import=True)
+            modules[name] = [replace(one, target=_below_import_name(one.target)) for one in found]
     return modules
+
+
+def _below_import_name(target: str) -> str:
+    """As modules are named here; what is imported by a name of its own, and is ours, stands out by a `!`."""
+    if target.partition(".")[0] in MAY_IMPORT:
+        return f"!{target}"
+    return target.removeprefix(f"{IMPORT_NAME}.")
 
 
 def _imports(node: ast.AST, package: str, runs_on_import: bool) -> Iterator[Import]:
@@ -88,9 +100,38 @@ def wrong_directions(modules: dict[str, list[Import]]) -> list[str]:
             allowed |= FRONT_DOOR_MAY_ALSO_IMPORT
         for found in imports:
             imported_package = found.target.partition(".")[0]
-            if imported_package in {*MAY_IMPORT, "tests"} - allowed:
+            if imported_package.startswith("!") or imported_package in {*MAY_IMPORT, "tests"} - allowed:
                 wrong.append(f"{module}:{found.line} imports {found.target}")
     return wrong
+
+
+def ring_of_rooms(modules: dict[str, list[Import]], package: str) -> list[str]:
+    """Rooms of a package that import each other in a ring, wherever the imports stand; empty where none do.
+
+    A room is a folder right below the package, with all that is in it, or a module on top.
+    """
+    rooms: dict[str, set[str]] = {}
+    for name, imports in modules.items():
+        if name.startswith(f"{package}."):
+            targets = {_room(target) for found in imports if (target := _module(found.target, modules))}
+            rooms.setdefault(_room(name), set()).update(
+                room for room in targets - {_room(name)} if room.startswith(f"{package}.")
+            )
+    try:
+        TopologicalSorter(rooms).prepare()
+    except CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+def _room(name: str) -> str:
+    return ".".join(name.split(".")[:2])
+
+
+def _module(target: str, modules: dict[str, list[Import]]) -> str:
+    """The module that an import names, or whose name it asks for; empty for one of others."""
+    parent = target.rpartition(".")[0]
+    return target if target in modules else parent if parent in modules else ""
 
 
 def cycle(modules: dict[str, list[Import]]) -> list[str]:
@@ -132,8 +173,7 @@ def _neighbours(name: str, modules: dict[str, list[Import]]) -> set[str]:
         target
         for found in modules[name]
         if found.runs_on_import
-        for target in [found.target if found.target in modules else found.target.rpartition(".")[0]]
-        if target in modules
+        if (target := _module(found.target, modules))
     }
 
 
@@ -162,6 +202,11 @@ def test_imports_run_one_way(house: dict[str, list[Import]]) -> None:
     assert wrong_directions(house) == []
 
 
+@pytest.mark.parametrize("package", MAY_IMPORT)
+def test_rooms_import_one_way(house: dict[str, list[Import]], package: str) -> None:
+    assert ring_of_rooms(house, package) == []
+
+
 def test_no_modules_import_each_other(house: dict[str, list[Import]]) -> None:
     assert cycle(house) == []
 
@@ -178,7 +223,8 @@ def test_the_parent_side_loads_no_torch_through_its_libraries_either(house: dict
         and not name.startswith("attention_impls.")
         and not name.endswith("__main__")
     ]
-    program = f"import sys, {', '.join(parent_side)}; print('torch' in sys.modules)"
+    names = ", ".join(f"{IMPORT_NAME}.{name}" for name in parent_side)
+    program = f"import sys, {names}; print('torch' in sys.modules)"
     completed = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True
     )
@@ -201,17 +247,25 @@ def build(root: Path, files: dict[str, str]) -> dict[str, list[Import]]:
 @pytest.mark.parametrize(
     ("file", "source", "expected"),
     [
-        ("results/store.py", "import harness", "results.store:1 imports harness"),
-        ("conf/schema.py", "from attention_impls import x", "conf.schema:1 imports attention_impls.x"),
+        ("results/store.py", "import gqabench.harness", "results.store:1 imports harness"),
+        (
+            "conf/schema.py",
+            "from gqabench.attention_impls import x",
+            "conf.schema:1 imports attention_impls.x",
+        ),
         (
             "attention_impls/sdpa.py",
-            "import results.record as r",
+            "import gqabench.results.record as r",
             "attention_impls.sdpa:1 imports results.record",
         ),
-        ("reports/page.py", "def f():\n    from conf import schema", "reports.page:2 imports conf.schema"),
+        (
+            "reports/page.py",
+            "def f():\n    from gqabench.conf import schema",
+            "reports.page:2 imports conf.schema",
+        ),
         (
             "harness/plan.py",
-            "class A:\n    def f(self):\n        import reports",
+            "class A:\n    def f(self):\n        import gqabench.reports",
             "harness.plan:3 imports reports",
         ),
         (
@@ -220,16 +274,16 @@ def build(root: Path, files: dict[str, str]) -> dict[str, list[Import]]:
             "harness.worker.server:1 imports reports.page",
         ),
         ("results/__init__.py", "from ..conf import schema", "results:1 imports conf.schema"),
-        ("harness/client.py", "import reports", "harness.client:1 imports reports"),
+        ("harness/client.py", "import gqabench.reports", "harness.client:1 imports reports"),
         ("harness/plan.py", "import tests.tree", "harness.plan:1 imports tests.tree"),
         (
             "conf/schema.py",
-            "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import harness",
+            "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import gqabench.harness",
             "conf.schema:3 imports harness",
         ),
         (
             "results/load.py",
-            "import importlib\nm = importlib.import_module('reports.page')",
+            "import importlib\nm = importlib.import_module('gqabench.reports.page')",
             "results.load:2 imports reports.page",
         ),
     ],
@@ -243,10 +297,13 @@ def test_an_import_against_the_directions_is_found(
 @pytest.mark.parametrize(
     ("file", "source"),
     [
-        ("harness/plan.py", "import conf, attention_impls.registry\nfrom results import Record"),
-        ("harness/cli.py", "import reports"),
-        ("harness/cli/report.py", "def main():\n    from reports import page"),
-        ("reports/page.py", "from results.load import load\nfrom . import colours"),
+        (
+            "harness/plan.py",
+            "import gqabench.conf, gqabench.attention_impls.registry\nfrom gqabench.results import Record",
+        ),
+        ("harness/cli.py", "import gqabench.reports"),
+        ("harness/cli/report.py", "def main():\n    from gqabench.reports import page"),
+        ("reports/page.py", "from gqabench.results.load import load\nfrom . import colours"),
         ("conf/schema.py", "import configparser, resultsdb"),
     ],
 )
@@ -258,9 +315,9 @@ def test_a_ring_of_imports_is_found(tmp_path: Path) -> None:
     modules = build(
         tmp_path,
         {
-            "results/a.py": "from results.b import x",
+            "results/a.py": "from gqabench.results.b import x",
             "results/b.py": "from . import c",
-            "results/c.py": "import results.a",
+            "results/c.py": "import gqabench.results.a",
         },
     )
     assert set(cycle(modules)) == {"results.a", "results.b", "results.c"}
@@ -270,20 +327,39 @@ def test_a_package_that_imports_a_module_which_asks_it_for_a_name_is_a_ring(tmp_
     modules = build(
         tmp_path,
         {
-            "results/__init__.py": "from results.load import load",
-            "results/load.py": "from results import Record",
+            "results/__init__.py": "from gqabench.results.load import load",
+            "results/load.py": "from gqabench.results import Record",
         },
     )
     assert set(cycle(modules)) == {"results", "results.load"}
+
+
+def test_an_import_by_a_name_of_its_own_is_found(tmp_path: Path) -> None:
+    modules = build(tmp_path, {"results/store.py": "from results import Record"})
+    assert wrong_directions(modules) == ["results.store:1 imports !results.Record"]
+
+
+def test_rooms_that_import_each_other_are_found(tmp_path: Path) -> None:
+    files = {
+        "results/store/load.py": "def f():\n    import gqabench.results.statistics.samples",
+        "results/statistics/samples.py": "from gqabench.results.record import Record",
+        "results/statistics/ranks.py": "from gqabench.results.store.load import f",
+        "results/record.py": "",
+    }
+    modules = build(tmp_path, files)
+    assert cycle(modules) == []
+    assert set(ring_of_rooms(modules, "results")) == {"results.store", "results.statistics"}
+    assert ring_of_rooms(modules, "reports") == []
 
 
 def test_a_ring_that_only_a_type_checker_or_a_call_walks_is_none(tmp_path: Path) -> None:
     modules = build(
         tmp_path,
         {
-            "results/a.py": "from results.b import x\nfrom results.c import y",
-            "results/b.py": "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import results.a",
-            "results/c.py": "def f():\n    import results.a",
+            "results/a.py": "from gqabench.results.b import x\nfrom gqabench.results.c import y",
+            "results/b.py": "from typing import TYPE_CHECKING\n"
+            "if TYPE_CHECKING:\n    import gqabench.results.a",
+            "results/c.py": "def f():\n    import gqabench.results.a",
         },
     )
     assert cycle(modules) == []
@@ -296,17 +372,20 @@ def test_a_ring_that_only_a_type_checker_or_a_call_walks_is_none(tmp_path: Path)
         ({"harness/clock.py": "from torch.cuda import Event"}, ["harness.clock:1 imports torch"]),
         ({"harness/a.py": "if True:\n    import torch.nn"}, ["harness.a:2 imports torch"]),
         (
-            {"harness/a.py": "import attention_impls.b", "attention_impls/b.py": "import torch"},
+            {"harness/a.py": "import gqabench.attention_impls.b", "attention_impls/b.py": "import torch"},
             ["attention_impls.b:1 imports torch, reached from harness.a"],
         ),
         (
-            {"harness/a.py": "import harness.worker.names", "harness/worker/__init__.py": "import torch"}
+            {
+                "harness/a.py": "import gqabench.harness.worker.names",
+                "harness/worker/__init__.py": "import torch",
+            }
             | {"harness/worker/names.py": ""},
             ["harness.worker:1 imports torch, reached from harness.a"],
         ),
         (
             {
-                "attention_impls/__init__.py": "from attention_impls import b",
+                "attention_impls/__init__.py": "from gqabench.attention_impls import b",
                 "attention_impls/b.py": "import torch",
             },
             ["attention_impls.b:1 imports torch, reached from attention_impls"],

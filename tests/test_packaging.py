@@ -17,7 +17,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ["attention_impls", "conf", "harness", "reports", "results"]
+FOLDERS = ["attention_impls", "conf", "harness", "reports", "results"]
 
 # Planted beside the sources before the wheel is built: none of it belongs in there.
 STRAYS = [
@@ -37,7 +37,7 @@ STRAYS = [
 def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel's content. It is built from a copy of the sources, without a network."""
     source, wheels, unpacked = (tmp_path_factory.mktemp(name) for name in ("source", "wheels", "unpacked"))
-    for file in (*package_files(), "pyproject.toml", "README.md", "LICENSE"):
+    for file in (*package_files(), "setup.py", "pyproject.toml", "README.md", "LICENSE"):
         (source / file).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / file, source / file)
     for stray in STRAYS:
@@ -61,12 +61,10 @@ def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def package_files() -> list[str]:
-    """What stands in the five packages, but for runs, caches, hidden files and prose."""
+    """What stands in the package and its five folders, but for runs, caches, hidden files and prose."""
+    folders = ["gqabench", *FOLDERS]
     files = [
-        path.relative_to(ROOT)
-        for package in PACKAGES
-        for path in (ROOT / package).rglob("*")
-        if path.is_file()
+        path.relative_to(ROOT) for folder in folders for path in (ROOT / folder).rglob("*") if path.is_file()
     ]
     return [
         file.as_posix()
@@ -89,10 +87,11 @@ def run_from(folder: Path, unpacked: Path, program: str) -> str:
     return subprocess.run(command, cwd=folder, stdout=subprocess.PIPE, text=True, check=True).stdout
 
 
-def test_the_wheel_holds_the_files_of_the_packages_and_nothing_else(unpacked: Path) -> None:
+def test_the_wheel_holds_the_files_of_the_package_and_nothing_else(unpacked: Path) -> None:
     files = {path.relative_to(unpacked).as_posix() for path in unpacked.rglob("*") if path.is_file()}
-    assert {file for file in files if ".dist-info/" not in file} == set(package_files())
-    assert {f"{package}/__init__.py" for package in PACKAGES} | {"conf/sweep.yaml"} <= files
+    below = {file if file.startswith("gqabench/") else f"gqabench/{file}" for file in package_files()}
+    assert {file for file in files if ".dist-info/" not in file} == below
+    assert {f"gqabench/{folder}/__init__.py" for folder in FOLDERS} | {"gqabench/conf/sweep.yaml"} <= files
 
 
 def test_the_wheel_names_the_project_its_command_and_its_licence(unpacked: Path) -> None:
@@ -100,26 +99,36 @@ def test_the_wheel_names_the_project_its_command_and_its_licence(unpacked: Path)
     assert (metadata["Name"], metadata["License-Expression"]) == ("gqabench", "Apache-2.0")
     entry_points = (dist_info(unpacked) / "entry_points.txt").read_text()
     console, plugin = entry_points.split("\n\n")[:2]
-    assert console.split() == ["[console_scripts]", "gqabench", "=", "harness.cli:main"]
-    assert plugin.split() == ["[pytest11]", "gqabench", "=", "harness.pytest_plugin"]
+    assert console.split() == ["[console_scripts]", "gqabench", "=", "gqabench.harness.cli:main"]
+    assert plugin.split() == ["[pytest11]", "gqabench", "=", "gqabench.harness.pytest_plugin"]
     assert (dist_info(unpacked) / "licenses" / "LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()
 
 
 def test_the_wheel_works_from_any_folder(unpacked: Path, tmp_path: Path) -> None:
+    names = [f"gqabench.{folder}" for folder in FOLDERS]
     files = run_from(
         tmp_path,
         unpacked,
-        f"import {', '.join(PACKAGES)}; [print(sys.modules[name].__file__) for name in {PACKAGES}]",
+        f"import {', '.join(names)}; [print(sys.modules[name].__file__) for name in {names}]",
     )
-    assert files.split("\n")[:-1] == [str(unpacked / package / "__init__.py") for package in PACKAGES]
+    assert files.split("\n")[:-1] == [str(unpacked / "gqabench" / name / "__init__.py") for name in FOLDERS]
 
     studies = run_from(
         tmp_path,
         unpacked,
-        "sys.argv = ['gqabench', 'list', 'studies']; from harness.cli import main; sys.exit(main())",
+        "sys.argv = ['gqabench', 'list', 'studies']; from gqabench.harness.cli import main; sys.exit(main())",
     )
     assert "default" in studies
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_wheel_measures_in_a_folder_with_such_names_of_its_own(unpacked: Path, tmp_path: Path) -> None:
+    for folder in FOLDERS:
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "__init__.py").write_text(f"raise ImportError('the {folder} of somebody else')")
+    arguments = ["gqabench", "sweep", "measure=smoke", "model=mha_8", "kv_len=8", "impls=[sdpa]"]
+    program = f"sys.argv = {arguments}; from gqabench.harness.cli import main; sys.exit(main())"
+    assert "1 records: 1 ok" in run_from(tmp_path, unpacked, f"sys.path.insert(0, ''); {program}")
 
 
 def lock_lines() -> list[str]:

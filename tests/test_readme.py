@@ -10,11 +10,11 @@ import pytest
 from hydra import compose, initialize_config_module
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-import conf
-from attention_impls import list_impls
-from harness.cli.commands import COMMANDS, LISTINGS
-from harness.cli.sweep import hydra_arguments
-from harness.sweeper import expand_axes
+from gqabench import conf
+from gqabench.attention_impls import list_impls
+from gqabench.harness.cli.commands import COMMANDS, LISTINGS
+from gqabench.harness.cli.sweep import hydra_arguments
+from gqabench.harness.sweep.sweeper import expand_axes
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -42,7 +42,7 @@ def test_every_sweep_composes(arguments: list[str]) -> None:
     parsed = OverridesParser.create().parse_overrides(overrides)
     has_axes = any(override.is_sweep_override() for override in parsed)
     assert has_axes <= ("-m" in arguments or any(part.startswith("study=") for part in arguments))
-    with initialize_config_module("conf", version_base="1.3"):
+    with initialize_config_module("gqabench.conf", version_base="1.3"):
         for point in expand_axes(parsed):
             config = compose("sweep", overrides=list(point))
             own_files = {impl for impl in config.impls if ".py:" in impl}

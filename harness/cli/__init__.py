@@ -6,8 +6,8 @@ import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
 
-from harness.cli.commands import COMMANDS
-from harness.errors import UsageError
+from gqabench.harness.cli.commands import COMMANDS
+from gqabench.harness.errors import UsageError
 
 USAGE_EXIT_CODE = 2
 INTERRUPTED_EXIT_CODE = 130
@@ -17,14 +17,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code. A user's mistake is one line on standard error and 2."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if arguments and arguments[0] in {"-sc", "--shell-completion"}:
-        from harness.cli.completion import complete
+        from gqabench.harness.cli.completion import complete
 
         return complete(arguments)
     if not arguments or arguments[0] in {"-h", "--help", "help"}:
         print(_usage())
         return 0
     if arguments[0] == "--version":
-        from harness.machine import gqabench_version
+        from gqabench.harness.machine.source import gqabench_version
 
         print(f"gqabench {gqabench_version()}")
         return 0

@@ -13,17 +13,17 @@ import os
 import sys
 from pathlib import Path
 
-from harness.case import Case, InvalidCase
-from harness.cli.policies import read_policy
-from harness.cli.verdict_outputs import add_output_arguments, publish
-from harness.environments import CURRENT_ENVIRONMENT, Environment, read_environments
-from harness.errors import UsageError
-from harness.pairs import BASE, NEW, PairRunner
-from harness.revision_tree import LOCK_NAME, revision_environment
-from harness.worker_process import WorkerFailed
-from results.policy import Policy
+from gqabench.harness.ab.pairs import BASE, NEW, PairRunner
+from gqabench.harness.ab.revision_tree import LOCK_NAME, revision_environment
+from gqabench.harness.cases.case import Case, InvalidCase
+from gqabench.harness.cli.policies import read_policy
+from gqabench.harness.cli.verdict_outputs import add_output_arguments, publish
+from gqabench.harness.errors import UsageError
+from gqabench.harness.machine.source import SOURCE_ROOT
+from gqabench.harness.workers.environments import CURRENT_ENVIRONMENT, Environment, read_environments
+from gqabench.harness.workers.process import WorkerFailed
+from gqabench.results.comparison.policy import Policy
 
-_SOURCE_ROOT = Path(__file__).resolve().parents[2]
 _DEFAULT_KEYS = ("study=smoke", "measure=pairs")
 
 
@@ -47,7 +47,7 @@ def environment_of(side: str, text: str) -> Environment:
         return read_environments({side: {"source": text}}, Path.cwd())[side]
     if path.is_file() and os.access(path, os.X_OK):
         return read_environments({side: {"python": str(path)}}, Path.cwd())[side]
-    return revision_environment(side, Path.cwd(), text, _SOURCE_ROOT / LOCK_NAME)
+    return revision_environment(side, Path.cwd(), text, SOURCE_ROOT / LOCK_NAME)
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
@@ -79,9 +79,9 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def _cases(overrides: list[str]) -> list[Case | InvalidCase]:
-    from harness.composition import compose_cases
-    from harness.hydra_errors import mistakes_explained
-    from harness.sweep_job import close_job_process
+    from gqabench.harness.sweep.composition import compose_cases
+    from gqabench.harness.sweep.hydra_errors import mistakes_explained
+    from gqabench.harness.sweep.job import close_job_process
 
     given = {override.partition("=")[0] for override in overrides}
     defaults = [one for one in _DEFAULT_KEYS if one.partition("=")[0] not in given]
@@ -103,8 +103,8 @@ def _valid(cases: list[Case | InvalidCase]) -> list[Case]:
 
 
 def _compare(runner: PairRunner, policy: Policy, parsed: argparse.Namespace, num_invalid: int) -> int:
-    from harness.ab_trial import AbTrial
-    from results.verdicts import Comparison
+    from gqabench.harness.ab.trial import AbTrial
+    from gqabench.results.comparison.verdicts import Comparison
 
     try:
         libraries = runner.libraries()
@@ -127,8 +127,8 @@ def _compare(runner: PairRunner, policy: Policy, parsed: argparse.Namespace, num
 
 
 def _self_test(runner: PairRunner, policy: Policy, parsed: argparse.Namespace) -> int:
-    from harness.ab_trial import AbTrial
-    from results.false_alarms import FalseAlarms
+    from gqabench.harness.ab.trial import AbTrial
+    from gqabench.results.comparison.false_alarms import FalseAlarms
 
     alarms = FalseAlarms()
     for number in range(parsed.runs):

@@ -6,13 +6,13 @@ import argparse
 import shlex
 from pathlib import Path
 
-from harness.cli.text_table import print_table
-from harness.errors import UsageError
-from results import UnreadableRun
+from gqabench.harness.cli.text_table import print_table
+from gqabench.harness.errors import UsageError
+from gqabench.results import UnreadableRun
 
 
 def main(arguments: list[str]) -> int:
-    from results.baselines import BASELINES_FOLDER, THINNING
+    from gqabench.results.store.baselines import BASELINES_FOLDER, THINNING
 
     parser = argparse.ArgumentParser(prog="gqabench baseline", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -33,7 +33,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _update(parsed: argparse.Namespace, command: str) -> int:
-    from results.baselines import NoBaseline, write_baseline
+    from gqabench.results.store.baselines import NoBaseline, write_baseline
 
     try:
         baseline = write_baseline(parsed.runs, parsed.into, parsed.study, command)
@@ -48,7 +48,7 @@ def _update(parsed: argparse.Namespace, command: str) -> int:
 
 
 def _list(folder: Path) -> int:
-    from results.baselines import list_baselines
+    from gqabench.results.store.baselines import list_baselines
 
     try:
         baselines = list(list_baselines(folder))

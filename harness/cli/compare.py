@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import argparse
 
-from harness.cli.policies import read_policy
-from harness.cli.verdict_outputs import add_output_arguments, publish
-from harness.errors import UsageError
-from results import UnreadableRun
+from gqabench.harness.cli.policies import read_policy
+from gqabench.harness.cli.verdict_outputs import add_output_arguments, publish
+from gqabench.harness.errors import UsageError
+from gqabench.results import UnreadableRun
 
 
 def main(arguments: list[str]) -> int:
@@ -29,8 +29,8 @@ def main(arguments: list[str]) -> int:
     )
     add_output_arguments(parser)
     parsed = parser.parse_args(arguments)
-    from results.compared_side import NotComparable, load_side
-    from results.comparison import compare_sides
+    from gqabench.results.comparison.compared_side import NotComparable, load_side
+    from gqabench.results.comparison.stored_runs import compare_sides
 
     policy = read_policy(parsed.policy)
     try:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 
-from harness.cli.commands import COMMANDS, LISTINGS
+from gqabench.harness.cli.commands import COMMANDS, LISTINGS
 
 _SECOND_WORDS = {"list": LISTINGS}
 
@@ -20,7 +20,7 @@ def complete(arguments: list[str]) -> int:
         if words[0] == "sweep":
             # Hydra completes `PROGRAM OVERRIDES`: take our command out of the line.
             os.environ["COMP_LINE"] = " ".join([program, *words[1:]]) + (" " if line.endswith(" ") else "")
-            from harness.cli.sweep import main as sweep
+            from gqabench.harness.cli.sweep import main as sweep
 
             return sweep(arguments)
         print(" ".join(_SECOND_WORDS.get(words[0], ())))

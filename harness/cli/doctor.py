@@ -18,14 +18,15 @@ from typing import Any
 
 import psutil
 
-from harness.devices import AUTO, resolve_device
-from harness.doctor import Finding, Load, Neighbour, Observed, check_roofs, examine
-from harness.environments import CURRENT_ENVIRONMENT, Environment
-from harness.errors import UsageError
-from harness.machine import cgroup_folders, describe_machine
-from harness.nvml import Nvml, open_nvml
-from harness.roofs import Roof, Roofs, ask_for_roofs, measure_roofs_again
-from harness.worker_process import RequestFailed, WorkerFailed, WorkerProcess
+from gqabench.harness.doctor.checks import Finding, Load, Neighbour, Observed, check_roofs, examine
+from gqabench.harness.errors import UsageError
+from gqabench.harness.instruments.roofs import Roof, Roofs, ask_for_roofs, measure_roofs_again
+from gqabench.harness.machine.description import describe_machine
+from gqabench.harness.machine.devices import AUTO, resolve_device
+from gqabench.harness.machine.limits import cgroup_folders
+from gqabench.harness.machine.nvml import Nvml, open_nvml
+from gqabench.harness.workers.environments import CURRENT_ENVIRONMENT, Environment
+from gqabench.harness.workers.process import RequestFailed, WorkerFailed, WorkerProcess
 
 _DEFAULT_RESULTS_DIR = Path("results/runs")
 _START_TIMEOUT_S = 300.0

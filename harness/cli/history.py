@@ -7,12 +7,12 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.errors import UsageError
-from results import UnreadableRun
-from results.metrics import METRICS
+from gqabench.harness.errors import UsageError
+from gqabench.results import UnreadableRun
+from gqabench.results.comparison.metrics import METRICS
 
 if TYPE_CHECKING:
-    from results.history import Trend
+    from gqabench.results.history import Trend
 
 _DEFAULT_MIN_EFFECT = 0.02
 
@@ -27,8 +27,8 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("-o", "--output", type=Path, default=Path("history"), metavar="FOLDER",
                         help="where the figures go; default: history")  # fmt: skip
     parsed = parser.parse_args(arguments)
-    from results.compared_side import NotComparable
-    from results.history import MIN_RUNS, load_history, trends
+    from gqabench.results.comparison.compared_side import NotComparable
+    from gqabench.results.history import MIN_RUNS, load_history, trends
 
     try:
         headers, rows = load_history(parsed.runs)
@@ -71,8 +71,8 @@ def _number(value: float) -> str:
 
 
 def _write_figures(found: list[Trend], folder: Path, metric: str) -> list[Path]:
-    from reports.trends import trend_pages
-    from reports.writing import write_atomically
+    from gqabench.reports.figures.trends import trend_pages
+    from gqabench.reports.writing import write_atomically
 
     pages = []
     for number, page in enumerate(trend_pages(found), start=1):

@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from attention_impls import AttentionProblem, list_impls
-from attention_impls.outside.plugins import plugin_versions, shadowed_plugins
-from attention_impls.registry import BUILT_IN_IMPLS
-from harness.devices import AUTO, resolve_device, resolve_dtype
-from harness.environments import CURRENT_ENVIRONMENT, Environment
-from harness.errors import UsageError
-from harness.worker_pool import WorkerPool
-from harness.worker_process import RequestFailed, WorkerFailed
+from gqabench.attention_impls import AttentionProblem, list_impls
+from gqabench.attention_impls.plugins.entry_points import plugin_versions, shadowed_plugins
+from gqabench.attention_impls.registry import BUILT_IN_IMPLS
+from gqabench.harness.errors import UsageError
+from gqabench.harness.machine.devices import AUTO, resolve_device, resolve_dtype
+from gqabench.harness.workers.environments import CURRENT_ENVIRONMENT, Environment
+from gqabench.harness.workers.pool import WorkerPool
+from gqabench.harness.workers.process import RequestFailed, WorkerFailed
 
 PHASES = {"decode": (1, 1024), "prefill": (1024, 1024), "extend": (16, 1024)}
 """Query tokens and visible keys of what each implementation is asked about."""

@@ -6,13 +6,13 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from attention_impls import AttentionProblem
-from attention_impls.cost import kv_cache_bytes_per_token
-from conf import list_presets, read_preset
-from harness.cli.commands import LISTINGS
-from harness.cli.impl_listing import PHASES, list_support
-from harness.cli.text_table import print_table
-from results.run_folder import list_runs
+from gqabench.attention_impls import AttentionProblem
+from gqabench.attention_impls.cost import kv_cache_bytes_per_token
+from gqabench.conf import list_presets, read_preset
+from gqabench.harness.cli.commands import LISTINGS
+from gqabench.harness.cli.impl_listing import PHASES, list_support
+from gqabench.harness.cli.text_table import print_table
+from gqabench.results.store.run_folder import list_runs
 
 _DEFAULT_RESULTS_DIR = Path("results/runs")
 

@@ -10,13 +10,13 @@ import argparse
 from collections.abc import Container
 from typing import Any
 
-from attention_impls import InvalidCombination, InvalidProblem
-from attention_impls.problem import divisors
-from harness.capacity import Capacity, capacity, parse_size
-from harness.cli.text_table import print_table
-from harness.devices import AUTO
-from harness.errors import UsageError
-from harness.plan import make_problem, require_counts
+from gqabench.attention_impls import InvalidCombination, InvalidProblem
+from gqabench.attention_impls.problem import divisors
+from gqabench.harness.cases.capacity import Capacity, capacity, parse_size
+from gqabench.harness.cases.plan import make_problem, require_counts
+from gqabench.harness.cli.text_table import print_table
+from gqabench.harness.errors import UsageError
+from gqabench.harness.machine.devices import AUTO
 
 _DEFAULT_DTYPE = "bfloat16"
 _TITLES = ["KV heads", "", "group", "cache bytes/token", "tokens", "sequences"]
@@ -65,8 +65,8 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def _points(overrides: list[str]) -> list[dict[str, Any]]:
-    from harness.composition import compose_values
-    from harness.hydra_errors import mistakes_explained
+    from gqabench.harness.sweep.composition import compose_values
+    from gqabench.harness.sweep.hydra_errors import mistakes_explained
 
     with mistakes_explained():
         points = compose_values(overrides)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from conf import list_presets, read_preset
-from harness.errors import UsageError
-from results.policy import Policy
+from gqabench.conf import list_presets, read_preset
+from gqabench.harness.errors import UsageError
+from gqabench.results.comparison.policy import Policy
 
 GROUP = "regression"
 

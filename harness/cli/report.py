@@ -6,8 +6,8 @@ import argparse
 from dataclasses import asdict
 from pathlib import Path
 
-from harness.errors import UsageError
-from results import UnreadableRun, load_runs
+from gqabench.harness.errors import UsageError
+from gqabench.results import UnreadableRun, load_runs
 
 
 def main(arguments: list[str]) -> int:
@@ -24,8 +24,8 @@ def main(arguments: list[str]) -> int:
 
 def report_runs(runs: list[str], folder: Path) -> Path:
     """Write the report of some runs into a folder; returns the page. Raises `UsageError`."""
-    from reports import build_report
-    from results.frame import records_to_frame
+    from gqabench.reports import build_report
+    from gqabench.results.store.frame import records_to_frame
 
     try:
         loaded = [load_runs(run) for run in runs]

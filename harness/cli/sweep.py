@@ -9,12 +9,12 @@ import sys
 from collections import Counter
 from contextlib import suppress
 
-import conf
-from harness.cli.interruption import interrupt_between_imports
-from harness.errors import UsageError
-from harness.hydra_errors import mistakes_explained
-from harness.progress import count_outcomes, make_display
-from results import Outcome, RunFolder, load_runs
+from gqabench import conf
+from gqabench.harness.cli.interruption import interrupt_between_imports
+from gqabench.harness.errors import UsageError
+from gqabench.harness.sweep.hydra_errors import mistakes_explained
+from gqabench.harness.sweep.progress import count_outcomes, make_display
+from gqabench.results import Outcome, RunFolder, load_runs
 
 _WITHOUT_MEASURING = (
     "--cfg", "-c", "--info", "-i", "--help", "-h", "--hydra-help", "--shell-completion", "-sc", "--version",
@@ -34,9 +34,9 @@ def main(arguments: list[str]) -> int:
 
 
 def _measure(arguments: list[str]) -> int:
-    from harness.hydra_plugin import register_sweeper
-    from harness.sweep_job import close_job_process, job_process
-    from harness.sweeper import SweepRequest
+    from gqabench.harness.sweep.hydra_plugin import register_sweeper
+    from gqabench.harness.sweep.job import close_job_process, job_process
+    from gqabench.harness.sweep.sweeper import SweepRequest
 
     job_process(make_display())
     request = SweepRequest(
@@ -62,16 +62,16 @@ def _measure(arguments: list[str]) -> int:
                 request.folder.set_status(status)
     assert request.folder is not None
     finish_run(request.folder, status)
-    from harness.cli import INTERRUPTED_EXIT_CODE
+    from gqabench.harness.cli import INTERRUPTED_EXIT_CODE
 
     return 0 if status == "complete" else INTERRUPTED_EXIT_CODE
 
 
 def finish_run(folder: RunFolder, status: str) -> None:
     """Write the Parquet and the report, and say where they are."""
-    from harness.cli.report import report_runs
-    from results.parquet import write_parquet
-    from results.run_folder import PARQUET_NAME, RECORDS_FOLDER
+    from gqabench.harness.cli.report import report_runs
+    from gqabench.results.store.parquet import write_parquet
+    from gqabench.results.store.run_folder import PARQUET_NAME, RECORDS_FOLDER
 
     rows = load_runs(folder.path).rows
     try:
@@ -101,12 +101,12 @@ def _run_hydra(arguments: list[str]) -> None:
     import hydra
     from hydra.core.global_hydra import GlobalHydra
 
-    from harness.sweep_job import run_job
+    from gqabench.harness.sweep.job import run_job
 
     conf.register()
     # Hydra reads the command line itself, and the completion scripts that it prints name the program.
     sys.argv = ["gqabench", *hydra_arguments(arguments)]
-    app = hydra.main(version_base="1.3", config_path="pkg://conf", config_name="sweep")(run_job)
+    app = hydra.main(version_base="1.3", config_path="pkg://gqabench.conf", config_name="sweep")(run_job)
     try:
         with mistakes_explained():
             app()

@@ -7,8 +7,8 @@ import os
 import sys
 from pathlib import Path
 
-from harness.errors import UsageError
-from results.verdicts import INCONCLUSIVE_POLICIES, Comparison
+from gqabench.harness.errors import UsageError
+from gqabench.results.comparison.verdicts import INCONCLUSIVE_POLICIES, Comparison
 
 FIGURE_SUFFIXES = (".png", ".svg")
 _SUMMARY_VARIABLE = "GITHUB_STEP_SUMMARY"
@@ -50,9 +50,9 @@ def publish(comparison: Comparison, parsed: argparse.Namespace) -> int:
         raise UsageError(f"--figure {parsed.figure}: must end with {' or '.join(FIGURE_SUFFIXES)}")
     from rich.console import Console
 
-    from reports.verdicts.machine_formats import github_annotations
-    from reports.verdicts.markdown import comparison_markdown
-    from reports.verdicts.terminal import print_comparison
+    from gqabench.reports.verdicts.machine_formats import github_annotations
+    from gqabench.reports.verdicts.markdown import comparison_markdown
+    from gqabench.reports.verdicts.terminal import print_comparison
 
     print_comparison(comparison, Console(width=None if os.isatty(1) else 200))
     failures = []
@@ -69,8 +69,8 @@ def publish(comparison: Comparison, parsed: argparse.Namespace) -> int:
 
 def _files(comparison: Comparison, parsed: argparse.Namespace) -> list[tuple[str, bytes]]:
     """The files that were asked for: option and content."""
-    from reports.verdicts.machine_formats import benchmark_action_json, comparison_json, junit_xml
-    from reports.verdicts.markdown import comparison_markdown
+    from gqabench.reports.verdicts.machine_formats import benchmark_action_json, comparison_json, junit_xml
+    from gqabench.reports.verdicts.markdown import comparison_markdown
 
     texts = {
         "json": comparison_json,
@@ -84,7 +84,7 @@ def _files(comparison: Comparison, parsed: argparse.Namespace) -> list[tuple[str
         if getattr(parsed, option.replace("-", "_")) is not None
     ]
     if parsed.figure is not None:
-        from reports.verdicts.effects import effects_figure  # here: matplotlib is slow to load
+        from gqabench.reports.verdicts.effects import effects_figure  # here: matplotlib is slow to load
 
         try:
             files.append(("figure", effects_figure(comparison, parsed.figure.suffix)))
@@ -101,7 +101,7 @@ def _file(text: str) -> Path:
 
 def _write(option: str, path: Path, content: bytes) -> list[str]:
     """What went wrong."""
-    from reports.writing import write_atomically
+    from gqabench.reports.writing import write_atomically
 
     try:
         write_atomically(path, content)

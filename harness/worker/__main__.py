@@ -1,4 +1,4 @@
-"""`python -m harness.worker`: serves requests on standard input until it closes."""
+"""`python -m gqabench.harness.worker`: serves requests on standard input until it closes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,12 @@ import os
 import signal
 import sys
 
-from harness.worker.isolation import die_with_parent, prefer_as_oom_victim, take_over_stdin, take_over_stdout
+from gqabench.harness.worker.isolation import (
+    die_with_parent,
+    prefer_as_oom_victim,
+    take_over_stdin,
+    take_over_stdout,
+)
 
 
 def main() -> None:
@@ -15,7 +20,7 @@ def main() -> None:
     prefer_as_oom_victim()
     requests, replies = take_over_stdin(), take_over_stdout()
 
-    from harness.worker.server import serve  # after the take-over: importing torch may print
+    from gqabench.harness.worker.server import serve  # after the take-over: importing torch may print
 
     serve(requests, replies)
     sys.stderr.flush()

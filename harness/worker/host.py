@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 
-from attention_impls import list_impls
-from attention_impls.outside.plugins import plugin_versions
-from harness.worker.cache_flush import last_level_cache_bytes
-from harness.worker.protocol import PROTOCOL_VERSION
-from harness.worker.workspace import warm_up_profiler
+from gqabench.attention_impls import list_impls
+from gqabench.attention_impls.plugins.entry_points import plugin_versions
+from gqabench.harness.worker.memory.workspace import warm_up_profiler
+from gqabench.harness.worker.timing.cache_flush import last_level_cache_bytes
+from gqabench.harness.workers.protocol import PROTOCOL_VERSION
 
 _REPORTED_LIBRARIES = (
     "torch", "triton", "numpy", "nvidia-cublas", "nvidia-cublas-cu12", "nvidia-cudnn-cu13",

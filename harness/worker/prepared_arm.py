@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from attention_impls import PreparedAttention
+from gqabench.attention_impls import PreparedAttention
 
 
 @dataclass

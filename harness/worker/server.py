@@ -7,14 +7,15 @@ from typing import IO, Any
 
 import torch
 
-from attention_impls import BrokenImpl, InvalidProblem
-from harness.worker.host import describe_host
-from harness.worker.protocol import Message, receive, send
-from harness.worker.roofs import measure_roofs
-from harness.worker.session import BrokenPromise, IncorrectOutput, Session
-from harness.worker.shared_state import SharedState
-from harness.worker.subject import UnsupportedProblem
-from harness.worker.support import explain_support
+from gqabench.attention_impls import BrokenImpl, InvalidProblem
+from gqabench.attention_impls.plugins.old_names import take_notices
+from gqabench.harness.worker.host import describe_host
+from gqabench.harness.worker.session import BrokenPromise, IncorrectOutput, Session
+from gqabench.harness.worker.shared_state import SharedState
+from gqabench.harness.worker.subjects.subject import UnsupportedProblem
+from gqabench.harness.worker.support import explain_support
+from gqabench.harness.worker.timing.roofs import measure_roofs
+from gqabench.harness.workers.protocol import Message, receive, send
 
 _CPU_OUT_OF_MEMORY = "can't allocate memory"
 """What PyTorch's CPU allocator says in its plain RuntimeError."""
@@ -41,7 +42,8 @@ def serve(requests: IO[str], replies: IO[str]) -> None:
         operation = operations[request.pop("op")]
         before = SharedState.now()
         reply = _answer(operation, request)
-        send(replies, _with_changes(reply, SharedState.now().changes_since(before)))
+        reply = _with_changes(reply, SharedState.now().changes_since(before))
+        send(replies, reply | {"notices": notices} if (notices := take_notices()) else reply)
 
 
 def _with_changes(reply: Message, changes: list[str]) -> Message:

@@ -11,15 +11,21 @@ from typing import Any
 
 import torch
 
-from attention_impls import AttentionImpl, AttentionProblem, PreparedAttention, get_impl
-from attention_impls.outside.promises import promised_operators
-from harness.worker.clock import Clock, make_clock
-from harness.worker.cross_check import cross_check_fields
-from harness.worker.memory_limit import input_bytes, require_memory_for_inputs
-from harness.worker.prepared_arm import PreparedArm
-from harness.worker.subject import NUM_TIMED_VARIANTS, UNSEEN_VARIANT, Check, Subject, UnsupportedProblem
-from harness.worker.subjects import make_generate_subject, make_subject
-from harness.worker.workspace import SetUpMemory, Weight, counting_allocated, weigh_call
+from gqabench.attention_impls import AttentionImpl, AttentionProblem, PreparedAttention, get_impl
+from gqabench.attention_impls.plugins.promises import promised_operators
+from gqabench.harness.worker.memory.memory_limit import input_bytes, require_memory_for_inputs
+from gqabench.harness.worker.memory.workspace import SetUpMemory, Weight, counting_allocated, weigh_call
+from gqabench.harness.worker.prepared_arm import PreparedArm
+from gqabench.harness.worker.subjects.subject import (
+    NUM_TIMED_VARIANTS,
+    UNSEEN_VARIANT,
+    Check,
+    Subject,
+    UnsupportedProblem,
+)
+from gqabench.harness.worker.subjects.table import make_generate_subject, make_subject
+from gqabench.harness.worker.timing.clock import Clock, make_clock
+from gqabench.harness.worker.timing.cross_check import cross_check_fields
 
 _MOST_CALLS_IN_FLIGHT = 32
 """A GPU's queue takes a thousand launches or so before the host has to wait."""

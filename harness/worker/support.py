@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from attention_impls import AttentionProblem, get_impl
-from attention_impls.outside.promises import stated_reasons
+from gqabench.attention_impls import AttentionProblem, get_impl
+from gqabench.attention_impls.plugins.promises import stated_reasons
 
 
 def explain_support(impl: str, problems: list[dict[str, Any]]) -> dict[str, Any]:

@@ -6,14 +6,14 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from reports.axes import linear_bytes_axis
-from reports.figures.cache_lines import WHERE_AXES, held_text
-from reports.figures.spec import FigureData, NotDrawn
-from reports.palette import KV_HEADS_COLORS
-from reports.problem import where_text
-from reports.slices import axis_text, axis_values, heads_text, spread_out, take_slice
-from reports.theme import new_figure
-from reports.units import bytes_text, times_text
+from gqabench.reports.figures.axes import linear_bytes_axis
+from gqabench.reports.figures.cache_lines import WHERE_AXES, held_text
+from gqabench.reports.figures.palette import KV_HEADS_COLORS
+from gqabench.reports.figures.spec import FigureData, NotDrawn
+from gqabench.reports.figures.theme import new_figure
+from gqabench.reports.frames.problem import where_text
+from gqabench.reports.frames.slices import axis_text, axis_values, heads_text, spread_out, take_slice
+from gqabench.reports.units import bytes_text, times_text
 
 MAX_BARS = 8
 

@@ -9,13 +9,13 @@ import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from reports.axes import arm_styles, count_axis, label_line_ends, log_bytes_axis
-from reports.figures.spec import FigureData, NotDrawn
-from reports.palette import KV_HEADS_COLORS, NEUTRAL
-from reports.problem import where_text
-from reports.slices import axis_values, heads_kind, heads_text, spread_out, take_slice
-from reports.theme import new_figure
-from reports.units import bytes_text, listed, times_text, tokens_text
+from gqabench.reports.figures.axes import arm_styles, count_axis, label_line_ends, log_bytes_axis
+from gqabench.reports.figures.palette import KV_HEADS_COLORS, NEUTRAL
+from gqabench.reports.figures.spec import FigureData, NotDrawn
+from gqabench.reports.figures.theme import new_figure
+from gqabench.reports.frames.problem import where_text
+from gqabench.reports.frames.slices import axis_values, heads_kind, heads_text, spread_out, take_slice
+from gqabench.reports.units import bytes_text, listed, times_text, tokens_text
 
 MAX_LINES = 6
 WHERE_AXES = ("kv_len", "batch_size")

@@ -8,14 +8,27 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from reports.axes import label_line_ends, latency_tick, log_bytes_axis, log_number_axis, rate_tick
-from reports.doubts import doubt_text
-from reports.figures.spec import NO_LATENCY, FigureData, NotDrawn
-from reports.palette import KV_HEADS_COLORS
-from reports.slices import axis_text, axis_values, heads_text, slice_note, spread_out, take_slice
-from reports.theme import new_figure
-from reports.tidy import cells
-from reports.units import bytes_text, rate_text, times_text
+from gqabench.reports.figures.axes import (
+    label_line_ends,
+    latency_tick,
+    log_bytes_axis,
+    log_number_axis,
+    rate_tick,
+)
+from gqabench.reports.figures.palette import KV_HEADS_COLORS
+from gqabench.reports.figures.spec import NO_LATENCY, FigureData, NotDrawn
+from gqabench.reports.figures.theme import new_figure
+from gqabench.reports.frames.doubts import doubt_text
+from gqabench.reports.frames.slices import (
+    axis_text,
+    axis_values,
+    heads_text,
+    slice_note,
+    spread_out,
+    take_slice,
+)
+from gqabench.reports.frames.tidy import cells
+from gqabench.reports.units import bytes_text, rate_text, times_text
 
 CACHE = "kv_cache_bytes_model"
 MAX_HEADS = 4

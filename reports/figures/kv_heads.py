@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from reports.axes import (
+from gqabench.reports.figures.axes import (
     MAX_ARMS,
     arm_legend,
     arm_styles,
@@ -20,15 +20,23 @@ from reports.axes import (
     outer_labels,
     panel_grid,
 )
-from reports.baseline import in_speed_order
-from reports.doubts import doubt_text
-from reports.expansion import expanding_arms
-from reports.figures.spec import NO_LATENCY, FigureData, NotDrawn
-from reports.palette import DOTTED, NEUTRAL
-from reports.problem import one_problem, where_text
-from reports.slices import Facets, axis_text, axis_values, heads_text, slice_note, spread_out, take_slice
-from reports.tidy import PROBLEM_AXES, cells, stages
-from reports.units import listed, times_text
+from gqabench.reports.figures.palette import DOTTED, NEUTRAL
+from gqabench.reports.figures.spec import NO_LATENCY, FigureData, NotDrawn
+from gqabench.reports.frames.baseline import in_speed_order
+from gqabench.reports.frames.doubts import doubt_text
+from gqabench.reports.frames.expansion import expanding_arms
+from gqabench.reports.frames.problem import one_problem, where_text
+from gqabench.reports.frames.slices import (
+    Facets,
+    axis_text,
+    axis_values,
+    heads_text,
+    slice_note,
+    spread_out,
+    take_slice,
+)
+from gqabench.reports.frames.tidy import PROBLEM_AXES, cells, stages
+from gqabench.reports.units import listed, times_text
 
 MAX_CONTEXTS = 3
 MAX_STAGES = 2

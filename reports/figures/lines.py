@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from reports.axes import (
+from gqabench.reports.figures.axes import (
     MAX_ARMS,
     arm_legend,
     arm_styles,
@@ -23,13 +23,13 @@ from reports.axes import (
     panel_titles,
     rate_tick,
 )
-from reports.baseline import base_arm, in_speed_order
-from reports.captions import fastest_text
-from reports.figures.spec import NO_LATENCY, FigureData, NotDrawn
-from reports.problem import one_problem, where_text
-from reports.slices import choose_facets, slice_note, take_slice
-from reports.tidy import cells
-from reports.units import duration_text, rate_text
+from gqabench.reports.figures.captions import fastest_text
+from gqabench.reports.figures.spec import NO_LATENCY, FigureData, NotDrawn
+from gqabench.reports.frames.baseline import base_arm, in_speed_order
+from gqabench.reports.frames.problem import one_problem, where_text
+from gqabench.reports.frames.slices import choose_facets, slice_note, take_slice
+from gqabench.reports.frames.tidy import cells
+from gqabench.reports.units import duration_text, rate_text
 
 X_LABELS = {"kv_len": "context (tokens)", "batch_size": "batch size (sequences)"}
 

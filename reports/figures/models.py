@@ -7,14 +7,21 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from reports.axes import MAX_ARMS, arm_legend, arm_styles, latency_tick, linear_bytes_axis, log_number_axis
-from reports.baseline import in_speed_order
-from reports.figures.spec import FigureData, NotDrawn
-from reports.palette import KV_HEADS_COLORS
-from reports.slices import axis_text, heads_text, slice_note, take_slice
-from reports.theme import new_figure
-from reports.tidy import cells, stages
-from reports.units import bytes_text, times_text
+from gqabench.reports.figures.axes import (
+    MAX_ARMS,
+    arm_legend,
+    arm_styles,
+    latency_tick,
+    linear_bytes_axis,
+    log_number_axis,
+)
+from gqabench.reports.figures.palette import KV_HEADS_COLORS
+from gqabench.reports.figures.spec import FigureData, NotDrawn
+from gqabench.reports.figures.theme import new_figure
+from gqabench.reports.frames.baseline import in_speed_order
+from gqabench.reports.frames.slices import axis_text, heads_text, slice_note, take_slice
+from gqabench.reports.frames.tidy import cells, stages
+from gqabench.reports.units import bytes_text, times_text
 
 MAX_MODELS = 16
 COST = "kv_cache_bytes_model_per_token"

@@ -9,15 +9,15 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from reports.axes import arm_styles, outer_labels, panel_titles
-from reports.baseline import in_speed_order
-from reports.captions import fastest_text
-from reports.figures.spec import NO_LATENCY, FigureData, NotDrawn
-from reports.problem import one_problem, where_text
-from reports.slices import choose_facets, slice_note, take_slice, varies
-from reports.theme import INK, new_figure
-from reports.tidy import cells
-from reports.units import MISSING, duration_text, is_missing, listed, ms_text
+from gqabench.reports.figures.axes import arm_styles, outer_labels, panel_titles
+from gqabench.reports.figures.captions import fastest_text
+from gqabench.reports.figures.spec import NO_LATENCY, FigureData, NotDrawn
+from gqabench.reports.figures.theme import INK, new_figure
+from gqabench.reports.frames.baseline import in_speed_order
+from gqabench.reports.frames.problem import one_problem, where_text
+from gqabench.reports.frames.slices import choose_facets, slice_note, take_slice, varies
+from gqabench.reports.frames.tidy import cells
+from gqabench.reports.units import MISSING, duration_text, is_missing, listed, ms_text
 
 MAX_BARS = 20
 _ONE_OF = {"kv_len": "contexts", "batch_size": "batch sizes", "model": "models"}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from reports.figures import (
+from gqabench.reports.figures import (
     cache_bars,
     cache_lines,
     frontier,
@@ -20,9 +20,9 @@ from reports.figures import (
     speed_up,
     workspace,
 )
-from reports.figures.spec import FigureData, FigureSpec, NotDrawn
-from reports.theme import png_bytes, svg_bytes, theme
-from reports.tidy import stages
+from gqabench.reports.figures.spec import FigureData, FigureSpec, NotDrawn
+from gqabench.reports.figures.theme import png_bytes, svg_bytes, theme
+from gqabench.reports.frames.tidy import stages
 
 MAX_STAGES = 4
 

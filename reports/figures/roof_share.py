@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from reports.axes import (
+from gqabench.reports.figures.axes import (
     MAX_ARMS,
     arm_legend,
     arm_styles,
@@ -20,15 +20,15 @@ from reports.axes import (
     panel_grid,
     panel_titles,
 )
-from reports.baseline import base_arm, in_speed_order
-from reports.doubts import doubt_text, fastest_rows
-from reports.figures.spec import NO_LATENCY, FigureData, NotDrawn
-from reports.palette import DOTTED, NEUTRAL
-from reports.problem import one_problem, where_text
-from reports.slices import choose_facets, slice_note, take_slice
-from reports.theme import new_figure
-from reports.tidy import cells
-from reports.units import listed, percent_text, roof_text
+from gqabench.reports.figures.palette import DOTTED, NEUTRAL
+from gqabench.reports.figures.spec import NO_LATENCY, FigureData, NotDrawn
+from gqabench.reports.figures.theme import new_figure
+from gqabench.reports.frames.baseline import base_arm, in_speed_order
+from gqabench.reports.frames.doubts import doubt_text, fastest_rows
+from gqabench.reports.frames.problem import one_problem, where_text
+from gqabench.reports.frames.slices import choose_facets, slice_note, take_slice
+from gqabench.reports.frames.tidy import cells
+from gqabench.reports.units import listed, percent_text, roof_text
 
 X_LABELS = {"kv_len": "context (tokens)", "num_kv_heads": "KV heads", "batch_size": "batch size (sequences)"}
 

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from reports.slices import Facets
+from gqabench.reports.frames.slices import Facets
 
 
 @dataclass(frozen=True)

@@ -11,14 +11,21 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
-from reports.baseline import base_arm, geometric_mean, speed_ups
-from reports.doubts import doubt_text, unflagged, unflagged_first
-from reports.figures.spec import NO_LATENCY, FigureData, NotDrawn
-from reports.problem import where_text
-from reports.slices import axis_text, axis_values, is_one_of, slice_note, spread_out, take_slice
-from reports.theme import INK, new_figure
-from reports.tidy import cells
-from reports.units import is_missing, ratio_text, times_text, tokens_text
+from gqabench.reports.figures.spec import NO_LATENCY, FigureData, NotDrawn
+from gqabench.reports.figures.theme import INK, new_figure
+from gqabench.reports.frames.baseline import base_arm, geometric_mean, speed_ups
+from gqabench.reports.frames.doubts import doubt_text, unflagged, unflagged_first
+from gqabench.reports.frames.problem import where_text
+from gqabench.reports.frames.slices import (
+    axis_text,
+    axis_values,
+    is_one_of,
+    slice_note,
+    spread_out,
+    take_slice,
+)
+from gqabench.reports.frames.tidy import cells
+from gqabench.reports.units import is_missing, ratio_text, times_text, tokens_text
 
 MAX_ROWS = 20
 MAX_COLUMNS = 18

@@ -11,12 +11,13 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from reports.axes import arm_styles, linear_bytes_axis, outer_labels
-from reports.expansion import expanding_arms
-from reports.figures.spec import FigureData, NotDrawn
-from reports.palette import DASHED, NEUTRAL
-from reports.problem import one_problem, where_text
-from reports.slices import (
+from gqabench.reports.figures.axes import arm_styles, linear_bytes_axis, outer_labels
+from gqabench.reports.figures.palette import DASHED, NEUTRAL
+from gqabench.reports.figures.spec import FigureData, NotDrawn
+from gqabench.reports.figures.theme import new_figure
+from gqabench.reports.frames.expansion import expanding_arms
+from gqabench.reports.frames.problem import one_problem, where_text
+from gqabench.reports.frames.slices import (
     Facets,
     axis_text,
     axis_values,
@@ -25,9 +26,8 @@ from reports.slices import (
     take_slice,
     varies,
 )
-from reports.theme import new_figure
-from reports.tidy import ok_rows, stages
-from reports.units import bytes_text, is_missing
+from gqabench.reports.frames.tidy import ok_rows, stages
+from gqabench.reports.units import bytes_text, is_missing
 
 MAX_COLUMNS = 3
 MAX_STAGES = 2

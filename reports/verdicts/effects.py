@@ -9,11 +9,11 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.figure import Figure
 
-from reports.theme import INK, new_figure, png_bytes, svg_bytes, theme
-from reports.units import is_missing
-from reports.verdicts.wording import answer_text
-from results.metrics import METRICS
-from results.verdicts import Comparison, Verdict
+from gqabench.reports.figures.theme import INK, new_figure, png_bytes, svg_bytes, theme
+from gqabench.reports.units import is_missing
+from gqabench.reports.verdicts.wording import answer_text
+from gqabench.results.comparison.metrics import METRICS
+from gqabench.results.comparison.verdicts import Comparison, Verdict
 
 MAX_LINES = 40
 LINE_INCHES = 0.26

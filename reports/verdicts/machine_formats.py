@@ -7,9 +7,9 @@ import re
 from typing import Any
 from xml.etree import ElementTree
 
-from reports.verdicts.wording import sentence, why
-from results.metrics import METRICS
-from results.verdicts import Answer, Comparison, Verdict
+from gqabench.reports.verdicts.wording import sentence, why
+from gqabench.results.comparison.metrics import METRICS
+from gqabench.results.comparison.verdicts import Answer, Comparison, Verdict
 
 MAX_ANNOTATIONS = 10
 """GitHub shows ten of a kind for each step."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from reports.markdown import markdown_text
-from reports.units import plural
-from reports.verdicts.wording import COLUMNS, cells_of_table, summary, worth_showing
-from results.verdicts import Answer, Comparison
+from gqabench.reports.tables.markdown import markdown_text
+from gqabench.reports.units import plural
+from gqabench.reports.verdicts.wording import COLUMNS, cells_of_table, summary, worth_showing
+from gqabench.results.comparison.verdicts import Answer, Comparison
 
 MARKS = {Answer.REGRESSION: "❌", Answer.INCONCLUSIVE: "❔", Answer.NO_REGRESSION: "✅"}
 _NUMBERS = ("base", "new", "change")

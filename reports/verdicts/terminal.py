@@ -6,9 +6,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from reports.units import plural
-from reports.verdicts.wording import COLUMNS, answer_text, cells_of_table, summary, worth_showing
-from results.verdicts import Comparison
+from gqabench.reports.units import plural
+from gqabench.reports.verdicts.wording import COLUMNS, answer_text, cells_of_table, summary, worth_showing
+from gqabench.results.comparison.verdicts import Comparison
 
 STYLES = {"regression": "bold red", "inconclusive": "yellow", "better": "green"}
 

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from reports.units import MISSING, bytes_text, digits_text, duration_text, energy_text, listed, plural
-from results.metrics import METRICS
-from results.verdicts import Answer, Comparison, Verdict
+from gqabench.reports.units import (
+    MISSING,
+    bytes_text,
+    digits_text,
+    duration_text,
+    energy_text,
+    listed,
+    plural,
+)
+from gqabench.results.comparison.metrics import METRICS
+from gqabench.results.comparison.verdicts import Answer, Comparison, Verdict
 
 COLUMNS = ("answer", "cell", "problem", "metric", "base", "new", "change", "95 % interval", "why")
 MAX_NAMED = 5

@@ -16,7 +16,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from torch.profiler import ProfilerActivity, profile
 
-from attention_impls import AttentionProblem
+from gqabench.attention_impls import AttentionProblem
 
 settings.register_profile("attention_impls", deadline=None, max_examples=50)
 settings.load_profile("attention_impls")

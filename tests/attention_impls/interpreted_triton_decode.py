@@ -6,14 +6,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from attention_impls import AttentionInputs, AttentionProblem, get_impl
-from attention_impls.caches.quantisation import quantise
-from attention_impls.inputs import make_inputs, make_queries
-from attention_impls.reference import reference_attention
-from attention_impls.triton_kernels.decode_config import DecodeConfig, tile_candidates
-from attention_impls.triton_kernels.decode_launch import DecodeCache, DecodeLaunch
-from attention_impls.triton_kernels.device import is_interpreted
-from attention_impls.truth.error_budget import error_budget, output_mismatch
+from gqabench.attention_impls import AttentionInputs, AttentionProblem, get_impl
+from gqabench.attention_impls.correctness.error_budget import error_budget, output_mismatch
+from gqabench.attention_impls.correctness.reference import reference_attention
+from gqabench.attention_impls.inputs import make_inputs, make_queries
+from gqabench.attention_impls.kernels.triton.decode_config import DecodeConfig, tile_candidates
+from gqabench.attention_impls.kernels.triton.decode_launch import DecodeCache, DecodeLaunch
+from gqabench.attention_impls.kernels.triton.device import is_interpreted
+from gqabench.attention_impls.parts.caches.quantisation import quantise
 
 DEVICE = "cpu" if is_interpreted() else "cuda"
 ROOM = 0.9

@@ -5,12 +5,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from attention_impls import AttentionInputs, AttentionProblem, get_impl
-from attention_impls.inputs import make_inputs, make_queries
-from attention_impls.reference import reference_attention
-from attention_impls.triton_kernels.device import is_interpreted
-from attention_impls.triton_kernels.prefill_launch import PrefillConfig, PrefillLaunch
-from attention_impls.truth.error_budget import error_budget, output_mismatch
+from gqabench.attention_impls import AttentionInputs, AttentionProblem, get_impl
+from gqabench.attention_impls.correctness.error_budget import error_budget, output_mismatch
+from gqabench.attention_impls.correctness.reference import reference_attention
+from gqabench.attention_impls.inputs import make_inputs, make_queries
+from gqabench.attention_impls.kernels.triton.device import is_interpreted
+from gqabench.attention_impls.kernels.triton.prefill_launch import PrefillConfig, PrefillLaunch
 
 DEVICE = "cpu" if is_interpreted() else "cuda"
 ROOM = 0.9

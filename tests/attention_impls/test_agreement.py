@@ -17,14 +17,14 @@ import pytest
 import torch
 from torch.nn.attention import sdpa_kernel
 
-from attention_impls import AttentionImpl, AttentionProblem, get_impl
-from attention_impls.inputs import make_inputs
-from attention_impls.libraries.sdpa_backend_choice import BACKEND_LABELS
-from attention_impls.libraries.sdpa_call import SdpaCall
-from attention_impls.problem import DTYPE_ITEMSIZES, KV_DTYPE_ITEMSIZES
-from attention_impls.reference import reference_attention
-from attention_impls.registry import BUILT_IN_IMPLS
-from attention_impls.truth.error_budget import error_budget, output_mismatch
+from gqabench.attention_impls import AttentionImpl, AttentionProblem, get_impl
+from gqabench.attention_impls.correctness.error_budget import error_budget, output_mismatch
+from gqabench.attention_impls.correctness.reference import reference_attention
+from gqabench.attention_impls.inputs import make_inputs
+from gqabench.attention_impls.parts.calls.sdpa_backend_choice import BACKEND_LABELS
+from gqabench.attention_impls.parts.calls.sdpa_call import SdpaCall
+from gqabench.attention_impls.problem import DTYPE_ITEMSIZES, KV_DTYPE_ITEMSIZES
+from gqabench.attention_impls.registry import BUILT_IN_IMPLS
 
 GROUP_SIZES = (1, 2, 3, 4, 5, 7, 8, 16, 71)
 HEAD_DIMS = (64, 80, 96, 128, 256)

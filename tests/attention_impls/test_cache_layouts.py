@@ -5,17 +5,17 @@ from dataclasses import replace
 import pytest
 import torch
 
-from attention_impls import AttentionInputs, Copying, get_impl
-from attention_impls.caches.contiguous import ContiguousCache
-from attention_impls.caches.paged import PagedCache, shuffled_page_table
-from attention_impls.caches.quantisation import quantise
-from attention_impls.cost import kv_cache_bytes
-from attention_impls.inputs import make_inputs
-from attention_impls.problem import KV_DTYPE_ITEMSIZES
-from attention_impls.reference import quantisation_error, reference_attention
-from attention_impls.registry import BUILT_IN_IMPLS
-from attention_impls.sliding_window import _in_slots
-from attention_impls.truth.error_budget import error_budget
+from gqabench.attention_impls import AttentionInputs, Copying, get_impl
+from gqabench.attention_impls.cache_layouts.sliding_window import _in_slots
+from gqabench.attention_impls.correctness.error_budget import error_budget
+from gqabench.attention_impls.correctness.reference import quantisation_error, reference_attention
+from gqabench.attention_impls.cost import kv_cache_bytes
+from gqabench.attention_impls.inputs import make_inputs
+from gqabench.attention_impls.parts.caches.contiguous import ContiguousCache
+from gqabench.attention_impls.parts.caches.paged import PagedCache, shuffled_page_table
+from gqabench.attention_impls.parts.caches.quantisation import quantise
+from gqabench.attention_impls.problem import KV_DTYPE_ITEMSIZES
+from gqabench.attention_impls.registry import BUILT_IN_IMPLS
 
 PAGED = ["paged_gather", "paged_grouped"]
 KV_DTYPES = [None, *KV_DTYPE_ITEMSIZES]

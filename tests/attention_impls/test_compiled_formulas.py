@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from attention_impls import get_impl
-from attention_impls.inputs import make_inputs, make_queries
-from attention_impls.reference import reference_attention
-from attention_impls.truth.error_budget import error_budget
+from gqabench.attention_impls import get_impl
+from gqabench.attention_impls.correctness.error_budget import error_budget
+from gqabench.attention_impls.correctness.reference import reference_attention
+from gqabench.attention_impls.inputs import make_inputs, make_queries
 
 NAMES = ["repeat_kv_compiled", "grouped_matmul_compiled"]
 CASES = {

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attention_impls import AttentionProblem
-from attention_impls.cost import (
+from gqabench.attention_impls import AttentionProblem
+from gqabench.attention_impls.cost import (
     kv_cache_bytes,
     kv_cache_bytes_per_token,
     layer_bytes,
@@ -19,7 +19,7 @@ from attention_impls.cost import (
     visible_keys,
     visible_pairs,
 )
-from attention_impls.formulas.masks import visibility_mask
+from gqabench.attention_impls.parts.formulas.masks import visibility_mask
 
 
 @pytest.mark.parametrize(

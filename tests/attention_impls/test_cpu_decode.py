@@ -15,14 +15,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from attention_impls import AttentionInputs, AttentionProblem, get_impl
-from attention_impls.cpu_decode import build
-from attention_impls.cpu_decode.arguments import Arguments
-from attention_impls.cpu_decode.build import CannotBuild, load_kernel, openmp_runtime, require_cpu
-from attention_impls.cpu_decode.plan import MAX_ROWS, Plan
-from attention_impls.inputs import make_inputs, make_queries
-from attention_impls.reference import reference_attention
-from attention_impls.truth.error_budget import error_budget, output_mismatch
+from gqabench.attention_impls import AttentionInputs, AttentionProblem, get_impl
+from gqabench.attention_impls.correctness.error_budget import error_budget, output_mismatch
+from gqabench.attention_impls.correctness.reference import reference_attention
+from gqabench.attention_impls.inputs import make_inputs, make_queries
+from gqabench.attention_impls.kernels.cpu_decode import build
+from gqabench.attention_impls.kernels.cpu_decode.arguments import Arguments
+from gqabench.attention_impls.kernels.cpu_decode.build import (
+    CannotBuild,
+    load_kernel,
+    openmp_runtime,
+    require_cpu,
+)
+from gqabench.attention_impls.kernels.cpu_decode.plan import MAX_ROWS, Plan
 
 ROOM = 0.9
 """Of the budget: correct implementations keep well away from it."""
@@ -349,7 +354,7 @@ def test_processes_that_build_at_once_do_not_disturb_each_other(empty_cache):
     code = (
         "import torch\n"
         "from attention_impls import AttentionProblem, get_impl\n"
-        "from attention_impls.inputs import make_inputs\n"
+        "from gqabench.attention_impls.inputs import make_inputs\n"
         "p = AttentionProblem(1, 1, 64, 4, 2, 16, 'float32', 'cpu')\n"
         "prepared = get_impl('cpu_decode').prepare(p, make_inputs(p, 0))\n"
         "assert prepared.compile_ms is None or prepared.compile_ms > 100\n"

@@ -11,10 +11,10 @@ import types
 
 import pytest
 
-from attention_impls import get_impl
-from attention_impls.inputs import make_inputs, make_queries
-from attention_impls.reference import reference_attention
-from attention_impls.truth.error_budget import max_error, output_mismatch
+from gqabench.attention_impls import get_impl
+from gqabench.attention_impls.correctness.error_budget import max_error, output_mismatch
+from gqabench.attention_impls.correctness.reference import reference_attention
+from gqabench.attention_impls.inputs import make_inputs, make_queries
 from tests.attention_impls import graph_stand_ins as graphs
 from tests.attention_impls import peer_stand_ins as stand_ins
 
@@ -86,7 +86,7 @@ PLANNED = ("flashinfer_decode", "flashinfer_prefill", "cudnn_paged")
 def test_a_problem_means_the_same_to_the_library(make_problem, monkeypatch, name, case):
     problem = make_problem(**MAPPED[name][case])
     if name == "cudnn_paged":  # it knows 16-bit dtypes alone; the stand-in computes in any
-        monkeypatch.setattr("attention_impls.cudnn_paged.CUDNN_DTYPES", {"float32": "FLOAT"})
+        monkeypatch.setattr("gqabench.attention_impls.peers.cudnn_paged.CUDNN_DTYPES", {"float32": "FLOAT"})
     inputs = make_inputs(problem, 0)
     prepared = get_impl(name).prepare(problem, inputs)
     for queries in make_queries(problem, 0, 2):
@@ -170,7 +170,7 @@ def test_the_output_of_jax_comes_back_in_the_dtype_of_the_queries(make_problem):
 
 def test_listing_imports_none_of_the_libraries():
     code = (
-        "import sys; from harness.cli.listing import main; main(['impls']);"
+        "import sys; from gqabench.harness.cli.listing import main; main(['impls']);"
         "heavy = {'transformers', 'onnx', 'onnxruntime', 'flashinfer', 'flash_attn', 'xformers', 'jax'};"
         "sys.exit(f'imported {found}' if (found := heavy & sys.modules.keys()) else 0)"
     )

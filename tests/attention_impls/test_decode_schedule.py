@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from attention_impls import AttentionProblem
-from attention_impls.triton_kernels.decode_schedule import (
+from gqabench.attention_impls import AttentionProblem
+from gqabench.attention_impls.kernels.triton.decode_schedule import (
     MAX_WAVES,
     WorkItem,
     decode_schedule,

@@ -7,11 +7,16 @@ import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from attention_impls import AttentionInputs, AttentionProblem, get_impl
-from attention_impls.dtypes import torch_dtype
-from attention_impls.inputs import make_inputs
-from attention_impls.reference import reference_attention
-from attention_impls.truth.error_budget import OutputMismatch, error_budget, max_error, output_mismatch
+from gqabench.attention_impls import AttentionInputs, AttentionProblem, get_impl
+from gqabench.attention_impls.correctness.error_budget import (
+    OutputMismatch,
+    error_budget,
+    max_error,
+    output_mismatch,
+)
+from gqabench.attention_impls.correctness.reference import reference_attention
+from gqabench.attention_impls.dtypes import torch_dtype
+from gqabench.attention_impls.inputs import make_inputs
 
 DTYPES = ["float32", "float16", "bfloat16"]
 SHAPES = {

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from attention_impls import get_impl
-from attention_impls.formulas.expansion import expand_kv
-from attention_impls.inputs import make_inputs
+from gqabench.attention_impls import get_impl
+from gqabench.attention_impls.inputs import make_inputs
+from gqabench.attention_impls.parts.formulas.expansion import expand_kv
 
 
 def test_expansion_repeats_each_head_for_its_group():

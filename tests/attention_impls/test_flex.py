@@ -8,12 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn.attention.flex_attention import create_block_mask
 
-from attention_impls import AttentionProblem, get_impl
-from attention_impls.formulas.masks import visibility_mask
-from attention_impls.inputs import make_inputs, make_queries
-from attention_impls.libraries.flex_block_mask import flex_block_mask
-from attention_impls.reference import reference_attention
-from attention_impls.truth.error_budget import error_budget, max_error, output_mismatch
+from gqabench.attention_impls import AttentionProblem, get_impl
+from gqabench.attention_impls.correctness.error_budget import error_budget, max_error, output_mismatch
+from gqabench.attention_impls.correctness.reference import reference_attention
+from gqabench.attention_impls.inputs import make_inputs, make_queries
+from gqabench.attention_impls.parts.calls.flex_block_mask import flex_block_mask
+from gqabench.attention_impls.parts.formulas.masks import visibility_mask
 
 CASES = {
     "decode, group of 3": {"num_q_heads": 6, "kv_len": 37, "head_dim": 80},

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 import torch
 
-from attention_impls import AttentionInputs, AttentionProblem, get_impl
-from attention_impls.formulas.expansion import expand_kv
-from attention_impls.formulas.masks import visibility_mask
-from attention_impls.inputs import Stream, make_inputs, problem_normals
-from attention_impls.truth.gradients import TrainStep, reference_step, train_budget
+from gqabench.attention_impls import AttentionInputs, AttentionProblem, get_impl
+from gqabench.attention_impls.correctness.gradients import TrainStep, reference_step, train_budget
+from gqabench.attention_impls.inputs import Stream, make_inputs, problem_normals
+from gqabench.attention_impls.parts.formulas.expansion import expand_kv
+from gqabench.attention_impls.parts.formulas.masks import visibility_mask
 
 WITH_BACKWARD = ("repeat_kv", "repeat_kv_sdpa", "grouped_matmul", "sdpa", "sdpa_flash", "sdpa_math")
 

@@ -5,8 +5,9 @@ from functools import lru_cache
 import pytest
 import torch
 
-from attention_impls import AttentionProblem, UnknownImpl, get_impl, hf, list_impls
-from attention_impls.hf.mask import InexpressibleMask, visible_part
+from gqabench.attention_impls import AttentionProblem, UnknownImpl, get_impl, list_impls
+from gqabench.attention_impls import huggingface as hf
+from gqabench.attention_impls.huggingface.mask import InexpressibleMask, visible_part
 
 transformers = pytest.importorskip("transformers")
 

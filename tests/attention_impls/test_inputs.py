@@ -6,7 +6,7 @@ import time
 import pytest
 import torch
 
-from attention_impls.inputs import BLOCK_LENGTH, Stream, make_inputs, make_queries, problem_normals
+from gqabench.attention_impls.inputs import BLOCK_LENGTH, Stream, make_inputs, make_queries, problem_normals
 
 
 def test_shapes_dtypes_and_layout(make_problem):

@@ -9,10 +9,10 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from attention_impls import AttentionInputs, AttentionProblem, get_impl
-from attention_impls.inputs import make_inputs
-from attention_impls.reference import reference_attention
-from attention_impls.truth.error_budget import error_budget, max_error, output_mismatch
+from gqabench.attention_impls import AttentionInputs, AttentionProblem, get_impl
+from gqabench.attention_impls.correctness.error_budget import error_budget, max_error, output_mismatch
+from gqabench.attention_impls.correctness.reference import reference_attention
+from gqabench.attention_impls.inputs import make_inputs
 
 ROOM = 0.9
 """Of the budget: correct implementations keep well away from it."""

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 import pytest
 from triton.runtime.errors import OutOfResources
 
-from attention_impls.triton_kernels import tuning
-from attention_impls.triton_kernels.tuning import cache_folder, choose, source_hash
+from gqabench.attention_impls.kernels.triton import tuning
+from gqabench.attention_impls.kernels.triton.tuning import cache_folder, choose, source_hash
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attention_impls import AttentionImpl, AttentionInputs, PreparedAttention, get_impl
-from attention_impls.layer import (
+from gqabench.attention_impls import AttentionImpl, AttentionInputs, PreparedAttention, get_impl
+from gqabench.attention_impls.models.layer import (
     GroupedQueryAttention,
     KvCache,
     layer_error_budget,
@@ -18,8 +18,8 @@ from attention_impls.layer import (
     make_layer_inputs,
     prepare_layer,
 )
-from attention_impls.layer.inputs import make_layer_weights
-from attention_impls.layer.rope import rope_tables, rotate
+from gqabench.attention_impls.models.layer.inputs import make_layer_weights
+from gqabench.attention_impls.models.layer.rope import rope_tables, rotate
 
 IMPLS = [
     "reference",

@@ -5,8 +5,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attention_impls import AttentionProblem
-from attention_impls.formulas.masks import MaskKind, additive_mask, key_ranges, mask_kind, visibility_mask
+from gqabench.attention_impls import AttentionProblem
+from gqabench.attention_impls.parts.formulas.masks import (
+    MaskKind,
+    additive_mask,
+    key_ranges,
+    mask_kind,
+    visibility_mask,
+)
 
 
 def rows_of(mask: torch.Tensor) -> list[str]:

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 import torch
 
-from attention_impls import AttentionInputs, AttentionProblem, get_impl
-from attention_impls.formulas.masks import visibility_mask
+from gqabench.attention_impls import AttentionInputs, AttentionProblem, get_impl
+from gqabench.attention_impls.parts.formulas.masks import visibility_mask
 
 pytest.importorskip("onnx", reason="needs the package onnx, of the extra test")
 

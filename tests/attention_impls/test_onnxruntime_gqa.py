@@ -6,13 +6,13 @@ import pytest
 import torch
 from packaging.version import Version
 
-import attention_impls.libraries.packages as packages
-import attention_impls.onnxruntime_gqa as onnxruntime_gqa
-from attention_impls import AttentionInputs, get_impl
-from attention_impls.inputs import make_inputs, make_queries
-from attention_impls.libraries.onnx_gqa_model import needs_query_lengths
-from attention_impls.reference import reference_attention
-from attention_impls.truth.error_budget import error_budget
+from gqabench.attention_impls import AttentionInputs, get_impl
+from gqabench.attention_impls.correctness.error_budget import error_budget
+from gqabench.attention_impls.correctness.reference import reference_attention
+from gqabench.attention_impls.inputs import make_inputs, make_queries
+from gqabench.attention_impls.parts.calls import packages
+from gqabench.attention_impls.parts.calls.onnx_gqa_model import needs_query_lengths
+from gqabench.attention_impls.peers import onnxruntime_gqa
 
 onnxruntime = pytest.importorskip("onnxruntime")
 

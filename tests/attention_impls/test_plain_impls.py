@@ -8,10 +8,15 @@ from functools import lru_cache
 import pytest
 import torch
 
-from attention_impls import AttentionInputs, AttentionProblem, get_impl
-from attention_impls.inputs import make_inputs, make_queries
-from attention_impls.reference import reference_attention
-from attention_impls.truth.error_budget import ErrorBudget, error_budget, max_error, output_mismatch
+from gqabench.attention_impls import AttentionInputs, AttentionProblem, get_impl
+from gqabench.attention_impls.correctness.error_budget import (
+    ErrorBudget,
+    error_budget,
+    max_error,
+    output_mismatch,
+)
+from gqabench.attention_impls.correctness.reference import reference_attention
+from gqabench.attention_impls.inputs import make_inputs, make_queries
 
 DTYPES = ["float32", "float16", "bfloat16"]
 ROOM = 0.9

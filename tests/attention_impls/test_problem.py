@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from attention_impls import AttentionProblem, InvalidCombination, InvalidProblem
+from gqabench.attention_impls import AttentionProblem, InvalidCombination, InvalidProblem
 
 COUNTS = ["batch_size", "q_len", "kv_len", "num_q_heads", "num_kv_heads", "head_dim"]
 

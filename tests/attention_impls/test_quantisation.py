@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from attention_impls.caches.quantisation import quantise
-from attention_impls.problem import KV_DTYPE_ITEMSIZES
+from gqabench.attention_impls.parts.caches.quantisation import quantise
+from gqabench.attention_impls.problem import KV_DTYPE_ITEMSIZES
 
 KV_DTYPES = list(KV_DTYPE_ITEMSIZES)
 VALUE_DTYPES = {"int8": torch.int8, "float8_e4m3": torch.float8_e4m3fn}

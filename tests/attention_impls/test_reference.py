@@ -7,10 +7,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-import attention_impls.truth.chunked_formula as chunked_formula_module
-from attention_impls import AttentionInputs, AttentionProblem, get_impl
-from attention_impls.inputs import make_inputs
-from attention_impls.reference import reference_attention
+from gqabench.attention_impls import AttentionInputs, AttentionProblem, get_impl
+from gqabench.attention_impls.correctness import chunked_formula as chunked_formula_module
+from gqabench.attention_impls.correctness.reference import reference_attention
+from gqabench.attention_impls.inputs import make_inputs
 
 
 def looped_attention(problem: AttentionProblem, inputs: AttentionInputs) -> torch.Tensor:

@@ -8,12 +8,19 @@ from pathlib import Path
 
 import pytest
 
-import attention_impls
-import attention_impls.outside.plugins as plugins
-import attention_impls.registry as registry
-from attention_impls import AttentionImpl, BrokenImpl, TimedCall, UnknownImpl, get_impl, list_impls
-from attention_impls.libraries.packages import REQUIREMENTS
-from attention_impls.registry import require_known
+from gqabench import attention_impls
+from gqabench.attention_impls import (
+    AttentionImpl,
+    BrokenImpl,
+    TimedCall,
+    UnknownImpl,
+    get_impl,
+    list_impls,
+    registry,
+)
+from gqabench.attention_impls.parts.calls.packages import REQUIREMENTS
+from gqabench.attention_impls.plugins import entry_points as plugins
+from gqabench.attention_impls.registry import require_known
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -121,9 +128,9 @@ def test_the_layer_is_exported():
 
 def test_importing_the_package_imports_no_torch():
     code = (
-        "import sys, attention_impls, attention_impls.cost;"
-        "attention_impls.list_impls();"
-        "from attention_impls.registry import require_known; require_known('flex');"
+        "import sys, attention_impls, gqabench.attention_impls.cost;"
+        "gqabench.attention_impls.list_impls();"
+        "from gqabench.attention_impls.registry import require_known; require_known('flex');"
         "heavy = {'torch', 'numpy', 'triton'} & sys.modules.keys();"
         "sys.exit(f'imported {heavy}' if heavy else 0)"
     )

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch.nn.attention import SDPBackend
 
-from attention_impls import get_impl
-from attention_impls.inputs import make_inputs
-from attention_impls.libraries.sdpa_backend_choice import backend_reasons, refusals_of
+from gqabench.attention_impls import get_impl
+from gqabench.attention_impls.inputs import make_inputs
+from gqabench.attention_impls.parts.calls.sdpa_backend_choice import backend_reasons, refusals_of
 
 FLASH = "aten::_scaled_dot_product_flash_attention_for_cpu"
 MATH = "aten::_scaled_dot_product_attention_math"

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from attention_impls import AttentionInputs, get_impl
-from attention_impls.inputs import make_inputs
-from attention_impls.reference import reference_attention
-from attention_impls.registry import BUILT_IN_IMPLS
-from attention_impls.truth.error_budget import error_budget
+from gqabench.attention_impls import AttentionInputs, get_impl
+from gqabench.attention_impls.correctness.error_budget import error_budget
+from gqabench.attention_impls.correctness.reference import reference_attention
+from gqabench.attention_impls.inputs import make_inputs
+from gqabench.attention_impls.registry import BUILT_IN_IMPLS
 
 SHAPES = {
     "decode": {"kv_len": 37},

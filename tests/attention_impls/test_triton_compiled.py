@@ -11,17 +11,17 @@ from packaging.version import Version
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, compile  # noqa: A004
 
-from attention_impls import AttentionProblem
-from attention_impls.triton_kernels.decode_config import (
+from gqabench.attention_impls import AttentionProblem
+from gqabench.attention_impls.kernels.triton.decode_config import (
     DecodeConfig,
     block_dims_of,
     block_rows_of,
     tile_candidates,
 )
-from attention_impls.triton_kernels.decode_kernel import decode_kernel, merge_kernel
-from attention_impls.triton_kernels.decode_launch import MERGE_ROWS, decode_constants
-from attention_impls.triton_kernels.prefill_kernel import prefill_kernel
-from attention_impls.triton_kernels.prefill_launch import prefill_candidates, prefill_constants
+from gqabench.attention_impls.kernels.triton.decode_kernel import decode_kernel, merge_kernel
+from gqabench.attention_impls.kernels.triton.decode_launch import MERGE_ROWS, decode_constants
+from gqabench.attention_impls.kernels.triton.prefill_kernel import prefill_kernel
+from gqabench.attention_impls.kernels.triton.prefill_launch import prefill_candidates, prefill_constants
 
 HOPPER = GPUTarget("cuda", 90, 32)
 SHARED_MEMORY_OF_AN_SM = 227 * 1024

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from attention_impls import get_impl
+from gqabench.attention_impls import get_impl
 
 HERE = Path(__file__).parent
 KERNELS = ["decode", "prefill"]

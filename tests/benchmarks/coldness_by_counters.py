@@ -31,8 +31,8 @@ CALL = """
 import sys
 import torch
 from attention_impls import AttentionProblem, get_impl
-from attention_impls.inputs import make_inputs
-from harness.worker.cache_flush import CacheFlush, last_level_cache_bytes
+from gqabench.attention_impls.inputs import make_inputs
+from gqabench.harness.worker.timing.cache_flush import CacheFlush, last_level_cache_bytes
 
 impl, state = sys.argv[1:]
 bytes_per_token = 2 * 8 * 128 * 2

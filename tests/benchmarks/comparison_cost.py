@@ -20,7 +20,7 @@ from tests.results.made_up_runs import made_up_rows, made_up_run  # noqa: E402
 
 NUM_RECORDS = 10_000
 NUM_SAMPLES = 100
-PROGRAM = "import sys; from harness.cli import main; sys.exit(main())"
+PROGRAM = "import sys; from gqabench.harness.cli import main; sys.exit(main())"
 TARGET_S = 10.0
 TARGET_GIB = 1.0
 

@@ -19,8 +19,8 @@ import torch
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))  # run as a script, from anywhere
 
-from attention_impls import AttentionInputs, AttentionProblem, get_impl  # noqa: E402
-from harness.worker.cache_flush import all_usable_caches_bytes  # noqa: E402
+from gqabench.attention_impls import AttentionInputs, AttentionProblem, get_impl  # noqa: E402
+from gqabench.harness.worker.timing.cache_flush import all_usable_caches_bytes  # noqa: E402
 
 MOST_BYTES = 2 * 2**30
 ROW = 65536

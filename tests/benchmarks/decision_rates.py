@@ -16,8 +16,8 @@ from scipy.stats import beta
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run as a script, from anywhere
 
-from results.paired_trials import Schedule, Trial, TrialAnswer, judge_trials, next_step
-from results.verdicts import Answer
+from gqabench.results.comparison.paired_trials import Schedule, Trial, TrialAnswer, judge_trials, next_step
+from gqabench.results.comparison.verdicts import Answer
 from tests.results.noise import MACHINES, log_ratios
 
 SCHEDULE = Schedule()

@@ -100,7 +100,7 @@ def measure_starts() -> Iterator[Figure]:
         command = [
             sys.executable,
             "-c",
-            "import sys; from harness.cli import main; sys.exit(main())",
+            "import sys; from gqabench.harness.cli import main; sys.exit(main())",
             *arguments,
         ]
         times_ms = []
@@ -116,15 +116,15 @@ def measure_planning() -> Iterator[Figure]:
     from hydra import compose, initialize_config_module
     from hydra.core.global_hydra import GlobalHydra
 
-    import conf
-    from harness.case import CURRENT_ENVIRONMENT
-    from harness.sweep_job import job_process
-    from harness.sweeper import plan_points
+    from gqabench import conf
+    from gqabench.harness.cases.case import CURRENT_ENVIRONMENT
+    from gqabench.harness.sweep.job import job_process
+    from gqabench.harness.sweep.sweeper import plan_points
 
     conf.register()
     process = job_process()
     process.pool.host(process.environments[CURRENT_ENVIRONMENT])  # the worker's start is not planning
-    with initialize_config_module("conf", version_base="1.3"):
+    with initialize_config_module("gqabench.conf", version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
         master = compose("sweep", return_hydra_config=True)
         points = [(f"kv_len={length}", "batch_size=2") for length in range(1, NUM_PLANNED + 1)]
@@ -141,8 +141,8 @@ def measure_cases() -> Iterator[Figure]:
     """Small cases on a warm worker: what a case costs beside what it measures."""
     from hydra._internal.core_plugins.basic_launcher import BasicLauncher
 
-    from harness.cli import main as gqabench
-    from harness.worker_process import WorkerProcess
+    from gqabench.harness.cli import main as gqabench
+    from gqabench.harness.workers.process import WorkerProcess
 
     lengths = ",".join(str(length) for length in range(16, 16 + NUM_CASES))
     arguments = [
@@ -166,9 +166,9 @@ def measure_cases() -> Iterator[Figure]:
 
 def measure_share() -> Iterator[Figure]:
     """A standard sweep of about a hundred cells: how much of its wall time is spent in timed calls."""
-    from harness.cli import main as gqabench
-    from harness.worker_process import WorkerProcess
-    from results import load
+    from gqabench.harness.cli import main as gqabench
+    from gqabench.harness.workers.process import WorkerProcess
+    from gqabench.results.store import load
 
     impls = "repeat_kv,repeat_kv_sdpa,grouped_matmul,folded_sdpa,sdpa,sdpa_flash,sdpa_math,reference"
     arguments = ["sweep", "study=default", "kv_len=512,2048", f"impls=[{impls}]"]
@@ -187,10 +187,10 @@ def measure_share() -> Iterator[Figure]:
 
 def measure_monitor() -> Iterator[Figure]:
     """Pairs of slices of one arm, one with a watch and one without, in random order: the median ratio."""
-    from harness.case import CURRENT_ENVIRONMENT
-    from harness.instruments import Instruments
-    from harness.nvml import open_nvml
-    from harness.sweep_job import job_process
+    from gqabench.harness.cases.case import CURRENT_ENVIRONMENT
+    from gqabench.harness.instruments.instrument_set import Instruments
+    from gqabench.harness.machine.nvml import open_nvml
+    from gqabench.harness.sweep.job import job_process
 
     process, order = job_process(), random.Random(0)
     worker = process.pool.ready(process.environments[CURRENT_ENVIRONMENT])
@@ -235,8 +235,8 @@ def measure_monitor() -> Iterator[Figure]:
 
 def measure_report() -> Iterator[Figure]:
     """Many records, from disk to the page."""
-    from harness.cli.report import report_runs
-    from results import load
+    from gqabench.harness.cli.report import report_runs
+    from gqabench.results.store import load
 
     with _empty_folder() as folder, _without_output():
         run = _write_run(folder)
@@ -252,10 +252,10 @@ def measure_report() -> Iterator[Figure]:
 
 def _write_run(folder: Path) -> Path:
     """A made-up run of as many records, 20 samples each; its numbers mean nothing."""
-    from attention_impls import AttentionProblem, list_impls
-    from harness.case import Arm, Case, MeasureSettings
-    from results import Outcome, Record, RunFolder, RunHeader
-    from results.derive import rate_fields, timing_fields
+    from gqabench.attention_impls import AttentionProblem, list_impls
+    from gqabench.harness.cases.case import Arm, Case, MeasureSettings
+    from gqabench.results import Outcome, Record, RunFolder, RunHeader
+    from gqabench.results.statistics.derive import rate_fields, timing_fields
 
     generator = random.Random(0)
     impls = list_impls()[:10]

@@ -26,7 +26,7 @@ from typing import Any
 import pandas as pd
 from sweep_parts import REHEARSAL, Parts, is_rehearsal, positive_seconds, run_script
 
-from attention_impls import list_impls
+from gqabench.attention_impls import list_impls
 
 TESTS = "tests"
 

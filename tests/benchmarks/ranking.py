@@ -20,10 +20,10 @@ import pandas as pd
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))  # run as a script, from anywhere
 
-import results  # noqa: E402
+from gqabench import results  # noqa: E402
 
 NUM_RUNS = 3
-PROGRAM = "import sys; from harness.cli import main; sys.exit(main())"
+PROGRAM = "import sys; from gqabench.harness.cli import main; sys.exit(main())"
 
 
 def main() -> None:

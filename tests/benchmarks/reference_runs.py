@@ -31,7 +31,7 @@ from sweep_parts import (
     run_script,
 )
 
-import results
+from gqabench import results
 
 DECODE_IMPLS = (
     "repeat_kv", "repeat_kv_sdpa", "grouped_matmul", "folded_sdpa", "sdpa", "sdpa_flash", "sdpa_cudnn",

@@ -19,9 +19,9 @@ import pandas as pd
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))  # of scripts that are run from anywhere
 
-import results  # noqa: E402
+from gqabench import results  # noqa: E402
 
-PROGRAM = [sys.executable, "-c", "import sys; from harness.cli import main; sys.exit(main())"]
+PROGRAM = [sys.executable, "-c", "import sys; from gqabench.harness.cli import main; sys.exit(main())"]
 """`gqabench`, of this checkout, for a process whose working directory is `ROOT`."""
 REHEARSAL = "rehearsal"
 """The folder beside the true runs for what was rehearsed, lest it count as measured or become a baseline."""

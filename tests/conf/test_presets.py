@@ -6,16 +6,16 @@ import pytest
 from hydra import compose, initialize_config_module
 from omegaconf import DictConfig, OmegaConf
 
-import conf
-from attention_impls import list_impls
-from conf.presets import CONF_FOLDER, PRESET_GROUPS, list_presets, read_preset
+from gqabench import conf
+from gqabench.attention_impls import list_impls
+from gqabench.conf.presets import CONF_FOLDER, PRESET_GROUPS, list_presets, read_preset
 
 ALL_PRESETS = [(group, name) for group in PRESET_GROUPS for name in list_presets(group)]
 
 
 def compose_sweep(*overrides: str) -> DictConfig:
     conf.register()
-    with initialize_config_module("conf", version_base="1.3"):
+    with initialize_config_module("gqabench.conf", version_base="1.3"):
         return compose("sweep", overrides=list(overrides))
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from attention_impls import list_impls
+from gqabench.attention_impls import list_impls
 
 PROJECT = Path(__file__).resolve().parents[2]
 SIMULATED_GPU = PROJECT / "tests" / "simulated_gpu"
@@ -30,7 +30,7 @@ def gqabench_in() -> Callable[..., Finished]:
                 sys.executable,
                 "-P",
                 "-c",
-                "import sys; from harness.cli import main; sys.exit(main())",
+                "import sys; from gqabench.harness.cli import main; sys.exit(main())",
                 *arguments,
             ],
             cwd=folder,

@@ -2,7 +2,7 @@
 
 import torch
 
-from attention_impls import PreparedAttention, get_impl
+from gqabench.attention_impls import PreparedAttention, get_impl
 
 SLEEP_MS = 2.0
 SCRATCH_BYTES = 50_000_001

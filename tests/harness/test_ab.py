@@ -12,16 +12,16 @@ from typing import Any
 
 import pytest
 
-from harness.ab_trial import AbTrial, log_ratio
-from harness.pairs import Pair
-from harness.revision_tree import kernel_pins
-from results.false_alarms import FalseAlarms
-from results.policy import Policy
-from results.verdicts import Answer, CellKey
+from gqabench.harness.ab.pairs import Pair
+from gqabench.harness.ab.revision_tree import kernel_pins
+from gqabench.harness.ab.trial import AbTrial, log_ratio
+from gqabench.results.comparison.false_alarms import FalseAlarms
+from gqabench.results.comparison.policy import Policy
+from gqabench.results.comparison.verdicts import Answer, CellKey
 
 PROJECT = Path(__file__).resolve().parents[2]
 PACKAGES = ("attention_impls", "conf", "harness", "reports", "results")
-GROUPED_MATMUL = Path("attention_impls/grouped_matmul.py")
+GROUPED_MATMUL = Path("attention_impls/plain/grouped_matmul.py")
 ONE_CELL = ("model=gqa_8_2", "kv_len=64", "measure=smoke", "impls=[grouped_matmul,sdpa]")
 
 Gqabench = Callable[..., subprocess.CompletedProcess[str]]

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-import results
+from gqabench import results
 
 PROJECT = Path(__file__).resolve().parents[2]
 PAGE = (PROJECT / "docs" / "add-an-implementation.md").read_text(encoding="utf-8")

@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import pytest
 
-from attention_impls import AttentionProblem
-from harness.capacity import Capacity, capacity, parse_size
-from harness.cli import main
-from harness.errors import UsageError
+from gqabench.attention_impls import AttentionProblem
+from gqabench.harness.cases.capacity import Capacity, capacity, parse_size
+from gqabench.harness.cli import main
+from gqabench.harness.errors import UsageError
 
 GIB = 1 << 30
 

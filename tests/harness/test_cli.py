@@ -10,18 +10,18 @@ from pathlib import Path
 
 import pytest
 
-from harness.cell import cell_id
-from harness.cli.commands import COMMANDS
-from harness.machine import git_state
-from harness.progress import LogDisplay, count_outcomes
-from results import Outcome
+from gqabench.harness.cases.identity import cell_id
+from gqabench.harness.cli.commands import COMMANDS
+from gqabench.harness.machine.source import git_state
+from gqabench.harness.sweep.progress import LogDisplay, count_outcomes
+from gqabench.results import Outcome
 
 Gqabench = Callable[..., subprocess.CompletedProcess[str]]
 
 
 def test_help_names_every_command_and_imports_nothing_heavy() -> None:
     code = (
-        "import sys; from harness.cli import main; main(['--help']);"
+        "import sys; from gqabench.harness.cli import main; main(['--help']);"
         "print([name for name in ('torch', 'pandas', 'hydra', 'numpy', 'matplotlib') if name in sys.modules])"
     )
     finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -31,7 +31,7 @@ def test_help_names_every_command_and_imports_nothing_heavy() -> None:
 
 def test_a_sweep_imports_no_torch_in_the_parent(tmp_path: Path) -> None:
     code = (
-        "import sys; from harness.cli import main;"
+        "import sys; from gqabench.harness.cli import main;"
         "assert main(['sweep', 'measure=smoke', 'model=gqa_8_2', 'kv_len=16', 'impls=[sdpa]']) == 0;"
         "print('torch' in sys.modules)"
     )
@@ -142,7 +142,7 @@ def test_the_git_state_of_a_checkout(tmp_path: Path) -> None:
 def test_a_cell_is_another_one_when_its_file_or_its_torch_changes(
     tmp_path: Path, host: dict[str, object]
 ) -> None:
-    from harness.case import Arm, InvalidCase
+    from gqabench.harness.cases.case import Arm, InvalidCase
 
     file = tmp_path / "mine.py"
     file.write_text("one")

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 
-from harness.worker.cache_flush import last_level_cache_bytes
-from harness.worker.clock import CpuClock
+from gqabench.harness.worker.timing.cache_flush import last_level_cache_bytes
+from gqabench.harness.worker.timing.clock import CpuClock
 
 pytestmark = pytest.mark.alone
 

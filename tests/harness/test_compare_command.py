@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from harness.cli import main
+from gqabench.harness.cli import main
 from tests.results.made_up_runs import HEADER, made_up_rows, made_up_run
 
 
@@ -125,7 +125,7 @@ def test_a_glob_of_the_base_leaves_out_the_new_run(
 
 def test_a_comparison_loads_no_torch(two_runs: tuple[str, str]) -> None:
     code = (
-        "import sys; from harness.cli import main;"
+        "import sys; from gqabench.harness.cli import main;"
         f"main(['compare', {two_runs[0]!r}, {two_runs[1]!r}]); print('torch' in sys.modules)"
     )
     finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from harness.worker import cross_check, kernel_time
-from harness.worker.clock import CudaClock
-from harness.worker.cuda_graph import CALLS_IN_GRAPH, NotCapturable
+from gqabench.harness.worker.timing import cross_check, kernel_time
+from gqabench.harness.worker.timing.clock import CudaClock
+from gqabench.harness.worker.timing.cuda_graph import CALLS_IN_GRAPH, NotCapturable
 
 DEVICE = torch.device("cuda:0")
 
@@ -192,7 +192,7 @@ def clock(monkeypatch: pytest.MonkeyPatch, synchronised: list[object]) -> CudaCl
         def __enter__(self) -> None: ...
         def __exit__(self, *_: object) -> None: ...
 
-    monkeypatch.setattr("harness.worker.clock.CacheFlush", lambda device: None)
+    monkeypatch.setattr("gqabench.harness.worker.timing.clock.CacheFlush", lambda device: None)
     monkeypatch.setattr(torch.cuda, "device", Device)
     monkeypatch.setattr(torch.cuda, "Event", FakeEvent)
     monkeypatch.setattr(torch.cuda, "_sleep", sleeps.append)

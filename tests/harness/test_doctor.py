@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from harness.cli import doctor as command
-from harness.cli.doctor import (
+from gqabench.harness.cli import doctor as command
+from gqabench.harness.cli.doctor import (
     Snapshot,
     available_bytes,
     finding_lines,
@@ -24,7 +24,7 @@ from harness.cli.doctor import (
     roof_lines,
     take_snapshot,
 )
-from harness.doctor import (
+from gqabench.harness.doctor.checks import (
     Finding,
     Level,
     Load,
@@ -51,10 +51,10 @@ from harness.doctor import (
     check_virtual_machine,
     examine,
 )
-from harness.errors import UsageError
-from harness.nvml import NullNvml, Utilisation
-from harness.roofs import Roof, Roofs
-from harness.worker_process import WorkerFailed
+from gqabench.harness.errors import UsageError
+from gqabench.harness.instruments.roofs import Roof, Roofs
+from gqabench.harness.machine.nvml import NullNvml, Utilisation
+from gqabench.harness.workers.process import WorkerFailed
 
 GIB = 2**30
 QUIET = Load(num_busy_cores=0.02, steal_share=0.0, swapped_bytes=0)

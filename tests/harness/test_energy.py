@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.energy import (
+from gqabench.harness.instruments.energy import (
     EnergyMeter,
     NvmlEnergyMeter,
     infer_period_s,
@@ -17,9 +17,9 @@ from harness.energy import (
     open_energy_meter,
     window_s,
 )
-from harness.nvml import NullNvml
-from harness.rapl import RaplEnergyMeter
-from results import Record
+from gqabench.harness.machine.nvml import NullNvml
+from gqabench.harness.machine.rapl import RaplEnergyMeter
+from gqabench.results import Record
 
 
 @dataclass

@@ -4,9 +4,9 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from harness.energy import EnergyMeter
-from harness.energy_pass import IDLE_SECONDS, NO_CPU_COUNTER, EnergyPass
-from harness.nvml import NullNvml, Nvml
+from gqabench.harness.instruments.energy import EnergyMeter
+from gqabench.harness.instruments.energy_pass import IDLE_SECONDS, NO_CPU_COUNTER, EnergyPass
+from gqabench.harness.machine.nvml import NullNvml, Nvml
 
 GPU = "GPU-0"
 IDLE_W, BUSY_W, PERIOD_S, CALL_S = 100.0, 500.0, 0.1, 0.01

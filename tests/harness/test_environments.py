@@ -15,10 +15,10 @@ from typing import Any
 import pandas as pd
 import pytest
 
-import results
-from harness.arms import read_arms
-from harness.environments import read_environments
-from harness.errors import UsageError
+from gqabench import results
+from gqabench.harness.cases.arms import read_arms
+from gqabench.harness.errors import UsageError
+from gqabench.harness.workers.environments import read_environments
 
 PROJECT = Path(__file__).resolve().parents[2]
 Gqabench = Callable[..., subprocess.CompletedProcess[str]]
@@ -110,7 +110,7 @@ def test_the_report_tells_the_environments_apart(run: Path) -> None:
 
 def test_a_worker_needs_torch_numpy_and_this_source_alone(tmp_path: Path) -> None:
     blocker = f"import sys\nsys.modules.update(dict.fromkeys({NOT_OF_A_WORKER!r}))\n"
-    program = f"{blocker}sys.path.insert(0, {str(PROJECT)!r})\nimport harness.worker.server\n"
+    program = f"{blocker}sys.path.insert(0, {str(PROJECT)!r})\nimport gqabench.harness.worker.server\n"
     subprocess.run([sys.executable, "-I", "-c", program], check=True, cwd=tmp_path, timeout=120)
 
 

@@ -11,17 +11,16 @@ import pytest
 import torch
 from hydra import compose, initialize_config_module
 
-import conf
-import results
-from attention_impls import AttentionProblem, get_impl
-from attention_impls.cost import kv_cache_bytes
-from attention_impls.llama.shape import LlamaShape
-from harness.case import Case, InvalidCase
-from harness.errors import UsageError
-from harness.plan import plan_case
-from harness.worker.session import Session
-from harness.worker.subject import UnsupportedProblem
-from harness.worker.subjects import make_generate_subject
+from gqabench import conf, results
+from gqabench.attention_impls import AttentionProblem, get_impl
+from gqabench.attention_impls.cost import kv_cache_bytes
+from gqabench.attention_impls.models.llama.shape import LlamaShape
+from gqabench.harness.cases.case import Case, InvalidCase
+from gqabench.harness.cases.plan import plan_case
+from gqabench.harness.errors import UsageError
+from gqabench.harness.worker.session import Session
+from gqabench.harness.worker.subjects.subject import UnsupportedProblem
+from gqabench.harness.worker.subjects.table import make_generate_subject
 
 pytest.importorskip("transformers")
 
@@ -99,8 +98,8 @@ def test_what_cannot_prefill_is_unsupported(rows: pd.DataFrame) -> None:
 
 def test_the_reference_is_what_eager_computes_in_float32() -> None:
     """Two programs for one architecture. Float32 differs from float64 by some units of roundoff."""
-    from attention_impls.llama.model import logits_of, make_model
-    from attention_impls.llama.reference import step_references
+    from gqabench.attention_impls.models.llama.model import logits_of, make_model
+    from gqabench.attention_impls.models.llama.reference import step_references
 
     model = make_model(SMALL, LlamaShape(**SHAPE), seed=3)
     ids = torch.randint(1024, (2, 9), generator=torch.Generator().manual_seed(1))
@@ -138,7 +137,7 @@ def test_parameters_and_costs_by_hand() -> None:
 
 
 def test_without_transformers_there_is_no_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("attention_impls.libraries.packages.is_installed", lambda module: False)
+    monkeypatch.setattr("gqabench.attention_impls.parts.calls.packages.is_installed", lambda module: False)
     with pytest.raises(UnsupportedProblem, match="the package transformers is not installed"):
         make_generate_subject(SMALL, SHAPE, seed=0)
 
@@ -164,7 +163,7 @@ def plan(host: dict[str, Any], overrides: str) -> Case | InvalidCase:
     conf.register()
     keys = ["workload=generate", "model=gqa_8_2", "kv_len=64", "impls=[sdpa]", *overrides.split()]
     latest = {key.partition("=")[0]: key for key in keys}
-    with initialize_config_module("conf", version_base="1.3"):
+    with initialize_config_module("gqabench.conf", version_base="1.3"):
         return plan_case(compose("sweep", overrides=list(latest.values())), {"current": host})
 
 

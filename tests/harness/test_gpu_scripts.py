@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-import results
+from gqabench import results
 
 BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 KV_BYTES = 30_000_000

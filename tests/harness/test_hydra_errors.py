@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 from omegaconf import OmegaConf
 
-from harness.errors import UsageError
-from harness.hydra_errors import mistakes_explained
+from gqabench.harness.errors import UsageError
+from gqabench.harness.sweep.hydra_errors import mistakes_explained
 
 
 def test_a_mistake_is_one_line_and_a_fault_of_ours_is_itself() -> None:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from harness.worker.input_guard import InputGuard, checksum
+from gqabench.harness.worker.subjects.input_guard import InputGuard, checksum
 
 
 def made(seed: int = 0) -> torch.Tensor:

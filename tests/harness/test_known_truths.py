@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-import results
+from gqabench import results
 
 pytestmark = pytest.mark.alone
 

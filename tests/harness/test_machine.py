@@ -9,18 +9,12 @@ from typing import Any
 
 import pytest
 
-from harness.machine import (
-    cgroup_folders,
-    describe_cpu,
-    describe_limits,
-    describe_machine,
-    describe_memory,
-    describe_system,
-    lock_hash,
-    usable_cpus,
-)
-from harness.nvml import NullNvml
-from harness.worker.host import describe_host, driver_version
+from gqabench.harness.machine.cpu import describe_cpu
+from gqabench.harness.machine.description import describe_machine, describe_system, usable_cpus
+from gqabench.harness.machine.limits import cgroup_folders, describe_limits, describe_memory
+from gqabench.harness.machine.nvml import NullNvml
+from gqabench.harness.machine.source import lock_hash
+from gqabench.harness.worker.host import describe_host, driver_version
 
 MIB = 2**20
 

@@ -13,9 +13,16 @@ from typing import Any
 import psutil
 import pytest
 
-from harness import monitor as monitor_module
-from harness.monitor import Monitor, Sample, Trace, machine_cpu_s, own_pids, process_cpu_s
-from harness.nvml import NullNvml
+from gqabench.harness.instruments import monitor as monitor_module
+from gqabench.harness.instruments.monitor import (
+    Monitor,
+    Sample,
+    Trace,
+    machine_cpu_s,
+    own_pids,
+    process_cpu_s,
+)
+from gqabench.harness.machine.nvml import NullNvml
 
 SPIN = "import time; ends = time.monotonic() + 60\nwhile time.monotonic() < ends: pass"
 GPU = "GPU-0"

@@ -7,9 +7,9 @@ from typing import Any
 import pynvml
 import pytest
 
-from harness.nvml import NullNvml, PynvmlNvml, open_nvml
-from harness.nvml.driver import CLOCK_REASONS, reason_names
-from results.flags import HARMLESS_CLOCK_REASONS
+from gqabench.harness.machine.nvml import NullNvml, PynvmlNvml, open_nvml
+from gqabench.harness.machine.nvml.driver import CLOCK_REASONS, reason_names
+from gqabench.results.flags import HARMLESS_CLOCK_REASONS
 
 GPU = "GPU-0"
 

@@ -28,7 +28,7 @@ NOT_SUPPORTED, NO_PERMISSION, DRIVER_NOT_LOADED, TIMEOUT = 3, 4, 9, 10
 PREAMBLE = f"""
 import ctypes, json, os, sys, time, warnings
 from dataclasses import asdict
-from harness.nvml import *
+from gqabench.harness.machine.nvml import *
 SMALL, BIG, SLICE, OTHER_SLICE = {(SMALL, BIG, SLICE, OTHER_SLICE)!r}
 said = warnings.catch_warnings(record=True).__enter__()
 warnings.simplefilter("always")
@@ -358,7 +358,7 @@ def test_a_driver_that_does_not_start_warns_once(driver: Driver) -> None:
 
 
 ENERGY = """
-from harness.energy import *
+from gqabench.harness.instruments.energy import *
 library = ctypes.CDLL("libnvidia-ml.so.1")
 library.fake_now_s.restype = ctypes.c_double
 def sleep(seconds):
@@ -427,7 +427,7 @@ answers = [energy, open_energy_meter(nvml, BIG)]
 def test_the_period_is_found_on_the_real_clock_without_being_busy(driver: Driver) -> None:
     told = driver.run(
         """
-from harness.energy import *
+from gqabench.harness.instruments.energy import *
 began = time.process_time()
 answers = [infer_period_s(open_energy_meter(nvml, BIG)), time.process_time() - began]
 """,
@@ -441,7 +441,7 @@ answers = [infer_period_s(open_energy_meter(nvml, BIG)), time.process_time() - b
 def test_the_monitor_sees_what_the_driver_tells(driver: Driver) -> None:
     told = driver.run(
         """
-from harness.monitor import Monitor
+from gqabench.harness.instruments.monitor import Monitor
 os.environ["FAKE_NVML_COMPUTE"] = f"{os.getpid()}:1024,1:1024"
 with Monitor(nvml, BIG, worker_pid=os.getpid(), interval_s=0.02).watching() as watch:
     time.sleep(0.3)
@@ -465,7 +465,7 @@ answers = [watch.trace.record_fields(), watch.trace.gpu_other_processes, len(wat
 def test_the_monitor_outlives_a_gpu_that_is_lost(driver: Driver) -> None:
     told = driver.run(
         """
-from harness.monitor import Monitor
+from gqabench.harness.instruments.monitor import Monitor
 with Monitor(nvml, BIG, worker_pid=os.getpid(), interval_s=0.02).watching() as watch:
     time.sleep(0.3)
 answers = [watch.trace.clock_mhz, len(watch.trace.samples), watch.trace.samples[-1].clock_mhz]

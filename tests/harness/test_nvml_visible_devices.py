@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from harness.nvml import ListedDevice, NullNvml, cuda_device_uuid, visible_uuids
+from gqabench.harness.machine.nvml import ListedDevice, NullNvml, cuda_device_uuid, visible_uuids
 
 A, B, C = "GPU-aaaa1111", "GPU-aaaa2222", "GPU-cccc3333"
 ALIKE = [ListedDevice(uuid, "H200") for uuid in (A, B, C)]

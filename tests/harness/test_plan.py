@@ -6,19 +6,19 @@ import pytest
 from hydra import compose, initialize_config_module
 from omegaconf import DictConfig
 
-import conf
-from attention_impls import InvalidCombination
-from conf.presets import list_presets
-from harness.case import Case, InvalidCase
-from harness.errors import UsageError
-from harness.plan import plan_case, rank_heads
+from gqabench import conf
+from gqabench.attention_impls import InvalidCombination
+from gqabench.conf.presets import list_presets
+from gqabench.harness.cases.case import Case, InvalidCase
+from gqabench.harness.cases.plan import plan_case, rank_heads
+from gqabench.harness.errors import UsageError
 
 Host = dict[str, Any]
 
 
 def configure(*overrides: str) -> DictConfig:
     conf.register()
-    with initialize_config_module("conf", version_base="1.3"):
+    with initialize_config_module("gqabench.conf", version_base="1.3"):
         return compose("sweep", overrides=list(overrides))
 
 

@@ -5,9 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import results
-from harness.case import Case
-from harness.pytest_cell import plan_cell
+from gqabench import results
+from gqabench.harness.cases.case import Case
+from gqabench.harness.pytest_plugin.cell import plan_cell
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -36,7 +36,16 @@ class Wrong:
 
 
 def run_pytest(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "pytest", "-p", "harness.pytest_plugin", "-p", "no:xdist", *arguments]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-p",
+        "gqabench.harness.pytest_plugin",
+        "-p",
+        "no:xdist",
+        *arguments,
+    ]
     variables = {"PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     outer = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}  # not xdist's
     return subprocess.run(

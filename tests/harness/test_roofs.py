@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from harness import roofs as roofs_module
-from harness.roofs import (
+from gqabench.harness.instruments import roofs as roofs_module
+from gqabench.harness.instruments.roofs import (
     MATMUL_ROOF,
     READ_ROOF,
     Roof,
@@ -21,8 +21,8 @@ from harness.roofs import (
     measure_roofs_again,
     roofs_for,
 )
-from harness.worker.cache_flush import all_last_level_caches_bytes
-from harness.worker.roofs import (
+from gqabench.harness.worker.timing.cache_flush import all_last_level_caches_bytes
+from gqabench.harness.worker.timing.roofs import (
     Way,
     _fastest,
     _random_buffer,

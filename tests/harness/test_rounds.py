@@ -5,10 +5,9 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-import harness.rounds
-from harness.case import Arm, MeasureSettings
-from harness.rounds import Slice, Stream, calls_per_slice, measure_in_rounds
-from results.statistics import median_interval
+from gqabench.harness.cases.case import Arm, MeasureSettings
+from gqabench.harness.measure.rounds import Slice, Stream, calls_per_slice, measure_in_rounds
+from gqabench.results.statistics.samples import median_interval
 
 STREAMS = [Stream(Arm(name), "cold") for name in "abc"]
 
@@ -28,7 +27,7 @@ class FakeMachine:
         self.now_s = 0.0
         self.order: list[str] = []
         self._durations_ms = durations_ms
-        monkeypatch.setattr(harness.rounds.time, "monotonic", lambda: self.now_s)
+        monkeypatch.setattr("gqabench.harness.measure.rounds.time.monotonic", lambda: self.now_s)
 
     def measure(self, stream: Stream, num_calls: int) -> Slice:
         self.order.append(stream.arm.impl)

@@ -8,11 +8,10 @@ from dataclasses import asdict
 import pytest
 import torch
 
-import harness.worker.clock
-from attention_impls import AttentionProblem
-from harness.worker.clock import CpuClock
-from harness.worker.session import Session
-from harness.worker.subject import UNSEEN_VARIANT
+from gqabench.attention_impls import AttentionProblem
+from gqabench.harness.worker.session import Session
+from gqabench.harness.worker.subjects.subject import UNSEEN_VARIANT
+from gqabench.harness.worker.timing.clock import CpuClock
 
 PROBLEM = AttentionProblem(
     batch_size=1, q_len=1, kv_len=32, num_q_heads=4, num_kv_heads=2, head_dim=16, dtype="float32",
@@ -45,7 +44,7 @@ def events() -> list[str]:
 
 @pytest.fixture
 def session(monkeypatch: pytest.MonkeyPatch, events: list[str]) -> Session:
-    monkeypatch.setattr("harness.worker.session.make_clock", lambda device: Watched(device, events))
+    monkeypatch.setattr("gqabench.harness.worker.session.make_clock", lambda device: Watched(device, events))
     session = Session()
     session.open_case(asdict(PROBLEM), "decode", 64, 0, 1e9)
     session.prepare("one", "grouped_matmul")
@@ -107,7 +106,7 @@ def test_an_output_is_freed_outside_the_timed_part(monkeypatch: pytest.MonkeyPat
         now_ns[0] += 10**6
         return Output(now_ns)
 
-    monkeypatch.setattr(harness.worker.clock.time, "perf_counter_ns", lambda: now_ns[0])
+    monkeypatch.setattr("gqabench.harness.worker.timing.clock.time.perf_counter_ns", lambda: now_ns[0])
     assert CpuClock("cpu").time_calls(call, 3, lambda: None) == [1.0] * 3
     assert now_ns[0] > 3 * 10**9
 
@@ -118,7 +117,7 @@ def test_the_gpu_of_a_case_is_the_current_one(
 ) -> None:
     made_current: list[int] = []
     monkeypatch.setattr(torch.cuda, "set_device", made_current.append)
-    monkeypatch.setattr("harness.worker.session.require_memory_for_inputs", lambda problem: 1 / 0)
+    monkeypatch.setattr("gqabench.harness.worker.session.require_memory_for_inputs", lambda problem: 1 / 0)
     with pytest.raises(ZeroDivisionError):  # far enough: there is no GPU here
         Session().open_case(asdict(PROBLEM) | {"device": index}, "decode", 64, 0, 1e9)
     assert made_current == [current]

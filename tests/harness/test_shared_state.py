@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from harness.worker.shared_state import SharedState
+from gqabench.harness.worker.shared_state import SharedState
 
 CHANGES: dict[str, tuple[Callable[[], object], Callable[[], object]]] = {
     "num_threads": (

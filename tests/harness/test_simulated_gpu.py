@@ -16,7 +16,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-import results
+from gqabench import results
 
 KNOWN = Path(__file__).with_name("known_on_cuda.py")
 SLEEP_MS = 2.0

@@ -17,11 +17,11 @@ from typing import Any
 import pandas as pd
 import pytest
 
-import results
-from harness.cli.sweep import finish_run
-from harness.errors import UsageError
-from harness.run_setup import require_same_environments
-from results import RunFolder, RunHeader
+from gqabench import results
+from gqabench.harness.cli.sweep import finish_run
+from gqabench.harness.errors import UsageError
+from gqabench.harness.sweep.run_setup import require_same_environments
+from gqabench.results import RunFolder, RunHeader
 
 PROJECT = Path(__file__).resolve().parents[2]
 Gqabench = Callable[..., subprocess.CompletedProcess[str]]
@@ -193,7 +193,7 @@ def test_a_mistake_is_one_line_and_leaves_nothing(
 
 
 SWEEP = (
-    "import signal, sys; from harness.cli import main; "
+    "import signal, sys; from gqabench.harness.cli import main; "
     "signal.signal(signal.SIGINT, signal.default_int_handler); "
     "signal.signal(signal.SIGHUP, signal.SIG_DFL); sys.exit(main())"
 )
@@ -264,7 +264,8 @@ def test_a_full_disk_is_one_line_and_keeps_what_was_written(gqabench: Gqabench, 
     finished = subprocess.run(
         ["bash", "-c", 'ulimit -f 6; exec "$@"', "bash", sys.executable, "-P", "-c",
          "import signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
-         "from harness.cli import main; sys.exit(main())", "sweep", "-m", *QUICK, "kv_len=8,16,24,32"],
+         "from gqabench.harness.cli import main; sys.exit(main())",
+         "sweep", "-m", *QUICK, "kv_len=8,16,24,32"],
         cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"},
         capture_output=True,
@@ -353,6 +354,6 @@ def test_a_disk_that_refuses_the_parquet_is_one_line(tmp_path: Path, monkeypatch
         run_id="run", status="running", created_at="", command="", num_planned_cases=0, num_planned_records=0,
         seed=0, measure="smoke", gqabench_version="0",
     )  # fmt: skip
-    monkeypatch.setattr("results.parquet.write_parquet", refuse)
+    monkeypatch.setattr("gqabench.results.store.parquet.write_parquet", refuse)
     with pytest.raises(UsageError, match=r"records.parquet cannot be written: No space left.*records are in"):
         finish_run(RunFolder.create(tmp_path / "run", header), "complete")

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from harness.errors import UsageError
-from harness.sweeper import expand_axes, quoted
+from gqabench.harness.errors import UsageError
+from gqabench.harness.sweep.sweeper import expand_axes, quoted
 
 
 def expand(*overrides: str) -> list[tuple[str, ...]]:

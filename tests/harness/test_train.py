@@ -7,10 +7,10 @@ from typing import Any
 import pandas as pd
 import pytest
 
-import results
-from attention_impls import AttentionProblem
-from attention_impls.cost import model_flops, train_bytes
-from harness.worker.train_subject import checked_heads
+from gqabench import results
+from gqabench.attention_impls import AttentionProblem
+from gqabench.attention_impls.cost import model_flops, train_bytes
+from gqabench.harness.worker.subjects.train import checked_heads
 
 PROBLEM = AttentionProblem(2, 256, 256, 8, 4, 64, "float32", "cpu")
 

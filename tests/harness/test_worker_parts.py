@@ -5,18 +5,18 @@ from dataclasses import replace
 import pytest
 import torch
 
-from attention_impls import AttentionProblem
-from harness.worker.cache_flush import CacheFlush, last_level_cache_bytes
-from harness.worker.clock import CpuClock
-from harness.worker.memory_limit import (
+from gqabench.attention_impls import AttentionProblem
+from gqabench.harness.worker.memory.memory_limit import (
     NotEnoughMemory,
     available_bytes,
     input_bytes,
     require_memory_for_inputs,
 )
-from harness.worker.subject import select_query_rows
-from harness.worker.subjects import make_subject
-from harness.worker.workspace import peak_of, weigh_call
+from gqabench.harness.worker.memory.workspace import peak_of, weigh_call
+from gqabench.harness.worker.subjects.subject import select_query_rows
+from gqabench.harness.worker.subjects.table import make_subject
+from gqabench.harness.worker.timing.cache_flush import CacheFlush, last_level_cache_bytes
+from gqabench.harness.worker.timing.clock import CpuClock
 
 PREFILL = AttentionProblem(
     batch_size=1,
@@ -105,7 +105,7 @@ def test_a_subject_knows_a_right_output_from_wrong_ones() -> None:
     with torch.inference_mode():
         subject = make_subject(DECODE, "decode", 512, seed=0, max_check_gflop=1)
         subject.write_queries(1)
-        from attention_impls import get_impl
+        from gqabench.attention_impls import get_impl
 
         output = subject.prepare(get_impl("repeat_kv"))()
         assert subject.check(output, variant=1).is_correct
@@ -127,6 +127,10 @@ def test_fresh_queries_never_come_twice() -> None:
 
 
 def test_the_flush_reads_over_all_caches_that_threads_use(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("harness.worker.cache_flush.all_last_level_caches_bytes", lambda cpus: 3 * 2**26)
-    monkeypatch.setattr("harness.worker.cache_flush.last_level_cache_bytes", lambda device: 2**26)
+    monkeypatch.setattr(
+        "gqabench.harness.worker.timing.cache_flush.all_last_level_caches_bytes", lambda cpus: 3 * 2**26
+    )
+    monkeypatch.setattr(
+        "gqabench.harness.worker.timing.cache_flush.last_level_cache_bytes", lambda device: 2**26
+    )
     assert CacheFlush("cpu")._buffer.nbytes == 2 * 3 * 2**26

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from attention_impls import AttentionProblem
-from harness.environments import Environment
-from harness.worker_process import RequestFailed, WorkerFailed, WorkerProcess, without_chatter
+from gqabench.attention_impls import AttentionProblem
+from gqabench.harness.workers.environments import Environment
+from gqabench.harness.workers.process import RequestFailed, WorkerFailed, WorkerProcess, without_chatter
 
 PROBLEM = AttentionProblem(
     batch_size=2,

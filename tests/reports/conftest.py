@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from results.record import RECORD_FIELDS, Outcome, Record
+from gqabench.results.record import RECORD_FIELDS, Outcome, Record
 
 NUM_Q_HEADS, HEAD_DIM, ITEMSIZE = 32, 128, 2
 READ_BYTES_PER_MS = 3.0e9
@@ -75,7 +75,7 @@ def make_record(impl: str = "sdpa", **values: Any) -> Record:
 
 
 def to_frame(records: list[Record]) -> pd.DataFrame:
-    """Records as `results.load` gives them: one row a record."""
+    """Records as `gqabench.load` gives them: one row a record."""
     return pd.DataFrame([record.to_dict() for record in records], columns=list(RECORD_FIELDS))
 
 

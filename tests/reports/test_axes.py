@@ -4,7 +4,7 @@ import itertools
 
 import pytest
 
-from reports.axes import bytes_ticks, log_ticks, spread_apart
+from gqabench.reports.figures.axes import bytes_ticks, log_ticks, spread_apart
 
 
 def test_bytes_ticks_are_powers_of_two_and_few():

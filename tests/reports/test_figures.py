@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from matplotlib.colors import to_hex
 
-from reports.figures import (
+from gqabench.reports.figures import (
     FIGURES,
     FigureData,
     cache_bars,
@@ -23,12 +23,12 @@ from reports.figures import (
     speed_up,
     workspace,
 )
-from reports.figures.registry import prepare_figures
-from reports.figures.spec import NotDrawn
-from reports.palette import impl_style
-from reports.theme import theme
-from reports.tidy import tidy
-from results.record import Outcome
+from gqabench.reports.figures.palette import impl_style
+from gqabench.reports.figures.registry import prepare_figures
+from gqabench.reports.figures.spec import NotDrawn
+from gqabench.reports.figures.theme import theme
+from gqabench.reports.frames.tidy import tidy
+from gqabench.results.record import Outcome
 
 
 def drawn(module, data, name="draw"):

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pandas as pd
 
-from reports.tables import flags_table
-from results.flags import FLAG_MEANINGS
+from gqabench.reports.tables.results_table import flags_table
+from gqabench.results.flags import FLAG_MEANINGS
 
 
 def test_every_flag_is_explained_where_it_is_counted() -> None:

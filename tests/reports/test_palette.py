@@ -2,7 +2,7 @@
 
 import itertools
 
-from reports.palette import IMPL_STYLES, KV_HEADS_COLORS, impl_style
+from gqabench.reports.figures.palette import IMPL_STYLES, KV_HEADS_COLORS, impl_style
 
 BUILT_IN = (
     "reference", "repeat_kv", "repeat_kv_sdpa", "grouped_matmul", "folded_sdpa", "sdpa", "sdpa_flash",

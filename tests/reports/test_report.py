@@ -7,17 +7,16 @@ from html.parser import HTMLParser
 import pandas as pd
 import pytest
 
-import reports.writing
-from reports import build_report
-from reports.expansion import expanding_arms
-from reports.findings import expansion_finding, key_findings, speed_finding
-from reports.glossary import glossary_of, method_notes
-from reports.memory_table import memory_table
-from reports.runs import run_views
-from reports.setup_times import setup_table
-from reports.tables import failures_table, flags_table, outcomes_table, results_table
-from reports.tidy import tidy
-from results.record import Outcome
+from gqabench.reports import build_report
+from gqabench.reports.findings import expansion_finding, key_findings, speed_finding
+from gqabench.reports.frames.expansion import expanding_arms
+from gqabench.reports.frames.tidy import tidy
+from gqabench.reports.runs import run_views
+from gqabench.reports.tables.glossary import glossary_of, method_notes
+from gqabench.reports.tables.memory_table import memory_table
+from gqabench.reports.tables.results_table import failures_table, flags_table, outcomes_table, results_table
+from gqabench.reports.tables.setup_times import setup_table
+from gqabench.results.record import Outcome
 
 HOSTILE = "<script>alert(1)</script> | `x` <img src=x onerror=alert(2)>\nsecond line"
 
@@ -237,7 +236,7 @@ def test_a_killed_report_leaves_the_old_page(record, frame_of, header, tmp_path,
     def killed(self, target):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(reports.writing.Path, "replace", killed)
+    monkeypatch.setattr("gqabench.reports.writing.Path.replace", killed)
     with pytest.raises(KeyboardInterrupt):
         build_report(frame, header | {"study": "new"}, tmp_path)
     monkeypatch.undo()

@@ -2,7 +2,7 @@
 
 import pytest
 
-from reports.slices import (
+from gqabench.reports.frames.slices import (
     axis_text,
     axis_values,
     choose_facets,
@@ -11,7 +11,7 @@ from reports.slices import (
     take_slice,
     varies,
 )
-from reports.tidy import tidy
+from gqabench.reports.frames.tidy import tidy
 
 
 def test_spread_out_keeps_the_ends():

@@ -3,9 +3,9 @@
 import numpy as np
 import pandas as pd
 
-from reports.tidy import cells, failed_rows, impl_labels, num_cells, ok_rows, tidy
-from results.frame import records_to_frame
-from results.record import Outcome
+from gqabench.reports.frames.tidy import cells, failed_rows, impl_labels, num_cells, ok_rows, tidy
+from gqabench.results.record import Outcome
+from gqabench.results.store.frame import records_to_frame
 
 
 def test_the_given_frame_stays_as_it_is(sweep_frame):

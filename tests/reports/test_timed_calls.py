@@ -1,9 +1,9 @@
 from __future__ import annotations
 
-from reports.markdown import markdown
-from reports.page import build_report
-from reports.tidy import tidy
-from reports.timed_calls import timed_calls_table
+from gqabench.reports.frames.tidy import tidy
+from gqabench.reports.page import build_report
+from gqabench.reports.tables.markdown import markdown
+from gqabench.reports.tables.timed_calls import timed_calls_table
 
 PLAIN = {
     "cache_append": False, "planning": False, "layout_conversion": "no", "dequantisation": "no",

@@ -5,7 +5,7 @@ import math
 import pandas as pd
 import pytest
 
-from reports.units import (
+from gqabench.reports.units import (
     bytes_text,
     digits_text,
     duration_text,

@@ -6,17 +6,17 @@ from xml.etree import ElementTree
 import pytest
 from rich.console import Console
 
-from reports.verdicts.effects import effects_figure, effects_frame
-from reports.verdicts.machine_formats import (
+from gqabench.reports.verdicts.effects import effects_figure, effects_frame
+from gqabench.reports.verdicts.machine_formats import (
     benchmark_action_json,
     comparison_json,
     github_annotations,
     junit_xml,
 )
-from reports.verdicts.markdown import comparison_markdown
-from reports.verdicts.terminal import print_comparison
-from reports.verdicts.wording import change_text, summary
-from results.verdicts import Answer, CellKey, Comparison, Verdict
+from gqabench.reports.verdicts.markdown import comparison_markdown
+from gqabench.reports.verdicts.terminal import print_comparison
+from gqabench.reports.verdicts.wording import change_text, summary
+from gqabench.results.comparison.verdicts import Answer, CellKey, Comparison, Verdict
 
 SLOW, SAME, UNSURE = (CellKey(name, impl, problem=f"decode, kv_len {name}") for name, impl in
                       (("1", "sdpa"), ("2", "flex|x"), ("3", "repeat_kv")))  # fmt: skip

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from results import Outcome, Record, RunHeader
+from gqabench.results import Outcome, Record, RunHeader
 
 
 @pytest.fixture

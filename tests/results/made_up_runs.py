@@ -10,10 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from results import Outcome, RunFolder, RunHeader
-from results.parquet import write_parquet
-from results.record import Record
-from results.run_folder import PARQUET_NAME
+from gqabench.results import Outcome, RunFolder, RunHeader
+from gqabench.results.record import Record
+from gqabench.results.store.parquet import write_parquet
+from gqabench.results.store.run_folder import PARQUET_NAME
 
 HEADER = RunHeader(
     run_id="", status="complete", created_at="2026-01-02T03:04:05+00:00", command="gqabench sweep",

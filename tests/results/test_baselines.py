@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from harness.cli import main
-from results import Outcome
-from results.baselines import MAX_SAMPLES, thin
-from results.load import load_runs
+from gqabench.harness.cli import main
+from gqabench.results import Outcome
+from gqabench.results.store.baselines import MAX_SAMPLES, thin
+from gqabench.results.store.load import load_runs
 from tests.results.made_up_runs import HEADER, made_up_rows, made_up_run
 
 

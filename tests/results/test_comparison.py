@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from scipy.stats import false_discovery_control
 
-from results.compared_side import NotComparable, load_side
-from results.comparison import compare_sides
-from results.policy import Policy, Rule
-from results.record import Outcome
-from results.run_spread import Values, judge_values
-from results.verdicts import Answer, Comparison, Verdict
+from gqabench.results.comparison.compared_side import NotComparable, load_side
+from gqabench.results.comparison.policy import Policy, Rule
+from gqabench.results.comparison.run_spread import Values, judge_values
+from gqabench.results.comparison.stored_runs import compare_sides
+from gqabench.results.comparison.verdicts import Answer, Comparison, Verdict
+from gqabench.results.record import Outcome
 from tests.results.made_up_runs import HEADER, made_up_rows, made_up_run
 from tests.results.noise import MACHINES
 

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from results.derive import is_narrow, rate_fields, timing_fields
+from gqabench.results.statistics.derive import is_narrow, rate_fields, timing_fields
 
 
 def test_timing_fields_keep_the_samples_in_order() -> None:

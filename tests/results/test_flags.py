@@ -12,8 +12,8 @@ import numpy.typing as npt
 import pytest
 from scipy.signal import lfilter
 
-from results import flags
-from results.flags import (
+from gqabench.results import flags
+from gqabench.results.flags import (
     FLAG_MEANINGS,
     cache_flags,
     condition_flags,
@@ -45,7 +45,7 @@ def test_every_flag_has_a_meaning_of_its_own() -> None:
 
 
 def test_flags_do_not_wait_for_scipy() -> None:
-    check = "import sys, results.flags; sys.exit('scipy' in sys.modules)"
+    check = "import sys, gqabench.results.flags; sys.exit('scipy' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0
 
 

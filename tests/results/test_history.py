@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness.cli import main
-from results.history import change_points
+from gqabench.harness.cli import main
+from gqabench.results.history import change_points
 from tests.results.made_up_runs import HEADER, made_up_rows, made_up_run
 
 

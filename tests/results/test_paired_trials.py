@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from results.paired_trials import (
+from gqabench.results.comparison.paired_trials import (
     Schedule,
     Stage,
     Step,
@@ -20,8 +20,8 @@ from results.paired_trials import (
     judge_trials,
     next_step,
 )
-from results.relative_change import smallest_detectable_change
-from results.verdicts import Answer
+from gqabench.results.comparison.verdicts import Answer
+from gqabench.results.statistics.relative_change import smallest_detectable_change
 from tests.results.noise import log_ratios
 
 SCHEDULE = Schedule()

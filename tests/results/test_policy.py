@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 import yaml
 
-from conf import list_presets, read_preset
-from results.policy import Policy, Rule
+from gqabench.conf import list_presets, read_preset
+from gqabench.results.comparison.policy import Policy, Rule
 
 VALUES = yaml.safe_load("""
 metrics:

@@ -8,9 +8,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-import results
-from harness.cli import main
-from results.load import load_runs
+from gqabench import results
+from gqabench.harness.cli import main
+from gqabench.results.store.load import load_runs
 from tests.results.made_up_runs import made_up_rows, made_up_run
 
 

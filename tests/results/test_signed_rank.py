@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 from scipy.stats import wilcoxon
 
-from results.signed_rank import location, lower_bound, p_greater, p_less, upper_bound, walsh_averages
+from gqabench.results.statistics.signed_rank import (
+    location,
+    lower_bound,
+    p_greater,
+    p_less,
+    upper_bound,
+    walsh_averages,
+)
 
 
 def test_three_values_by_hand() -> None:

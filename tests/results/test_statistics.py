@@ -9,7 +9,7 @@ import pytest
 from scipy.special import ndtri
 from scipy.stats.mstats import median_cihs
 
-from results.statistics import MedianInterval, median, median_interval
+from gqabench.results.statistics.samples import MedianInterval, median, median_interval
 
 Draw = Callable[[np.random.Generator, tuple[int, int]], npt.NDArray[Any]]
 

@@ -11,8 +11,8 @@ from typing import Any
 import pandas as pd
 import pytest
 
-import results
-from results import (
+from gqabench import results
+from gqabench.results import (
     RECORD_FIELDS,
     SCHEMA_VERSION,
     Outcome,
@@ -22,8 +22,8 @@ from results import (
     UnreadableRun,
     load_runs,
 )
-from results.parquet import read_parquet, write_parquet
-from results.run_folder import list_runs
+from gqabench.results.store.parquet import read_parquet, write_parquet
+from gqabench.results.store.run_folder import list_runs
 
 MakeRecord = Callable[..., Record]
 

@@ -1,0 +1,1 @@
+../../gqabench/__init__.py

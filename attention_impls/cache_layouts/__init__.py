@@ -1,0 +1,1 @@
+"""Implementations over caches that are not one contiguous tensor: pages, rings."""

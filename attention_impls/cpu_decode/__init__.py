@@ -1,5 +1,0 @@
-"""`cpu_decode`: a C++ kernel of our own for CPUs, how it is built, and how its work is cut."""
-
-from attention_impls.cpu_decode.impl import CpuDecode
-
-__all__ = ["CpuDecode"]

@@ -1,0 +1,1 @@
+"""This project's own kernels: C++ for CPUs, Triton for GPUs."""

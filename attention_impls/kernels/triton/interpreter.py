@@ -1,0 +1,33 @@
+"""What Triton's interpreter needs to run these kernels, beside `TRITON_INTERPRET=1`."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import triton
+
+from gqabench.attention_impls.kernels.triton.device import is_interpreted
+
+KNOWS_NUMPY_2_5 = (3, 7)
+
+
+@cache
+def mend_interpreter() -> None:
+    """Let computed scalars bound a loop, whichever NumPy is installed. Compiled kernels need nothing.
+
+    Triton before 3.7 makes an index of a scalar by `int(array)`, and holds it as an array of one element: of
+    one with a dimension NumPy 2.5 makes no number.
+    """
+    version = tuple(int(part) for part in triton.__version__.split(".")[:2])
+    if not is_interpreted() or version >= KNOWS_NUMPY_2_5:
+        return
+    from triton.runtime import interpreter
+
+    patch = interpreter._patch_lang_tensor
+
+    def patch_with_index(tensor: Any, scope: Any) -> None:
+        patch(tensor, scope)
+        scope.set_attr(tensor, "__index__", lambda scalar: int(scalar.handle.data.item()))
+
+    interpreter._patch_lang_tensor = patch_with_index

@@ -1,0 +1,1 @@
+"""Layers and whole models around an implementation."""

@@ -1,0 +1,68 @@
+"""The `layer` workload: a whole attention layer, called again and again at the same position."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+
+import torch
+
+from gqabench.attention_impls.contract import AttentionImpl, Copying, PreparedAttention, TimedCall
+from gqabench.attention_impls.models.layer.grouped_query_attention import (
+    GroupedQueryAttention,
+    layer_shape_reasons,
+)
+from gqabench.attention_impls.models.layer.inputs import LayerInputs, make_layer_weights
+from gqabench.attention_impls.plugins.promises import (
+    declared_timed_call,
+    reads_cache_in_place,
+    stated_reasons,
+)
+from gqabench.attention_impls.problem import AttentionProblem
+
+
+def layer_unsupported_reasons(impl: AttentionImpl, problem: AttentionProblem) -> list[str]:
+    """Why a layer with this implementation cannot compute the problem; empty means that it can."""
+    return [*layer_shape_reasons(problem), *stated_reasons(impl, problem)]
+
+
+def layer_timed_call(impl: AttentionImpl) -> TimedCall | None:
+    """What a call of the layer contains; None where the implementation does not say what its own does.
+
+    An implementation that keeps another cache converts the layer's and plans in every call.
+    """
+    declared = declared_timed_call(impl)
+    if declared is None:
+        return None
+    inside = replace(declared, cache_append=True, num_launches=None)
+    if reads_cache_in_place(impl):
+        return inside
+    return replace(inside, planning=True, layout_conversion=Copying.WHOLE)
+
+
+def prepare_layer(
+    impl: AttentionImpl, problem: AttentionProblem, inputs: LayerInputs, seed: int
+) -> PreparedAttention:
+    """A layer with the weights of `seed`, and the past in its cache, ready to be called repeatedly.
+
+    A call rewinds the cache to `kv_len - q_len` tokens and runs the whole layer on `inputs.hidden`, read when
+    called: projections, RoPE, append, attention, output projection. It returns
+    `[batch_size, q_len, hidden_size]`. An implementation that does not read the cache in place is prepared
+    anew in each call, as it must be in a decoder. Raises `ValueError` for a problem that is unsupported.
+    """
+    if reasons := layer_unsupported_reasons(impl, problem):
+        raise ValueError("; ".join(reasons))
+    layer = GroupedQueryAttention(problem, impl, inputs.hidden_size)
+    weights = make_layer_weights(problem, seed, inputs.hidden_size)
+    for field in fields(weights):
+        getattr(layer, field.name).weight = torch.nn.Parameter(
+            getattr(weights, field.name), requires_grad=False
+        )
+    layer.cache.append(inputs.past_k, inputs.past_v)
+    past_len = layer.cache.kv_len
+
+    def run() -> torch.Tensor:
+        layer.rewind(past_len)
+        return layer(inputs.hidden)  # type: ignore[no-any-return]
+
+    run()  # sets the implementation up for this position, compiling what it compiles
+    return PreparedAttention(run, layer.kv_cache_bytes)

@@ -1,0 +1,1 @@
+"""What several implementations share: formulas, caches, and calls of libraries."""

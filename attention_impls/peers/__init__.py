@@ -1,0 +1,1 @@
+"""Other projects' implementations, each called as its authors mean it."""

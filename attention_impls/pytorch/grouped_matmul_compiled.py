@@ -1,0 +1,30 @@
+"""The grouped formula without expansion, given to `torch.compile`."""
+
+from __future__ import annotations
+
+from gqabench.attention_impls.abilities import device_reasons, plain_cache_reasons
+from gqabench.attention_impls.contract import AttentionInputs, PreparedAttention, TimedCall
+from gqabench.attention_impls.parts.calls.compiled_call import compile_call, compiler_reasons
+from gqabench.attention_impls.plain.grouped_matmul import GroupedMatmul
+from gqabench.attention_impls.problem import AttentionProblem
+
+
+class GroupedMatmulCompiled(GroupedMatmul):
+    """What the compiler makes of `grouped_matmul`: same formula, temporaries fused where it can."""
+
+    name = "grouped_matmul_compiled"
+    compiles_each_problem = True
+    has_backward = False
+    timed_call = TimedCall()
+
+    def unsupported_reasons(self, problem: AttentionProblem) -> list[str]:
+        return [
+            *device_reasons(problem),
+            *plain_cache_reasons(problem),
+            *compiler_reasons(problem),
+        ]
+
+    def prepare(self, problem: AttentionProblem, inputs: AttentionInputs) -> PreparedAttention:
+        plain = super().prepare(problem, inputs)
+        run, compile_ms = compile_call(plain.run)
+        return PreparedAttention(run, plain.kv_cache_bytes, compile_ms=compile_ms)

@@ -1,0 +1,18 @@
+"""cuDNN's attention behind PyTorch's SDPA, pinned. CUDA only."""
+
+from __future__ import annotations
+
+from torch.nn.attention import SDPBackend
+
+from gqabench.attention_impls.contract import TimedCall
+from gqabench.attention_impls.parts.calls.pinned_sdpa import PinnedSdpa
+
+
+class SdpaCudnn(PinnedSdpa):
+    """Knows grouped heads; half precision only. It builds a plan at the first call of each new shape."""
+
+    name = "sdpa_cudnn"
+    has_backward = True
+    backend = SDPBackend.CUDNN_ATTENTION
+    promised_operators = ("aten::_scaled_dot_product_cudnn_attention",)
+    timed_call = TimedCall()

@@ -1,0 +1,84 @@
+"""Pairs of fresh processes: both sides of an A/B measure the same cells, in the same rounds."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from gqabench.harness.cases.case import Arm, Case
+from gqabench.harness.instruments.instrument_set import Instruments
+from gqabench.harness.instruments.roof_gauge import RoofGauge
+from gqabench.harness.machine.nvml import open_nvml
+from gqabench.harness.measure.bench import Bench
+from gqabench.harness.measure.case_runner import CaseRunner
+from gqabench.harness.workers.environments import Environment
+from gqabench.harness.workers.pool import WorkerPool
+from gqabench.results import Record
+from gqabench.results.comparison.verdicts import CellKey, cell_key
+
+BASE = "base"
+NEW = "head"
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """What two fresh processes said of the same cells, by cell."""
+
+    base: Mapping[CellKey, Row]
+    new: Mapping[CellKey, Row]
+
+
+@dataclass
+class PairRunner:
+    """Measures cells in pairs of fresh processes, whose order is drawn anew each time."""
+
+    environments: Mapping[str, Environment]
+    """Under `BASE` and `NEW`."""
+    cases: Sequence[Case]
+    """With the implementations to compare as arms of the current environment."""
+    seed: int = 0
+    num_pairs: int = 0
+
+    def run(self, cells: Collection[CellKey] | None = None) -> Pair:
+        """One pair; of the given cells, or of all. Raises `UsageError` when a side cannot be used."""
+        order = random.Random(f"{self.seed}/{self.num_pairs}")
+        rows: dict[str, dict[CellKey, Row]] = {BASE: {}, NEW: {}}
+        pool = WorkerPool()
+        bench = Bench(pool, dict(self.environments), Instruments(open_nvml(), RoofGauge({})))
+        runner = CaseRunner("ab", bench)
+        try:
+            pool.hosts(order.sample(list(self.environments.values()), 2))
+
+            def keep(record: Record) -> None:
+                row = record.to_dict()
+                rows[record.environment][cell_key(row | {"environment": "current"})] = row
+
+            for case in order.sample(list(self.cases), len(self.cases)):
+                arms = [arm for arm in case.arms if cells is None or _key(case, arm) in cells]
+                sides = [
+                    replace(arm, environment=side) for arm in arms for side in order.sample([BASE, NEW], 2)
+                ]
+                if sides:
+                    runner.run(replace(case, arms=tuple(sides), seed=self.seed + self.num_pairs), keep)
+        finally:
+            pool.close()
+        self.num_pairs += 1
+        return Pair(rows[BASE], rows[NEW])
+
+    def libraries(self) -> dict[str, dict[str, str]]:
+        """Library versions of each side. Raises `UsageError` or `WorkerFailed` when a side does not start."""
+        pool = WorkerPool()
+        try:
+            pool.hosts(self.environments.values())
+            hosts = {side: pool.host(one) for side, one in self.environments.items()}
+            return {side: host["libraries"] | {"python": host["python"]} for side, host in hosts.items()}
+        finally:
+            pool.close()
+
+
+def _key(case: Case, arm: Arm) -> CellKey:
+    return CellKey(case.case_id, arm.impl)

@@ -1,0 +1,125 @@
+"""A git revision of this project as an environment: its files, and an interpreter that its lock allows.
+
+Both are kept in the user's cache folder. Files come from `git archive`, so that nothing is registered in the
+user's repository, and stand there whole or not at all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+from gqabench.harness.errors import UsageError
+from gqabench.harness.workers.environments import Environment
+
+LOCK_NAME = "requirements.lock"
+KERNEL_LIBRARIES = re.compile(
+    r"torch|numpy|triton|nvidia-.*|flash.*|xformers|transformers|onnxruntime.*|jax.*|kernels"
+)
+"""Libraries whose version can change what is measured: others may differ between two revisions' locks."""
+
+
+def cache_folder() -> Path:
+    """Where trees and virtual environments are kept: `XDG_CACHE_HOME/gqabench`, or `~/.cache/gqabench`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gqabench"
+
+
+def resolve_revision(repository: Path, revision: str) -> str:
+    """The commit's hash. Raises `UsageError` where there is no such commit."""
+    finished = _git(
+        repository, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}"
+    )
+    if finished.returncode:
+        raise UsageError(
+            f"{revision}: no git revision here, no interpreter and no folder; valid: such as HEAD~1, main,"
+            " path/to/venv/bin/python, path/to/checkout"
+        )
+    return finished.stdout.decode().strip()
+
+
+def checkout(repository: Path, commit: str, cache: Path) -> Path:
+    """The files of a commit, in a folder that is made once. Raises `UsageError` where it is no gqabench."""
+    folder = cache / "trees" / commit
+    if folder.is_dir():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(dir=folder.parent))
+    try:
+        _unpack(repository, commit, unfinished)
+        if not (unfinished / "harness/worker/__main__.py").is_file():
+            raise UsageError(f"{commit}: no revision of gqabench: it has no harness/worker/__main__.py")
+        with suppress(OSError):  # another process was first
+            unfinished.rename(folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return folder
+
+
+def _unpack(repository: Path, commit: str, folder: Path) -> None:
+    with tempfile.TemporaryFile() as archive:
+        made = subprocess.run(["git", "archive", commit], cwd=_top(repository), stdout=archive, check=False)
+        archive.seek(0)
+        unpacked = subprocess.run(["tar", "-xf", "-"], cwd=folder, stdin=archive, check=False)
+    if made.returncode or unpacked.returncode:
+        raise UsageError(f"{commit}: git archive could not write its files to {folder}")
+
+
+def revision_environment(name: str, repository: Path, revision: str, own_lock: Path) -> Environment:
+    """The environment of a revision, with packages of its own only where its lock asks for others."""
+    cache = cache_folder()
+    tree = checkout(repository, resolve_revision(repository, revision), cache)
+    wanted = kernel_pins(tree / LOCK_NAME)
+    if not wanted or wanted == kernel_pins(own_lock):
+        return Environment(name, sys.executable, tree)
+    return Environment(name, str(_virtual_environment(tree / LOCK_NAME, wanted, cache)), tree)
+
+
+def kernel_pins(lock: Path) -> dict[str, str]:
+    """Versions of the locked libraries that can change a measurement; empty where there is no lock."""
+    try:
+        lines = lock.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return {}
+    pins = [line.split()[0].partition("==") for line in lines if line and not line.startswith("#")]
+    return {name: version for name, _, version in pins if KERNEL_LIBRARIES.fullmatch(name)}
+
+
+def _virtual_environment(lock: Path, pins: dict[str, str], cache: Path) -> Path:
+    """The interpreter of an environment with the pinned libraries; what they need is held to the lock."""
+    name = hashlib.sha256(repr(sorted(pins.items())).encode()).hexdigest()[:12]
+    folder = cache / "environments" / f"{name}-{sys.version_info[0]}.{sys.version_info[1]}"
+    python = folder / "bin" / "python"
+    stamp = folder / ".ready"
+    if stamp.exists():
+        return python
+    print(f"making an environment for {', '.join(f'{one}=={pins[one]}' for one in pins)}", file=sys.stderr)
+    steps = [
+        [sys.executable, "-m", "venv", "--clear", str(folder)],
+        [str(python), "-m", "pip", "--disable-pip-version-check", "--no-input", "--quiet", "install",
+         "--constraint", str(lock), *(f"{one}=={version}" for one, version in pins.items())],
+    ]  # fmt: skip
+    for step in steps:
+        finished = subprocess.run(step, capture_output=True, text=True, check=False)
+        if finished.returncode:
+            said = finished.stderr.strip().splitlines() or ["it said nothing"]
+            raise UsageError(f"{lock}: its environment could not be made: {said[-1]}")
+    stamp.touch()
+    return python
+
+
+def _top(repository: Path) -> Path:
+    return Path(_git(repository, "rev-parse", "--show-toplevel").stdout.decode().strip())
+
+
+def _git(repository: Path, *arguments: str) -> subprocess.CompletedProcess[bytes]:
+    try:
+        return subprocess.run(["git", *arguments], cwd=repository, capture_output=True, check=False)
+    except OSError as error:
+        raise UsageError(f"git: cannot be run: {error.strerror}") from error

@@ -1,0 +1,1 @@
+"""From keys to problems, arms and cases, and what identifies them. Imports no torch."""

@@ -1,0 +1,217 @@
+"""A case: one problem and the arms to measure on it. One Hydra job is one case. Imports no torch."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from gqabench.attention_impls import AttentionProblem
+from gqabench.attention_impls.cost import (
+    kv_cache_bytes,
+    kv_cache_bytes_per_token,
+    layer_bytes,
+    layer_flops,
+    train_bytes,
+    train_flops,
+)
+from gqabench.attention_impls.cost import model_bytes as attention_bytes
+from gqabench.attention_impls.cost import model_flops as attention_flops
+from gqabench.attention_impls.models.llama.shape import LlamaShape
+from gqabench.attention_impls.prefill_decode_pair import JOINED_BY, parts_of
+from gqabench.harness.hashes import short_hash
+from gqabench.harness.workers.environments import CURRENT_ENVIRONMENT
+
+CACHE_STATES = ("cold", "warm")
+LAYER_WORKLOAD = "layer"
+TRAIN_WORKLOAD = "train"
+GENERATE_WORKLOAD = "generate"
+
+
+@dataclass(frozen=True)
+class Arm:
+    """An implementation in an environment: what is compared."""
+
+    impl: str
+    """A name, `path/to/file.py:Class`, or a pair `PREFILL+DECODE` of them, as it was asked for."""
+    environment: str = CURRENT_ENVIRONMENT
+    files: tuple[Path | None, ...] = ()
+    """Where those of its parts are that are in files, absolute; None for the other part of a pair."""
+
+    @property
+    def label(self) -> str:
+        """What stands for the arm in `impls`."""
+        return self.impl if self.environment == CURRENT_ENVIRONMENT else f"{self.environment}:{self.impl}"
+
+    @property
+    def target(self) -> str:
+        """What the registry of the environment is asked for."""
+        if not self.files:
+            return self.impl
+        targets = (
+            part if file is None else f"{file}:{part.rpartition(':')[2]}"
+            for part, file in zip(self.parts, self.files, strict=True)
+        )
+        return JOINED_BY.join(targets)
+
+    @property
+    def parts(self) -> list[str]:
+        """The one implementation that it names, or the two."""
+        return [self.impl] if len(self.files) == 1 else parts_of(self.impl)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MeasureSettings:
+    """How long and how precisely to measure; the fields are those of `conf.MeasureConfig`."""
+
+    name: str
+    target_interval: float
+    min_rounds: int
+    seconds_per_arm: float
+    slice_ms: float
+    timeout_s: float
+    caches: tuple[str, ...]
+    roofs: bool
+    energy: bool
+    max_check_gflop: float
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "caches", tuple(sorted(self.caches)))  # cold before warm
+        for key, value in asdict(self).items():
+            if key not in {"name", "caches", "roofs", "energy"} and not 0 < value < math.inf:
+                raise ValueError(f"measure.{key}={value}: must be positive and finite")
+        if (
+            not self.caches
+            or len(set(self.caches)) < len(self.caches)
+            or not set(self.caches) <= set(CACHE_STATES)
+        ):
+            raise ValueError(f"measure.caches={list(self.caches)}: must be [cold], [warm] or [cold,warm]")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One point of a sweep, checked."""
+
+    problem: AttentionProblem
+    workload: str
+    model: str | None
+    num_layers: int | None
+    tp: int
+    arms: tuple[Arm, ...]
+    measure: MeasureSettings
+    seed: int
+    llama: LlamaShape | None = None
+    """The model of `workload=generate`; None in all others"""
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the residual stream that a layer of this model reads: all ranks' query heads."""
+        return self.tp * self.problem.num_q_heads * self.problem.head_dim
+
+    @property
+    def case_id(self) -> str:
+        """The same for the same problem, workload and model, in every run."""
+        return short_hash(
+            {
+                "problem": asdict(self.problem),
+                "workload": self.workload,
+                "model": self.model,
+                "num_layers": self.num_layers,
+                "hidden_size": self.hidden_size if self.workload == LAYER_WORKLOAD else None,
+            }
+            | ({} if self.llama is None else {"llama": asdict(self.llama)})
+        )
+
+    def to_open(self) -> dict[str, Any]:
+        """What a worker makes the inputs and answers from, as plain values."""
+        arguments = {
+            "problem": asdict(self.problem),
+            "workload": self.workload,
+            "hidden_size": self.hidden_size,
+            "seed": self.seed,
+            "max_check_gflop": self.measure.max_check_gflop,
+        }
+        return arguments if self.llama is None else arguments | {"llama": asdict(self.llama)}
+
+    def shape_fields(self) -> dict[str, Any]:
+        """The record fields that say what was asked for."""
+        problem = self.problem
+        return {
+            "model": self.model,
+            "workload": self.workload,
+            "phase": problem.phase,
+            "batch_size": problem.batch_size,
+            "q_len": problem.q_len,
+            "kv_len": problem.kv_len,
+            "num_q_heads": problem.num_q_heads,
+            "num_kv_heads": problem.num_kv_heads,
+            "group_size": problem.group_size,
+            "head_dim": problem.head_dim,
+            "num_layers": self.num_layers,
+            "tp": self.tp,
+            "dtype": problem.dtype,
+            "kv_dtype": problem.kv_dtype,
+            "window": problem.window,
+            "logits_soft_cap": problem.logits_soft_cap,
+            "page_size": problem.page_size,
+            **llama_fields(self.llama),
+            "device": problem.device,
+            "seed": self.seed,
+            "measure": self.measure.name,
+        }
+
+    def model_fields(self) -> dict[str, Any]:
+        """The record fields that follow from formulas alone."""
+        problem = self.problem
+        per_token = kv_cache_bytes_per_token(problem)
+        total = kv_cache_bytes(problem)
+        num_bytes, flops = self._model_cost()
+        layers = self.num_layers
+        return {
+            "kv_cache_bytes_model": total,
+            "kv_cache_bytes_model_per_token": None if layers is None else layers * per_token,
+            "kv_cache_bytes_model_all_layers": None if layers is None else layers * total,
+            "model_bytes": num_bytes,
+            "model_flops": flops,
+        }
+
+    def _model_cost(self) -> tuple[int, int]:
+        """Bytes that one call must move at least, and its operations."""
+        problem = self.problem
+        if self.llama is not None:
+            return self.llama.step_bytes(problem), self.llama.step_flops(problem)
+        if self.workload == LAYER_WORKLOAD:
+            return layer_bytes(problem, self.hidden_size), layer_flops(problem, self.hidden_size)
+        if self.workload == TRAIN_WORKLOAD:
+            return train_bytes(problem), train_flops(problem)
+        return attention_bytes(problem), attention_flops(problem)
+
+
+@dataclass(frozen=True, kw_only=True)
+class InvalidCase:
+    """A point of a sweep whose values do not go together: its arms become `unsupported` rows."""
+
+    reason: str
+    arms: tuple[Arm, ...]
+    fields: dict[str, Any]
+    """The record fields of the shape as they were asked for."""
+
+    @property
+    def case_id(self) -> str:
+        return short_hash(self.fields)
+
+    def shape_fields(self) -> dict[str, Any]:
+        """The record fields that say what was asked for."""
+        return self.fields
+
+
+def llama_fields(llama: LlamaShape | None) -> dict[str, Any]:
+    """The record fields of a model; none without one."""
+    if llama is None:
+        return {}
+    return {
+        "model_layers": llama.num_layers,
+        "intermediate_size": llama.intermediate_size,
+        "hf_cache": llama.hf_cache,
+    }

@@ -1,0 +1,13 @@
+"""Short hashes of plain values, as identities."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+
+def short_hash(values: dict[str, Any]) -> str:
+    """Twelve hexadecimal digits that stand for some plain values."""
+    text = json.dumps(values, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -1,0 +1,1 @@
+"""What is measured beside time: roofs, energy, and the conditions during timing."""

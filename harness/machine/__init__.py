@@ -1,0 +1,1 @@
+"""What this host is: devices, CPU, limits, NVML, RAPL, and the source of the code."""

@@ -1,0 +1,1 @@
+"""One case from its first attempt to its records."""

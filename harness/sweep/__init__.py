@@ -1,0 +1,1 @@
+"""The Hydra application: sweeper, job, run and progress."""

@@ -1,0 +1,1 @@
+"""The memory of a call, and the limits that it must keep."""

@@ -1,0 +1,1 @@
+"""What a workload calls and checks: attention, a layer, training, generation."""

@@ -1,0 +1,1 @@
+"""How calls are timed, and how caches are made cold before them."""

@@ -1,0 +1,292 @@
+"""Tables of the report as plain data, shared by the page and by Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from gqabench.reports.frames.doubts import fastest_rows
+from gqabench.reports.frames.slices import axis_text, axis_values, varies
+from gqabench.reports.frames.tidy import PROBLEM_AXES, failed_rows, ok_rows
+from gqabench.reports.tables.glossary import FLAG_MEANINGS
+from gqabench.reports.units import (
+    MISSING,
+    bytes_text,
+    count_text,
+    digits_text,
+    energy_text,
+    error_text,
+    interval_text,
+    is_missing,
+    ms_text,
+    percent_text,
+    plural,
+    rate_text,
+    roof_text,
+)
+
+MAX_RESULT_ROWS = 500
+MAX_FAILURE_ROWS = 200
+MAX_REASON = 1500
+MAX_EXAMPLES = 3
+
+
+_HEADING_AXES = (
+    "stage", "model", "tp", "num_kv_heads", "kv_len", "q_len", "batch_size", "num_q_heads", "head_dim",
+    "dtype", "kv_dtype", "window", "logits_soft_cap", "page_size", "hf_cache", "model_layers",
+)  # fmt: skip
+_ALWAYS_NAMED = {"stage", "num_kv_heads", "kv_len", "batch_size"}
+
+
+@dataclass(frozen=True)
+class Column:
+    """A heading; numbers stand at the right."""
+
+    title: str
+    is_number: bool = False
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Text as shown, and what a reader sees when pointing at it."""
+
+    text: str
+    strong: bool = False
+    hint: str = ""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Rows below a heading of their own (empty for none)."""
+
+    title: str
+    rows: tuple[tuple[Cell, ...], ...]
+
+
+@dataclass(frozen=True)
+class Table:
+    """Groups of rows under columns."""
+
+    columns: tuple[Column, ...]
+    groups: tuple[Group, ...]
+    note: str = ""
+    """What holds for all rows, and what is left out."""
+
+    @property
+    def num_rows(self) -> int:
+        return sum(len(group.rows) for group in self.groups)
+
+
+@dataclass(frozen=True)
+class _Measure:
+    """One column of the table of results."""
+
+    title: str
+    needs: str
+    """The column of the frame without which this one is not shown."""
+    text: Callable[[Any], str]
+    """From a row of the frame."""
+    is_number: bool = True
+
+
+_MEASURES = (
+    _Measure("latency (ms)", "latency_ms", lambda row: ms_text(row.latency_ms)),
+    _Measure(
+        "interval (ms)",
+        "latency_ci_low_ms",
+        lambda row: interval_text(row.latency_ci_low_ms, row.latency_ci_high_ms),
+    ),
+    _Measure("prefill (ms)", "prefill_ms", lambda row: ms_text(row.prefill_ms)),
+    _Measure("warm (ms)", "warm_latency_ms", lambda row: ms_text(row.warm_latency_ms)),
+    _Measure("graph (ms)", "graph_latency_ms", lambda row: ms_text(row.graph_latency_ms)),
+    _Measure("kernels (ms)", "kernel_ms", lambda row: ms_text(row.kernel_ms)),
+    _Measure("eager (ms)", "eager_ms", lambda row: ms_text(row.eager_ms)),
+    _Measure("tokens/s", "tokens_per_s", lambda row: rate_text(row.tokens_per_s)),
+    _Measure("GB/s", "achieved_gb_per_s", lambda row: digits_text(row.achieved_gb_per_s)),
+    _Measure("TFLOP/s", "achieved_tflop_per_s", lambda row: digits_text(row.achieved_tflop_per_s)),
+    _Measure("% of roof", "roof_fraction", lambda row: percent_text(row.roof_fraction)),
+    _Measure("cache held", "kv_cache_bytes", lambda row: bytes_text(row.kv_cache_bytes)),
+    _Measure("workspace", "peak_workspace_bytes", lambda row: bytes_text(row.peak_workspace_bytes)),
+    _Measure(
+        "prefill workspace",
+        "prefill_peak_workspace_bytes",
+        lambda row: bytes_text(row.prefill_peak_workspace_bytes),
+    ),
+    _Measure("energy per call", "energy_j_per_call", lambda row: energy_text(row.energy_j_per_call)),
+    _Measure("per token", "energy_j_per_token", lambda row: energy_text(row.energy_j_per_token)),
+    _Measure("error ratio", "error_ratio", lambda row: digits_text(row.error_ratio, 2)),
+    _Measure("error / budget", "max_error", lambda row: _error_of_budget(row.max_error, row.error_budget)),
+    _Measure("quantisation error", "quantisation_error", lambda row: error_text(row.quantisation_error)),
+    _Measure("checked queries", "num_sampled_queries", lambda row: _checked_text(row)),
+    _Measure("flags", "flags", lambda row: ", ".join(row.flags), is_number=False),
+)
+
+
+def results_table(frame: pd.DataFrame, max_rows: int = MAX_RESULT_ROWS) -> Table:
+    """The `ok` rows of a tidy frame by problem, the fastest first.
+
+    A problem's best latency is strong, and so are those whose intervals overlap its own.
+    """
+    rows = ok_rows(frame)
+    heading = [axis for axis in _HEADING_AXES if varies(rows, axis) or axis in _ALWAYS_NAMED]
+    measures = [measure for measure in _MEASURES if _has_any(rows, measure.needs)]
+    if any(measure.needs == "error_ratio" for measure in measures):
+        measures = [measure for measure in measures if measure.needs != "max_error"]
+    groups: list[Group] = []
+    place = 0
+    for _, problem in _by_problem(rows):
+        room = max_rows - place
+        if room <= 0:
+            break
+        ordered = problem.sort_values("latency_ms", kind="stable")
+        best = set(fastest_rows(ordered).index)
+        shown = ordered.head(room)
+        place += len(shown)
+        cells = tuple(_result_row(row, measures, row.Index in best) for row in shown.itertuples())
+        groups.append(Group(problem_text(problem.iloc[0], heading, rows), cells))
+    columns = (Column("impl"), *(Column(measure.title, measure.is_number) for measure in measures))
+    return Table(columns, tuple(groups), _results_note(rows, heading, place))
+
+
+def _by_problem(rows: pd.DataFrame) -> list[tuple[Any, pd.DataFrame]]:
+    """Problems in reading order: by stage, model and shape, from MHA down, then by size."""
+    if len(rows) == 0:
+        return []
+    order = ["stage", "model", "tp", "dtype", "kv_dtype", "window", "num_kv_heads", "kv_len", "batch_size"]
+    ranks = {}
+    for axis in order:
+        values = axis_values(rows, axis)
+        ranks[axis] = rows[axis].map({value: rank for rank, value in enumerate(values) if value is not None})
+    ranked = rows.iloc[
+        pd.DataFrame(ranks).fillna(-1).reset_index(drop=True).sort_values(order, kind="stable").index
+    ]
+    return list(ranked.groupby(list(PROBLEM_AXES), dropna=False, sort=False))
+
+
+def problem_text(row: Any, axes: Sequence[str], frame: pd.DataFrame) -> str:
+    """The values of some axes of one problem: `decode · 8 KV heads (GQA) · batch 1 · context 4K`."""
+    texts = []
+    for axis in axes:
+        value = row[axis]
+        if axis == "q_len" and value in {1, row["kv_len"]}:
+            continue  # the phase says it
+        if is_missing(value) and axis in {"model", "stage"}:
+            continue
+        if axis == "num_kv_heads" and not is_missing(value):
+            frame = frame[frame["num_q_heads"] == row["num_q_heads"]]
+        texts.append(axis_text(axis, value, frame))
+    return " · ".join(texts)
+
+
+def _result_row(row: Any, measures: Sequence[_Measure], is_best: bool) -> tuple[Cell, ...]:
+    cells = [Cell(str(row.arm), hint=str(row.impl) if row.impl != row.arm else "")]
+    for measure in measures:
+        strong = is_best and measure.needs == "latency_ms"
+        cells.append(Cell(measure.text(row) or "", strong=strong, hint=_hint(row, measure.needs)))
+    return tuple(cells)
+
+
+def _hint(row: Any, column: str) -> str:
+    if column == "roof_fraction" and row.roof is not None:
+        return f"of the {roof_text(row.roof)}"
+    if column == "latency_ms" and not is_missing(row.num_samples):
+        return f"median of {plural(int(row.num_samples), 'sample')}"
+    return ""
+
+
+def _results_note(rows: pd.DataFrame, heading: Sequence[str], num_shown: int) -> str:
+    if len(rows) == 0:
+        return "No row has the outcome ok."
+    same = [axis for axis in _HEADING_AXES if axis not in heading and not is_missing(rows[axis].iloc[0])]
+    same = [axis for axis in same if axis != "q_len" and not (axis == "tp" and rows["tp"].iloc[0] == 1)]
+    texts = [axis_text(axis, rows[axis].iloc[0]) for axis in same]
+    notes = [f"In all rows: {', '.join(texts)}."] if texts else []
+    if num_shown < len(rows):
+        notes.append(
+            f"The first {num_shown:,} of {plural(len(rows), 'row')} by problem; "
+            f"{len(rows) - num_shown:,} are left out here, and the Parquet file of the run holds all."
+        )
+    return " ".join(notes)
+
+
+def failures_table(frame: pd.DataFrame, max_rows: int = MAX_FAILURE_ROWS) -> Table:
+    """Rows of every other outcome: one line for each arm and reason, with how many and where."""
+    rows = failed_rows(frame)
+    columns = (
+        Column("outcome"),
+        Column("impl"),
+        Column("rows", is_number=True),
+        Column("reason"),
+        Column("where"),
+    )
+    if len(rows) == 0:
+        return Table(columns, (), "")
+    rows = rows.assign(reason=[MISSING if is_missing(reason) else str(reason) for reason in rows["reason"]])
+    heading = [axis for axis in _HEADING_AXES if varies(frame, axis) or axis == "stage"]
+    lines: list[tuple[Cell, ...]] = []
+    grouped: Any = rows.groupby(["outcome", "arm", "reason"], sort=False)
+    for (outcome, arm, reason), same in sorted(grouped, key=lambda item: str(item[0])):
+        if len(lines) == max_rows:
+            break
+        places = list(dict.fromkeys(problem_text(row, heading, frame) for _, row in same.head(50).iterrows()))
+        more = len(same) - min(len(places), MAX_EXAMPLES)
+        where = "; ".join(places[:MAX_EXAMPLES]) + (f"; and {more:,} more" if more > 0 else "")
+        cut = reason if len(reason) <= MAX_REASON else f"{reason[:MAX_REASON]} … ({len(reason):,} characters)"
+        lines.append((Cell(outcome), Cell(arm), Cell(count_text(len(same))), Cell(cut), Cell(where)))
+    left_out = grouped.ngroups - len(lines)
+    note = (
+        f"{plural(left_out, 'further reason')} left out here; the Parquet file of the run holds all."
+        if left_out
+        else ""
+    )
+    return Table(columns, (Group("", tuple(lines)),), note)
+
+
+def outcomes_table(frame: pd.DataFrame) -> Table:
+    """Rows by implementation and outcome."""
+    outcomes = list(frame["outcome"].value_counts().index)
+    columns = (Column("impl"), *(Column(str(outcome), is_number=True) for outcome in outcomes))
+    counts = (
+        frame.groupby(["arm", "outcome"], sort=False).size().unstack(fill_value=0)
+        if len(frame)
+        else pd.DataFrame()
+    )
+    lines = tuple(
+        (
+            Cell(str(arm)),
+            *(Cell(count_text(int(row[outcome])) if row[outcome] else "") for outcome in outcomes),
+        )
+        for arm, row in counts.iterrows()
+    )
+    return Table(columns, (Group("", lines),) if lines else ())
+
+
+def flags_table(frame: pd.DataFrame) -> Table:
+    """How many rows carry which flag."""
+    names = [name for flags in frame["flags"] for name in flags]
+    counts = pd.Series(names, dtype=object).value_counts()
+    lines = tuple(
+        (Cell(str(name)), Cell(count_text(int(count))), Cell(FLAG_MEANINGS.get(str(name), "")))
+        for name, count in counts.items()
+    )
+    columns = (Column("flag"), Column("rows", is_number=True), Column("meaning"))
+    return Table(columns, (Group("", lines),) if lines else ())
+
+
+def _has_any(rows: pd.DataFrame, column: str) -> bool:
+    return any(rows[column]) if column == "flags" else bool(rows[column].notna().any())
+
+
+def _checked_text(row: Any) -> str:
+    if is_missing(row.num_sampled_queries):
+        return "all" if not is_missing(row.num_checked_queries) else MISSING
+    return f"{count_text(row.num_sampled_queries)} of {count_text(row.q_len)}"
+
+
+def _error_of_budget(error: float, budget: float) -> str:
+    if is_missing(error):
+        return MISSING
+    return error_text(error) if is_missing(budget) else f"{error_text(error)} / {error_text(budget)}"

@@ -1,0 +1,1 @@
+"""Statistics of samples and of paired ratios: pure functions."""

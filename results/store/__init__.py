@@ -1,0 +1,1 @@
+"""Runs on disk: folders, JSON lines, Parquet, baselines, and reading them back."""
