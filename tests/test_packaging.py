@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import shutil
 import subprocess
@@ -129,6 +131,48 @@ def test_the_wheel_measures_in_a_folder_with_such_names_of_its_own(unpacked: Pat
     arguments = ["gqabench", "sweep", "measure=smoke", "model=mha_8", "kv_len=8", "impls=[sdpa]"]
     program = f"sys.argv = {arguments}; from gqabench.harness.cli import main; sys.exit(main())"
     assert "1 records: 1 ok" in run_from(tmp_path, unpacked, f"sys.path.insert(0, ''); {program}")
+
+
+OWN_TESTS = """
+import json
+import sys
+from pathlib import Path
+
+import conf
+import results
+
+
+def test_own_packages(benchmark):
+    benchmark(lambda: None)
+    assert (conf.owner, results.owner) == ("the project", "the project")
+    assert not [name for name in sys.modules if name.startswith("gqabench.results")]
+
+
+def test_a_cell(gqa_benchmark):
+    record = gqa_benchmark("sdpa", rounds=3, model="mha_8", kv_len=8)
+    assert record.outcome == "ok"
+"""
+
+
+def test_a_project_with_such_names_of_its_own_benchmarks_beside_it(unpacked: Path, tmp_path: Path) -> None:
+    for folder in FOLDERS:
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "__init__.py").write_text("owner = 'the project'")
+    (tmp_path / "test_own.py").write_text(OWN_TESTS)
+    pytest_command = [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", "-p", "no:cacheprovider"]
+    outer = {key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
+    for chosen, has_header in (("test_own_packages", False), ("test_own_packages or test_a_cell", True)):
+        file = tmp_path / "file.json"
+        finished = subprocess.run(
+            [*pytest_command, "-k", chosen, f"--benchmark-json={file}"],
+            cwd=tmp_path,
+            env=outer | {"PYTHONPATH": str(unpacked), "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert finished.returncode == 0, finished.stdout + finished.stderr
+        assert ("gqabench_run" in json.loads(file.read_text())) == has_header
 
 
 def lock_lines() -> list[str]:

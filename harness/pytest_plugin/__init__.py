@@ -26,7 +26,9 @@ def gqa_benchmark(benchmark: Any) -> CellBenchmark:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_benchmark_update_json(benchmarks: list[Any], output_json: dict[str, Any]) -> None:
-    """Adds the header of a run, so that `gqabench compare` knows the machine."""
+    """Add the header of a run, so that `gqabench compare` knows the machine."""
+    if not any(benchmark.extra_info for benchmark in benchmarks):
+        return  # none of ours, and nothing was loaded for it
     from gqabench.results.store.pytest_benchmark_file import EXTRA_KEY, HEADER_KEY
 
     if any(EXTRA_KEY in benchmark.extra_info for benchmark in benchmarks):
