@@ -29,8 +29,8 @@ _HOME = {
 """Where each public name is defined."""
 
 _HERE = os.path.dirname(os.path.realpath(__file__))  # noqa: PTH120  # pathlib takes 5 ms to import
-if not os.path.isdir(os.path.join(_HERE, "harness")):  # noqa: PTH112 PTH118  # a checkout
-    __path__.append(os.path.dirname(_HERE))  # noqa: PTH120
+if not os.path.isdir(os.path.join(_HERE, "harness")):  # noqa: PTH112 PTH118
+    __path__ = [_HERE, os.path.dirname(_HERE)]  # a checkout  # noqa: PTH120
 
 
 def __getattr__(name: str) -> Any:
