@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import tomllib
 import zipfile
 from email.parser import Parser
@@ -36,15 +37,22 @@ STRAYS = [
 
 
 @pytest.fixture(scope="module")
-def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel's content. It is built from a copy of the sources, without a network."""
-    source, wheels, unpacked = (tmp_path_factory.mktemp(name) for name in ("source", "wheels", "unpacked"))
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the sources, with strays among them."""
+    source = tmp_path_factory.mktemp("source")
     for file in (*package_files(), "setup.py", "pyproject.toml", "README.md", "LICENSE"):
         (source / file).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / file, source / file)
     for stray in STRAYS:
         (source / stray).parent.mkdir(parents=True, exist_ok=True)
         (source / stray).touch()
+    return source
+
+
+@pytest.fixture(scope="module")
+def unpacked(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel's content. It is built without a network."""
+    wheels, unpacked = (tmp_path_factory.mktemp(name) for name in ("wheels", "unpacked"))
     build = [
         sys.executable,
         "-m",
@@ -94,6 +102,40 @@ def test_the_wheel_holds_the_files_of_the_package_and_nothing_else(unpacked: Pat
     below = {file if file.startswith("gqabench/") else f"gqabench/{file}" for file in package_files()}
     assert {file for file in files if ".dist-info/" not in file} == below
     assert {f"gqabench/{folder}/__init__.py" for folder in FOLDERS} | {"gqabench/conf/sweep.yaml"} <= files
+
+
+def test_the_source_distribution_holds_what_a_wheel_is_built_from(source: Path, tmp_path: Path) -> None:
+    program = f"from setuptools.build_meta import build_sdist; build_sdist({str(tmp_path)!r})"
+    subprocess.run([sys.executable, "-c", program], cwd=source, check=True, stdout=subprocess.DEVNULL)
+    (archive,) = tmp_path.glob("gqabench-*.tar.gz")
+    with tarfile.open(archive) as opened:
+        names = {name.partition("/")[2] for name in opened.getnames()}
+    assert {"setup.py", "pyproject.toml", *package_files()} <= names
+    assert not names & set(STRAYS) - {"tests/test_stray.py"}  # setuptools takes tests/test*.py along
+
+
+@pytest.mark.parametrize("has_links", [True, False])
+def test_an_editable_install_offers_gqabench_and_nothing_beside_it(
+    source: Path, tmp_path: Path, has_links: bool
+) -> None:
+    checkout, wheels, installed = (tmp_path / name for name in ("checkout", "wheels", "installed"))
+    shutil.copytree(source, checkout)
+    if has_links:  # a copy of a checkout may lack them
+        shutil.copytree(ROOT / ".types", checkout / ".types", symlinks=True)
+    wheels.mkdir()
+    program = f"from setuptools.build_meta import build_editable; build_editable({str(wheels)!r})"
+    subprocess.run([sys.executable, "-c", program], cwd=checkout, check=True, stdout=subprocess.DEVNULL)
+    with zipfile.ZipFile(next(wheels.glob("gqabench-*.whl"))) as archive:
+        archive.extractall(installed)
+    found = (
+        "import importlib.util, os, site; site.addsitedir({!r}); import gqabench.results;"
+        "print(os.path.realpath(gqabench.results.__file__));"
+        "print([name for name in {} if importlib.util.find_spec(name)])"
+    ).format(str(installed), FOLDERS)
+    assert run_from(tmp_path, installed, found).splitlines() == [
+        str(checkout / "results" / "__init__.py"),
+        "[]",
+    ]
 
 
 def test_the_wheel_names_the_project_its_command_and_its_licence(unpacked: Path) -> None:
