@@ -128,10 +128,12 @@ def test_an_editable_install_offers_gqabench_and_nothing_beside_it(
     with zipfile.ZipFile(next(wheels.glob("gqabench-*.whl"))) as archive:
         archive.extractall(installed)
     found = (
-        "import importlib.util, os, site; site.addsitedir({!r}); import gqabench.results;"
+        "import importlib.util, os, site;"
+        "sys.path[:] = [entry for entry in sys.path if not os.path.isdir(os.path.join(entry, 'gqabench'))];"
+        f"site.addsitedir({str(installed)!r}); import gqabench.results;"
         "print(os.path.realpath(gqabench.results.__file__));"
-        "print([name for name in {} if importlib.util.find_spec(name)])"
-    ).format(str(installed), FOLDERS)
+        f"print([name for name in {FOLDERS} if importlib.util.find_spec(name)])"
+    )
     assert run_from(tmp_path, installed, found).splitlines() == [
         str(checkout / "results" / "__init__.py"),
         "[]",
