@@ -20,17 +20,17 @@ class MeasureConfig:
     target_interval: float = MISSING
     """Stop when half the 95 % interval of every arm's median is below this share of it."""
     min_rounds: int = MISSING
-    """Rounds that every arm of a case is measured in, whatever they cost."""
+    """Every arm of a case is measured in at least this many rounds, whatever they cost."""
     seconds_per_arm: float = MISSING
     """Time budget of a case: this many seconds of measuring for each of its arms."""
     slice_ms: float = MISSING
     """Calls of one arm in one round take about this long together; at least one call."""
     timeout_s: float = MISSING
-    """An arm that answers nothing for so long is stopped; its row says `timeout`."""
+    """An arm that does not reply for this long is stopped; its row says `timeout`."""
     caches: list[str] = MISSING
     """`cold`, `warm` or both: whether the last-level cache is flushed before each timed call."""
     roofs: bool = MISSING
-    """Whether the ceilings of the device are measured first, unless they were within the last week."""
+    """Whether the ceilings of the device are measured first, unless that was done within the last week."""
     energy: bool = MISSING
     """Whether calls are repeated for seconds to read their energy, where there is a counter of it."""
     max_check_gflop: float = MISSING
@@ -39,7 +39,7 @@ class MeasureConfig:
 
 @dataclass
 class SweepConfig:
-    """The keys of `gqabench sweep`. None in a shape means that the user has to say it."""
+    """The keys of `gqabench sweep`. None in a shape means that the user has to give a value."""
 
     model: str | None = None
     """Name of the `model/` preset."""
@@ -77,7 +77,7 @@ class SweepConfig:
     seed: int = MISSING
     results_dir: str = MISSING
     resume: str | None = None
-    """A run's folder to go on with, or `latest`."""
+    """The folder of a run to continue, or `latest`."""
 
 
 def register() -> None:

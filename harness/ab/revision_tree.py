@@ -7,7 +7,6 @@ user's repository, and stand there whole or not at all.
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 import shutil
 import subprocess
@@ -16,6 +15,7 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
+from gqabench.attention_impls.cache_folder import user_cache_folder
 from gqabench.harness.errors import UsageError
 from gqabench.harness.workers.environments import Environment
 
@@ -24,11 +24,6 @@ KERNEL_LIBRARIES = re.compile(
     r"torch|numpy|triton|nvidia-.*|flash.*|xformers|transformers|onnxruntime.*|jax.*|kernels"
 )
 """Libraries whose version can change what is measured: others may differ between two revisions' locks."""
-
-
-def cache_folder() -> Path:
-    """Where trees and virtual environments are kept: `XDG_CACHE_HOME/gqabench`, or `~/.cache/gqabench`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gqabench"
 
 
 def resolve_revision(repository: Path, revision: str) -> str:
@@ -73,7 +68,7 @@ def _unpack(repository: Path, commit: str, folder: Path) -> None:
 
 def revision_environment(name: str, repository: Path, revision: str, own_lock: Path) -> Environment:
     """The environment of a revision, with packages of its own only where its lock asks for others."""
-    cache = cache_folder()
+    cache = user_cache_folder()
     tree = checkout(repository, resolve_revision(repository, revision), cache)
     wanted = kernel_pins(tree / LOCK_NAME)
     if not wanted or wanted == kernel_pins(own_lock):

@@ -15,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from gqabench.attention_impls.cache_folder import user_cache_folder
 from gqabench.harness.hashes import short_hash
 from gqabench.harness.machine.cpu import describe_cpu
 from gqabench.harness.machine.limits import describe_limits
@@ -168,7 +169,7 @@ def roofs_for(
     Disturbed ones are returned, but not kept.
     `device_entry` is one of the devices of `host`, a worker's description of itself.
     """
-    file = _RoofsFile(folder or cache_folder(), fingerprint(device_entry, host))
+    file = _RoofsFile(folder or user_cache_folder() / "roofs", fingerprint(device_entry, host))
     kept = file.read()
     if kept is not None and kept.roofs.matmul.keys() >= set(device_entry["dtypes"]):
         return kept.roofs
@@ -184,7 +185,7 @@ def measure_roofs_again(
 
     What is kept grows no younger by it, so that a roof which nothing reaches any more expires.
     """
-    file = _RoofsFile(folder or cache_folder(), fingerprint(device_entry, host))
+    file = _RoofsFile(folder or user_cache_folder() / "roofs", fingerprint(device_entry, host))
     roofs, measured_at = Roofs.from_dict(measure()), datetime.now(UTC)
     if (kept := file.read()) is not None:
         roofs, measured_at = roofs.higher_of(kept.roofs), kept.measured_at
@@ -197,11 +198,6 @@ def ask_for_roofs(worker: WorkerProcess, device_entry: Mapping[str, Any]) -> dic
     return worker.request(
         "measure_roofs", _TIMEOUT_S, device=device_entry["device"], dtypes=device_entry["dtypes"]
     )
-
-
-def cache_folder() -> Path:
-    """Where roofs are kept: `$XDG_CACHE_HOME/gqabench/roofs`, by default under `~/.cache`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gqabench" / "roofs"
 
 
 def fingerprint(device_entry: Mapping[str, Any], host: Mapping[str, Any]) -> dict[str, Any]:

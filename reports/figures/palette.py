@@ -1,8 +1,8 @@
 """The look of an implementation: a colour, a marker and a dash pattern, the same in every figure and run.
 
-Hues come from Okabe and Ito's palette and Tol's muted one, both made for colour-blind readers. Beyond a
-dozen names hues alone cannot be told apart: every neighbour also differs in marker and dashes, so that
-figures read in greyscale.
+Families share a range of hues; markers and dashes tell implementations apart where colours do not, as in
+greyscale. The colours were chosen by a search under the rules that `tests/reports/test_palette.py` checks:
+distances in OKLab, also as colour-blind readers see them, and contrast on a white and on a dark page.
 """
 
 from __future__ import annotations
@@ -30,46 +30,62 @@ class Style:
 
     @property
     def linestyle(self) -> Any:
-        """The dash pattern as matplotlib's `linestyle`."""
+        """Return the dash pattern as matplotlib's `linestyle`."""
         return (0, self.dashes) if self.dashes else "-"
 
 
 IMPL_STYLES = {
     "reference": Style("#7A7A7A", "X", DOTTED),
+    # K and V expanded: reds
     "repeat_kv": Style("#D55E00", "s", SOLID),
-    "repeat_kv_sdpa": Style("#E69F00", "D", DASHED),
+    "repeat_kv_sdpa": Style("#985048", "D", DASHED),
+    "repeat_kv_compiled": Style("#C81838", "s", DASHED),
+    # grouped formulas: blues
     "grouped_matmul": Style("#0072B2", "o", SOLID),
-    "folded_sdpa": Style("#56B4E9", "^", DASHED),
+    "grouped_matmul_compiled": Style("#8070FF", "o", DASHED),
+    "folded_sdpa": Style("#0898FF", "^", DASHED),
+    "blockwise": Style("#6050E0", "*", SOLID),
+    # cache layouts: purples
+    "paged_gather": Style("#D078A8", "<", SOLID),
+    "paged_grouped": Style("#A080F8", ">", SOLID),
+    "sliding_window": Style("#B02890", "P", DOTTED),
+    # PyTorch's fused attention: greens
     "sdpa": Style("#009E73", "v", SOLID),
-    "sdpa_flash": Style("#AA4499", "p", SOLID),
-    "sdpa_cudnn": Style("#117733", "<", DASH_DOT),
-    "sdpa_efficient": Style("#999933", ">", DASHED),
-    "sdpa_math": Style("#8C564B", "d", DASH_DOT),
-    "flex": Style("#332288", "H", DASH_DOT_DOT),
-    "triton_decode": Style("#CC3311", "*", DASHED),
-    "triton_prefill": Style("#882255", "*", DASH_DOT),
-    "cpu_decode": Style("#44AA99", "h", SOLID),
-    "flashinfer_decode": Style("#EE3377", "P", SOLID),
-    "flashinfer_prefill": Style("#CC6677", "P", DASHED),
-    "flash_attn_2": Style("#661100", "8", SOLID),
-    "flash_attn_3": Style("#B15928", "8", DASHED),
-    "flash_attn_4": Style("#DDAA33", "8", DASH_DOT),
-    "xformers_splitk": Style("#6699CC", "X", DASHED),
-    "cudnn_paged": Style("#225522", "<", DOTTED),
-    "torch_varlen": Style("#4477AA", "h", DASH_DOT),
-    "jax_pallas": Style("#BBAA00", "p", SOLID),
-    "onnxruntime_gqa": Style("#222255", "d", SOLID),
-    "transformers_eager": Style("#A04000", "X", SOLID),
-    "transformers_sdpa": Style("#2E8B74", "X", DASH_DOT_DOT),
-    "transformers_flash": Style("#7B3F9E", "X", DASH_DOT),
+    "sdpa_flash": Style("#38A0B0", "p", SOLID),
+    "sdpa_cudnn": Style("#007870", "<", DASH_DOT),
+    "sdpa_efficient": Style("#686800", ">", DASHED),
+    "sdpa_math": Style("#209000", "d", DASH_DOT),
+    "flex": Style("#387048", "D", DASH_DOT_DOT),
+    "torch_varlen": Style("#58A088", "h", DASH_DOT),
+    # FlashAttention: browns
+    "flash_attn_2": Style("#C88088", "8", SOLID),
+    "flash_attn_3": Style("#E07848", "8", DASHED),
+    "flash_attn_4": Style("#B04008", "8", DASH_DOT),
+    # FlashInfer: pinks
+    "flashinfer_decode": Style("#B030B0", "P", SOLID),
+    "flashinfer_prefill": Style("#E068C0", "P", DASHED),
+    "flashinfer_xqa": Style("#A84070", "P", DASH_DOT),
+    # other libraries
+    "xformers_splitk": Style("#5868F8", "X", DASHED),
+    "cudnn_paged": Style("#50A810", "<", DOTTED),
+    "jax_pallas": Style("#806028", "p", DASHED),
+    "onnxruntime_gqa": Style("#C868E0", "d", SOLID),
+    # Transformers: violets
+    "transformers_eager": Style("#8040D0", "X", SOLID),
+    "transformers_sdpa": Style("#8858E8", "X", DASH_DOT_DOT),
+    "transformers_flex": Style("#7058A0", "X", DASH_DOT),
+    # our own kernels: golds
+    "cpu_decode": Style("#C08800", "s", DASH_DOT),
+    "triton_decode": Style("#A07800", "*", DASHED),
+    "triton_prefill": Style("#989850", "*", DASH_DOT),
 }
-"""Adding a name is one line. A name keeps its style for good: old figures stay comparable."""
+"""One line an implementation. A name keeps its style for good: old figures stay comparable."""
 
 _OTHER_COLORS = (
-    "#1F77B4", "#B5651D", "#2C7C2C", "#B22222", "#6A51A3", "#8B6914", "#C2528B", "#4F6D7A",
-    "#00798C", "#A23E48", "#5C8001", "#3D348B", "#7D4E57", "#D1495B", "#30638E", "#66717E",
+    "#F04070", "#9080B8", "#688840", "#B07058", "#0060D8", "#0088A0",
+    "#D040B0", "#FF5808", "#007800", "#905888", "#5080E8", "#D83000",
 )  # fmt: skip
-"""For names that the table does not know: which one follows from the name alone."""
+"""For names that the table does not know: the name alone decides which one."""
 
 KV_HEADS_COLORS = ("#14213D", "#334870", "#4F6B94", "#6783A8", "#7F95AE", "#95A3B2")
 """From the most KV heads to the fewest: slate tones, which no implementation has."""
@@ -79,7 +95,7 @@ NEUTRAL = "#5B6470"
 
 
 def impl_style(impl: str, variant: int = 0) -> Style:
-    """The style of an implementation; a `variant` (another environment or run) keeps its colour only."""
+    """Return the style of an implementation; a `variant` (another environment, run) keeps its colour only."""
     style = IMPL_STYLES.get(impl) or _hashed_style(impl)
     if variant == 0:
         return style

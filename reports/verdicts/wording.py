@@ -10,7 +10,6 @@ from gqabench.reports.units import (
     digits_text,
     duration_text,
     energy_text,
-    listed,
     plural,
 )
 from gqabench.results.comparison.metrics import METRICS
@@ -99,11 +98,6 @@ def change_interval_text(verdict: Verdict) -> str:
     """Both ends of the 95 % interval of the change."""
     low, high = verdict.change_low, verdict.change_high
     return MISSING if low is None or high is None else f"{change_text(low)} to {change_text(high)}"
-
-
-def names_text(verdicts: Sequence[Verdict]) -> str:
-    """The cells of some verdicts, a few by name."""
-    return listed(list(dict.fromkeys(verdict.cell.label for verdict in verdicts)), MAX_NAMED)
 
 
 def _worst_first(verdicts: Sequence[Verdict]) -> list[Verdict]:

@@ -16,10 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gqabench.attention_impls import AttentionInputs, AttentionProblem, get_impl
+from gqabench.attention_impls.cache_folder import CACHE_VARIABLE
 from gqabench.attention_impls.correctness.error_budget import error_budget, output_mismatch
 from gqabench.attention_impls.correctness.reference import reference_attention
 from gqabench.attention_impls.inputs import make_inputs, make_queries
-from gqabench.attention_impls.kernels.cpu_decode import build
 from gqabench.attention_impls.kernels.cpu_decode.arguments import Arguments
 from gqabench.attention_impls.kernels.cpu_decode.build import (
     CannotBuild,
@@ -264,7 +264,7 @@ def empty_cache(monkeypatch, tmp_path):
     """No kernel is built or loaded yet, and builds go to a folder of the test's own."""
     load_kernel.cache_clear()
     folder = tmp_path / "cache"
-    monkeypatch.setenv(build.CACHE_VARIABLE, str(folder))
+    monkeypatch.setenv(CACHE_VARIABLE, str(folder))
     yield folder
     load_kernel.cache_clear()
 
@@ -298,10 +298,10 @@ def test_a_broken_compiler_is_a_reason_and_leaves_nothing(make_problem, monkeypa
 
 def test_a_cache_folder_that_cannot_be_is_a_reason(make_problem, monkeypatch, tmp_path, empty_cache):
     (tmp_path / "file").touch()
-    monkeypatch.setenv(build.CACHE_VARIABLE, str(tmp_path / "file" / "below"))
+    monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "file" / "below"))
     (reason,) = reasons(make_problem)
     assert f"{tmp_path / 'file' / 'below'}: Not a directory" in reason
-    assert build.CACHE_VARIABLE in reason
+    assert CACHE_VARIABLE in reason
 
 
 def test_what_cannot_be_loaded_is_a_reason(make_problem, monkeypatch, tmp_path, empty_cache):
@@ -324,14 +324,6 @@ def test_a_build_that_was_cut_off_is_built_anew(make_problem, empty_cache):
     load_kernel.cache_clear()
     assert reasons(make_problem) == []
     assert library.stat().st_size == len(whole)
-
-
-def test_the_folder_of_builds_may_be_relative_or_empty(monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv(build.CACHE_VARIABLE, ".")
-    assert build.cache_folder() == tmp_path
-    monkeypatch.setenv(build.CACHE_VARIABLE, "")
-    assert build.cache_folder().name == "gqabench"
 
 
 def test_other_processors_and_runtimes_are_reasons(tmp_path):
@@ -360,7 +352,7 @@ def test_processes_that_build_at_once_do_not_disturb_each_other(empty_cache):
         "assert prepared.compile_ms is None or prepared.compile_ms > 100\n"
         "print(float(prepared().sum()))\n"
     )
-    environment = os.environ | {build.CACHE_VARIABLE: str(empty_cache)}
+    environment = os.environ | {CACHE_VARIABLE: str(empty_cache)}
     processes = [
         subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE, text=True)
         for _ in range(2)

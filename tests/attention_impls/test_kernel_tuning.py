@@ -6,8 +6,9 @@ from dataclasses import dataclass, replace
 import pytest
 from triton.runtime.errors import OutOfResources
 
+from gqabench.attention_impls.cache_folder import user_cache_folder
 from gqabench.attention_impls.kernels.triton import tuning
-from gqabench.attention_impls.kernels.triton.tuning import cache_folder, choose, source_hash
+from gqabench.attention_impls.kernels.triton.tuning import choose, source_hash
 
 
 @dataclass(frozen=True)
@@ -57,13 +58,13 @@ def test_an_answer_is_remembered_for_its_key_only():
     assert (again.config, again.source, stopwatch.timed) == (Tile(32, 2), "remembered", [])
     other = choose(Tile, KEY | {"head_dim": 64}, TILES, [], stopwatch)
     assert other.source == "tuned"
-    assert len(list(cache_folder().glob("*.json"))) == 2
-    assert list(cache_folder().glob("*.tmp")) == []
+    assert len(list((user_cache_folder() / "triton").glob("*.json"))) == 2
+    assert list((user_cache_folder() / "triton").glob("*.tmp")) == []
 
 
 def test_what_was_timed_is_kept_beside_the_answer():
     choose(Tile, KEY, TILES, [], Stopwatch())
-    (path,) = cache_folder().glob("*.json")
+    (path,) = (user_cache_folder() / "triton").glob("*.json")
     kept = json.loads(path.read_text())
     assert kept["key"] == KEY
     assert kept["config"] == {"block": 32, "num_splits": 1}
@@ -89,7 +90,7 @@ def test_what_was_timed_is_kept_beside_the_answer():
 )
 def test_a_file_that_is_not_an_answer_is_replaced(content):
     choose(Tile, KEY, TILES, [], Stopwatch())
-    (path,) = cache_folder().glob("*.json")
+    (path,) = (user_cache_folder() / "triton").glob("*.json")
     path.write_text(content.replace("KEY", json.dumps(KEY)))
     assert choose(Tile, KEY, TILES, [], Stopwatch()).source == "tuned"
     assert choose(Tile, KEY, TILES, [], Stopwatch()).source == "remembered"
@@ -105,7 +106,7 @@ def test_a_folder_that_cannot_be_written_costs_only_the_memory(monkeypatch, tmp_
 def test_where_nothing_fits_the_device_the_default_is_left_to_say_why():
     choice = choose(Tile, KEY, TILES, [more_splits], lambda tile: float("inf"))
     assert (choice.config, choice.source) == (Tile(16), "default")
-    assert not cache_folder().exists()
+    assert not (user_cache_folder() / "triton").exists()
 
 
 @pytest.mark.parametrize("error", [OutOfResources(300, 227, "shared memory"), RuntimeError("a pass failed")])

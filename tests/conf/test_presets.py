@@ -8,6 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from gqabench import conf
 from gqabench.attention_impls import list_impls
+from gqabench.attention_impls.registry import BUILT_IN_IMPLS
 from gqabench.conf.presets import CONF_FOLDER, PRESET_GROUPS, list_presets, read_preset
 
 ALL_PRESETS = [(group, name) for group in PRESET_GROUPS for name in list_presets(group)]
@@ -40,6 +41,10 @@ def test_every_preset_composes_and_is_named_after_its_file(group: str, name: str
 @pytest.mark.parametrize("name", list_presets("impl_set"))
 def test_impl_sets_name_listed_impls(name: str) -> None:
     assert set(compose_sweep(f"impl_set={name}").impls) <= set(list_impls())
+
+
+def test_the_set_of_all_is_the_registry() -> None:
+    assert compose_sweep("impl_set=all").impls == list(BUILT_IN_IMPLS)
 
 
 def test_impls_override_the_set() -> None:

@@ -16,7 +16,6 @@ from gqabench.harness.instruments.roofs import (
     READ_ROOF,
     Roof,
     Roofs,
-    cache_folder,
     fingerprint,
     measure_roofs_again,
     roofs_for,
@@ -277,14 +276,6 @@ def test_measuring_again_does_not_make_kept_roofs_younger(
     before = json.loads(file.read_text())["measured_at"]
     measure_roofs_again(device, host, Measuring(), tmp_path)
     assert json.loads(file.read_text())["measured_at"] == before
-
-
-def test_the_folder_of_the_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert cache_folder() == tmp_path / "gqabench" / "roofs"
-    monkeypatch.setenv("XDG_CACHE_HOME", "")
-    monkeypatch.setenv("HOME", str(tmp_path))
-    assert cache_folder() == tmp_path / ".cache" / "gqabench" / "roofs"
 
 
 def test_the_fingerprint_tells_the_code_that_measures(

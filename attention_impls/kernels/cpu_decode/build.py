@@ -25,7 +25,8 @@ from pathlib import Path
 
 import torch  # noqa: F401  loads the OpenMP runtime
 
-CACHE_VARIABLE = "GQABENCH_CACHE_DIR"
+from gqabench.attention_impls.cache_folder import CACHE_VARIABLE, user_cache_folder
+
 FLAGS = ("-std=c++17", "-O3", "-mavx2", "-mfma", "-mf16c", "-fopenmp", "-fPIC", "-shared")
 """The instruction sets are named, not `native`: a build also runs on another machine that has them."""
 
@@ -67,7 +68,7 @@ def load_kernel(io: str, cache_type: str) -> Kernel:
     key = hashlib.sha256(repr((FLAGS, defines, runtime, os.environ.get("CXX"))).encode())
     for source in _SOURCES:
         key.update(source.read_bytes())
-    folder = cache_folder()
+    folder = user_cache_folder()
     library = folder / f"cpu_decode-{io}-{cache_type}-{key.hexdigest()[:20]}.so"
     compile_ms = None
     if not _is_whole(library):
@@ -113,13 +114,6 @@ def openmp_runtime(maps: Path) -> str:
     if not (found := sorted({path for path in paths if _OPENMP_RUNTIME.search(path)}, key=_of_torch)):
         raise CannotBuild("PyTorch has loaded no OpenMP runtime here, whose threads the kernel would share")
     return found[0]
-
-
-def cache_folder() -> Path:
-    """Where builds are kept: `$GQABENCH_CACHE_DIR`, else `gqabench` in the user's cache folder."""
-    if named := os.environ.get(CACHE_VARIABLE):
-        return Path(named).expanduser().absolute()
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "gqabench"
 
 
 def _of_torch(path: str) -> bool:

@@ -1,7 +1,7 @@
 """Which configuration of a kernel is fastest: timed once for a device and a class of problems, and kept.
 
-The answers lie in `$XDG_CACHE_HOME/gqabench/triton`, one JSON file each, under a hash of all that they depend
-on: device, versions of Triton and PyTorch, class of problems, and the source of this package.
+The answers are in the folder `triton` of the user's cache folder, one JSON file each, under a hash of all
+that they depend on: device, versions of Triton and PyTorch, class of problems, the source of this package.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import torch
 import triton
 from triton.errors import TritonError
 
+from gqabench.attention_impls.cache_folder import user_cache_folder
 from gqabench.attention_impls.problem import AttentionProblem
 
 Config = TypeVar("Config")
@@ -35,7 +36,7 @@ OFF_SWITCH = "GQABENCH_TUNING"
 
 @dataclass(frozen=True)
 class Choice(Generic[Config]):
-    """The configuration to run, and how it was come by."""
+    """The configuration to run, and how it was obtained."""
 
     config: Config
     source: str
@@ -63,7 +64,7 @@ def choose(
     if os.environ.get(OFF_SWITCH) == "off":
         return Choice(first[0], "default", None)
     started = time.perf_counter()
-    path = cache_folder() / f"{_digest(key)}.json"
+    path = user_cache_folder() / "triton" / f"{_digest(key)}.json"
     if (kept := _read(path, key)) is not None:
         with suppress(TypeError):  # fields of another version
             if (config := config_class(**kept)) in _all_candidates(first, rounds):
@@ -129,12 +130,6 @@ def tuning_key(kernel: str, problem: AttentionProblem) -> dict[str, object]:
         "is_ragged": problem.is_ragged,
         "is_causal": problem.causal,
     }
-
-
-def cache_folder() -> Path:
-    """Where answers are kept: under `$XDG_CACHE_HOME`, or `~/.cache` where that is not set."""
-    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
-    return Path(base) / "gqabench" / "triton"
 
 
 def source_hash() -> str:
