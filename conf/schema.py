@@ -44,34 +44,21 @@ class SweepConfig:
     model: str | None = None
     """Name of the `model/` preset."""
     workload: str = MISSING
-    """`decode`, `prefill`, `extend`, `train` (forward and backward), `layer` (projections, RoPE and cache append
-    too), or `generate` (one decode step of a whole model)."""
     batch_size: int = MISSING
-    """Sequences in the batch."""
     q_len: int | None = None
-    """New tokens of each sequence. The workload sets it: 1 in `decode`, `kv_len` in `prefill` and `train`."""
     kv_len: int = MISSING
-    """Keys that are visible in all, cached and new."""
     num_q_heads: int = MISSING
-    """Query heads of one layer, before `tp` divides them."""
     num_kv_heads: int = MISSING
-    """Key/value heads of one layer; they must divide `num_q_heads`. As many as those is MHA, one is MQA."""
     head_dim: int = MISSING
-    """Width of one head."""
     num_layers: int | None = None
-    """Layers of the model, for the bytes of its whole cache: one layer is measured."""
     dtype: str = MISSING
     """`float32`, `float16`, `bfloat16`, or `auto`: bfloat16 on a GPU, float32 on a CPU."""
     kv_dtype: str | None = None
-    """`int8` or `float8_e4m3`: the cache is stored quantised. None stores it in `dtype`."""
     window: int | None = None
-    """Sliding window in tokens, the query's own among them."""
     logits_soft_cap: float | None = None
-    """`c` maps logits `x` to `c * tanh(x / c)` before the mask."""
     page_size: int | None = None
-    """Tokens of one page of the cache. None leaves the layout to the implementation."""
     tp: int = 1
-    """Tensor-parallel ranks: one rank's heads are measured. Scarce KV heads are copied, as serving engines do."""
+    """Tensor-parallel ranks: one rank's heads are measured."""
     model_layers: int | None = None
     """`workload=generate`: layers of the model that are built; None means all of `num_layers`."""
     intermediate_size: int | None = None
@@ -83,16 +70,14 @@ class SweepConfig:
     environments: Any = field(default_factory=dict)
     """By name: `python`, the path of an interpreter, or `source`, a checkout of gqabench, or both."""
     device: str = MISSING
-    """`auto`, `cpu`, `cuda` or `cuda:N`. `auto` takes the GPU where there is one."""
+    """`auto`, `cpu`, `cuda` or `cuda:N`."""
     measure: MeasureConfig = field(default_factory=MeasureConfig)
     study: str | None = None
-    """Name of the `study/` preset: a named sweep, a multirun by itself."""
+    """Name of the `study/` preset."""
     seed: int = MISSING
-    """Seed of the inputs and of the order of measuring."""
     results_dir: str = MISSING
-    """Where the folder of the run is made."""
     resume: str | None = None
-    """A run's folder to go on with, or `latest`: cells that have an answer are not measured again."""
+    """A run's folder to go on with, or `latest`."""
 
 
 def register() -> None:
