@@ -14,8 +14,8 @@ import pytest
 from hydra import compose, initialize_config_module
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from gqabench import conf
 from gqabench.attention_impls import list_impls
+from gqabench.harness.cases.keys import register_keys
 from gqabench.harness.cli.commands import COMMANDS, LISTINGS
 from gqabench.harness.cli.sweep import hydra_arguments
 from gqabench.harness.sweep.sweeper import expand_axes
@@ -65,7 +65,7 @@ def test_every_command_exists_and_is_shown() -> None:
 
 @pytest.mark.parametrize("arguments", SWEEPS, ids=" ".join)
 def test_every_sweep_composes(arguments: list[str]) -> None:
-    conf.register()
+    register_keys()
     overrides = [argument for argument in hydra_arguments(arguments) if not argument.startswith("-")]
     parsed = OverridesParser.create().parse_overrides(overrides)
     has_axes = any(override.is_sweep_override() for override in parsed)
