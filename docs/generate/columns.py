@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from documented_fields import DocumentedField, documented_fields
 from markdown import code, page, table
 
+from gqabench.results.columns import COLUMNS
+from gqabench.results.entries import Section
 from gqabench.results.flags import FLAG_MEANINGS
-from gqabench.results.record import Record
 
 _INTRODUCTION = """\
 A row is one record: one arm on one problem, measured in one process. Units stand in names. Bytes are ints;
@@ -16,10 +16,13 @@ GB is 10^9 bytes, GiB is 2^30. What was not measured is null, never 0. How the n
 
 def columns_page() -> str:
     """Return a table for each section of a record, and the flags."""
-    columns = record_columns()
     parts = [_INTRODUCTION]
-    for section in dict.fromkeys(column.section for column in columns):
-        rows = [(code(one.name), one.type, one.about) for one in columns if one.section == section]
+    for section in Section:
+        rows = [
+            (code(column.name), column.type.text, column.about)
+            for column in COLUMNS.values()
+            if column.section is section
+        ]
         parts += [f"## {section}", table(("column", "type", "meaning"), rows)]
     parts += [
         "## Flags",
@@ -28,8 +31,3 @@ def columns_page() -> str:
     ]
     about_page = "Every column of a record: what `gqabench.load` returns and `records.parquet` holds."
     return page("Columns", about_page, *parts)
-
-
-def record_columns() -> list[DocumentedField]:
-    """Return the columns of a record in order."""
-    return documented_fields(Record)

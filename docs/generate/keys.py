@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-from documented_fields import documented_fields
 from hydra import compose, initialize_config_module
 from markdown import code, codes, page, table
 from omegaconf import DictConfig, OmegaConf
 
-from gqabench import conf
 from gqabench.conf.presets import CONF_FOLDER, Preset, list_presets, read_preset
-from gqabench.conf.schema import MeasureConfig, SweepConfig
+from gqabench.conf.schema import MeasureConfig, RunConfig, own_keys
+from gqabench.harness.cases.keys import register_keys
+from gqabench.results.axes import AXES
+from gqabench.results.columns import COLUMNS
 
 _INTRODUCTION = """\
 A key is given as `key=value`, in Hydra's
@@ -33,6 +34,9 @@ def keys_page() -> str:
         "## Presets",
         _PRESETS,
         table(("group", "default", "presets"), groups),
+        "## `workload`",
+        "What a call is.",
+        table(("workload", "a call is"), [(code(one.name), one.about) for one in _presets("workload")]),
         "## `measure`",
         "How long and how precisely to measure. Each is a key too: `measure.seconds_per_arm=2`.",
         _measure_table(),
@@ -51,19 +55,26 @@ _MODEL_KEYS = ("num_q_heads", "num_kv_heads", "head_dim", "num_layers", "window"
 
 
 def _key_rows(chosen: dict[str, str | None], defaults: dict[str, Any]) -> list[tuple[str, ...]]:
-    return [
-        (code(key.name), key.type, _default_text(key.name, chosen, defaults), key.about)
-        for key in documented_fields(SweepConfig)
-        if key.name != "measure"
-    ]
+    """Return the axes of the problem, in a record's order, then the keys of the run."""
+    keys = [(key, column.type.text, column.about) for key, column in COLUMNS.items() if key in AXES]
+    keys += [(key.name, _type_text(key.type), key.about) for key in own_keys(RunConfig)]
+    return [(code(key), kind, _default_text(key, chosen, defaults), about) for key, kind, about in keys]
+
+
+def _type_text(annotation: str) -> str:
+    """Return an annotation in a reader's words."""
+    words = {"Any": "any", "MeasureConfig": "preset"}
+    return words.get(annotation, annotation.replace(" | None", " or null"))
 
 
 def _default_text(key: str, chosen: dict[str, str | None], defaults: dict[str, Any]) -> str:
     """Return a key's default, and the preset that it comes from."""
+    if key in chosen:
+        return code(chosen[key])
     value = "" if isinstance(defaults[key], list) else code(defaults[key])
     for group in ("model", "workload", "impl_set"):
         name = chosen[group]
-        if name and key != group and key in read_preset(group, name).values:
+        if name and key in read_preset(group, name).values:
             return f"{value} by `{group}={name}`".strip()
     return value
 
@@ -72,7 +83,7 @@ def _measure_table() -> str:
     efforts = _presets("measure")
     rows = [
         (code(f"measure.{key.name}"), key.about, *(code(effort.values[key.name]) for effort in efforts))
-        for key in documented_fields(MeasureConfig)
+        for key in own_keys(MeasureConfig)
         if key.name != "name"
     ]
     return table(("key", "meaning", *(code(effort.name) for effort in efforts)), rows)
@@ -102,6 +113,6 @@ def _chosen_presets() -> dict[str, str | None]:
 
 def _default_values() -> dict[str, Any]:
     """Return the values of a sweep for which no key is given."""
-    conf.register()
+    register_keys()
     with initialize_config_module("gqabench.conf", version_base="1.3"):
         return cast(dict[str, Any], OmegaConf.to_container(compose("sweep")))
