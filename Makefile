@@ -24,7 +24,7 @@ WHEELHOUSE_MAX_KIB := 30720
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup sweep test test-gpu bench-harness bench-kernels gpu-verification reference-runs check format docs lock wheelhouse peer-wheels clean
+.PHONY: help setup sweep test test-gpu bench-harness bench-kernels gpu-verification reference-runs check format lock wheelhouse peer-wheels clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' Makefile
@@ -58,6 +58,10 @@ bench-kernels: $(READY) ## check, tune and measure our own kernels beside their 
 gpu-verification: $(READY) ## all that is to be shown on a GPU, step by step, as far as the time goes
 	$(PY) tests/benchmarks/gpu_verification.py $(ARGS)
 
+.PHONY: docs
+docs: $(READY) ## write the reference pages in docs/ from the tables of the code
+	$(PY) docs/generate
+
 reference-runs: $(READY) ## measure the reference studies of this machine, part by part: for a GPU
 	$(PY) tests/benchmarks/reference_runs.py $(ARGS)
 
@@ -70,9 +74,6 @@ check: $(READY) ## formatting, lint, types and tests: what CI runs
 format: $(READY) ## format the code and mend what ruff can mend
 	$(PY) -m ruff format .
 	$(PY) -m ruff check --fix .
-
-docs: $(READY) ## write the reference pages in docs/ from the tables of the code
-	$(PY) docs/generate
 
 # Tests that measure come last, by themselves. PYTEST_ARGS may choose none of a kind, for which pytest exits with 5.
 NONE_CHOSEN = $(if $(PYTEST_ARGS),|| [ $$? -eq 5 ])
