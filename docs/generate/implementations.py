@@ -37,7 +37,8 @@ def implementations_page() -> str:
     rooms: dict[str, list[AttentionImpl]] = {}
     for name, target in BUILT_IN_IMPLS.items():
         rooms.setdefault(target.partition(".")[0], []).append(get_impl(name))
-    parts = [_INTRODUCTION]
+    with_backward = [impl.name for impls in rooms.values() for impl in impls if impl.has_backward]
+    parts = [_INTRODUCTION, f"These have a backward pass, for `workload=train`: {codes(with_backward)}."]
     for room, impls in rooms.items():
         about = _first_paragraph(import_module(f"gqabench.attention_impls.{room}"))
         parts += [f"## {room}", about, table(_HEADINGS, map(_impl_row, impls))]
