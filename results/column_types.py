@@ -45,6 +45,8 @@ class ColumnType:
         """Whether a value read from JSON or Parquet is of this type. Floats may be whole, never infinite."""
         if value is None:
             return self.is_nullable
+        if type(value) is self.scalar and self.scalar is not float and not self.is_list:
+            return True
         if self.members is not None:
             known = self.members
             return isinstance(value, dict) and all(

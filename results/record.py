@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, fields
+from copy import copy
+from dataclasses import MISSING, dataclass, fields
 from enum import StrEnum
 from functools import partial
 from typing import Any, TypedDict
@@ -449,8 +450,9 @@ class Record:
             raise InvalidRecord("; ".join(faults))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values, ready for JSON."""
-        return asdict(self) | {"outcome": self.outcome.value}
+        """Return plain values, ready for JSON; lists and objects are copies."""
+        values = {name: copy(value) for name, value in vars(self).items()}
+        return values | {"outcome": self.outcome.value}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Record:

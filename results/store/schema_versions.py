@@ -33,6 +33,7 @@ UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: dict, 2: _
 """From version `n` to `n + 1`, for every `n` below `SCHEMA_VERSION`. 2 added columns that may be null."""
 
 _DEFAULTS = {column.name: column.default for column in COLUMNS.values() if column.default is not MISSING}
+_ACCEPTS = {column.name: column.type.accepts for column in COLUMNS.values()}
 _REQUIRED = [column.name for column in COLUMNS.values() if column.default is MISSING]
 
 
@@ -62,5 +63,5 @@ def upgrade(row: Any) -> dict[str, Any]:
 
 def _require_types(row: dict[str, Any]) -> None:
     for name, value in row.items():
-        if value is not None and name in COLUMNS and not COLUMNS[name].type.accepts(value):
+        if value is not None and name in _ACCEPTS and not _ACCEPTS[name](value):
             raise ValueError(f"{name}={value!r}: not a value that a record has there")
