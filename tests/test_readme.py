@@ -125,7 +125,7 @@ def test_every_page_is_in_the_index_and_begins_with_what_it_gives(page: str) -> 
     heading, *paragraphs = re.sub(r"<!--.*?-->\n+", "", PAGES[f"docs/{page}"]).strip().split("\n\n")
     assert heading.startswith("# ")
     assert paragraphs[0]
-    assert paragraphs[0][0] not in "#|!`"
+    assert not paragraphs[0].startswith(("#", "|", "!", "```"))
     assert page == "README.md" or f"]({page})" in PAGES["docs/README.md"]
 
 
