@@ -58,6 +58,10 @@ bench-kernels: $(READY) ## check, tune and measure our own kernels beside their 
 gpu-verification: $(READY) ## all that is to be shown on a GPU, step by step, as far as the time goes
 	$(PY) tests/benchmarks/gpu_verification.py $(ARGS)
 
+.PHONY: docs
+docs: $(READY) ## write the reference pages in docs/ from the tables of the code
+	$(PY) docs/generate
+
 reference-runs: $(READY) ## measure the reference studies of this machine, part by part: for a GPU
 	$(PY) tests/benchmarks/reference_runs.py $(ARGS)
 

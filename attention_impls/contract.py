@@ -93,6 +93,12 @@ class AttentionImpl(ABC):
     name: ClassVar[str]
     """The name under which it is asked for, and a promise of what runs."""
 
+    devices: ClassVar[tuple[str, ...]] = ("cpu", "cuda")
+    """Kinds of device that it has code for. What else it needs there, `unsupported_reasons` says."""
+
+    extras: ClassVar[tuple[str, ...]] = ()
+    """Extras of this project that install what it imports, one of which is enough; empty needs none."""
+
     reads_cache_in_place: ClassVar[bool] = True
     """Whether a prepared call sees what is later written into `inputs.k` and `inputs.v`.
 

@@ -1,87 +1,113 @@
 """The types of a sweep's keys. YAML beside this file holds the values, `harness/cases/` their meaning.
 
-The classes are inert and mutable, as Hydra's structured configs must be.
+The keys of the problem are not spelled here: `sweep_config` takes them from the table of axes, which the
+harness hands over (`gqabench.harness.cases.keys`). The classes are inert and mutable, as Hydra's structured
+configs must be.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterable
+from copy import copy
+from dataclasses import MISSING as UNSET
+from dataclasses import dataclass, field, fields, make_dataclass
+from typing import Any, get_type_hints
 
 from omegaconf import MISSING
+
+_ABOUT = "about"
+
+
+def _key(about: str, default: Any = MISSING) -> Any:
+    """Declare a key with what it is; without a default, one that YAML or the user gives."""
+    if isinstance(default, type):
+        return field(default_factory=default, metadata={_ABOUT: about})
+    return field(default=default, metadata={_ABOUT: about})
 
 
 @dataclass
 class MeasureConfig:
     """How long and how precisely to measure."""
 
-    name: str = MISSING
-    """`smoke`, `standard`, `thorough`, or a name of the user's own."""
-    target_interval: float = MISSING
-    """Stop when half the 95 % interval of every arm's median is below this share of it."""
-    min_rounds: int = MISSING
-    """Every arm of a case is measured in at least this many rounds, whatever they cost."""
-    seconds_per_arm: float = MISSING
-    """Time budget of a case: this many seconds of measuring for each of its arms."""
-    slice_ms: float = MISSING
-    """Calls of one arm in one round take about this long together; at least one call."""
-    timeout_s: float = MISSING
-    """An arm that does not reply for this long is stopped; its row says `timeout`."""
-    caches: list[str] = MISSING
-    """`cold`, `warm` or both: whether the last-level cache is flushed before each timed call."""
-    roofs: bool = MISSING
-    """Whether the ceilings of the device are measured first, unless that was done within the last week."""
-    energy: bool = MISSING
-    """Whether calls are repeated for seconds to read their energy, where there is a counter of it."""
-    max_check_gflop: float = MISSING
-    """The float64 reference of a case may cost this much; beyond it, sampled queries are checked."""
+    name: str = _key("`smoke`, `standard`, `thorough`, or a name of the user's own.")
+    target_interval: float = _key(
+        "Stop when half the 95 % interval of every arm's median is below this share of it."
+    )
+    min_rounds: int = _key("Rounds that every arm of a case is measured in, whatever they cost.")
+    seconds_per_arm: float = _key(
+        "Time budget of a case: this many seconds of measuring for each of its arms."
+    )
+    slice_ms: float = _key("Calls of one arm in one round take about this long together; at least one call.")
+    timeout_s: float = _key("An arm that answers nothing for so long is stopped; its row says `timeout`.")
+    caches: list[str] = _key(
+        "`cold`, `warm` or both: whether the last-level cache is flushed before each timed call."
+    )
+    roofs: bool = _key(
+        "Whether the ceilings of the device are measured first, unless they were within the last week."
+    )
+    energy: bool = _key(
+        "Whether calls are repeated for seconds to read their energy, where there is a counter."
+    )
+    max_check_gflop: float = _key(
+        "The float64 reference of a case may cost this much; beyond it, sampled queries are checked."
+    )
 
 
 @dataclass
-class SweepConfig:
-    """The keys of `gqabench sweep`. None in a shape means that the user has to give a value."""
+class RunConfig:
+    """The keys of `gqabench sweep` that are no axes of the problem."""
 
-    model: str | None = None
-    """Name of the `model/` preset."""
-    workload: str = MISSING
-    batch_size: int = MISSING
-    q_len: int | None = None
-    kv_len: int = MISSING
-    num_q_heads: int = MISSING
-    num_kv_heads: int = MISSING
-    head_dim: int = MISSING
-    num_layers: int | None = None
-    dtype: str = MISSING
-    """`float32`, `float16`, `bfloat16`, or `auto`: bfloat16 on a GPU, float32 on a CPU."""
-    kv_dtype: str | None = None
-    window: int | None = None
-    logits_soft_cap: float | None = None
-    page_size: int | None = None
-    tp: int = 1
-    """Tensor-parallel ranks: one rank's heads are measured."""
-    model_layers: int | None = None
-    """`workload=generate`: layers of the model that are built; None means all of `num_layers`."""
-    intermediate_size: int | None = None
-    """`workload=generate`: width of the MLP; None means two thirds of four times the model's width."""
-    hf_cache: str | None = None
-    """`workload=generate`: Hugging Face's `dynamic` or `static` cache."""
-    impls: Any = MISSING
-    """List of implementation names, or one name; `environment:name` for one in another environment."""
-    environments: Any = field(default_factory=dict)
-    """By name: `python`, the path of an interpreter, or `source`, a checkout of gqabench, or both."""
-    device: str = MISSING
-    """`auto`, `cpu`, `cuda` or `cuda:N`."""
-    measure: MeasureConfig = field(default_factory=MeasureConfig)
-    study: str | None = None
-    """Name of the `study/` preset."""
-    seed: int = MISSING
-    results_dir: str = MISSING
-    resume: str | None = None
-    """The folder of a run to continue, or `latest`."""
+    workload: str = _key("What a call does: a preset of `workload/`.")
+    impls: Any = _key(
+        "Implementation names in a list, or one name; `environment:name` for one in another environment."
+    )
+    environments: Any = _key(
+        "By name: `python`, the path of an interpreter, or `source`, a checkout of gqabench, or both.", dict
+    )
+    device: str = _key("`auto`, `cpu`, `cuda` or `cuda:N`.")
+    measure: MeasureConfig = _key("How long and how precisely: a preset of `measure/`.", MeasureConfig)
+    study: str | None = _key("Name of the `study/` preset.", None)
+    seed: int = _key("Seed of the inputs and of the order of rounds.")
+    results_dir: str = _key("Folder of the runs.")
+    resume: str | None = _key("A run's folder to go on with, or `latest`.", None)
 
 
-def register() -> None:
-    """Make the schema known to Hydra under the name that `sweep.yaml` extends."""
+@dataclass(frozen=True)
+class Key:
+    """One key of a configuration."""
+
+    name: str
+    type: Any
+    about: str
+    default: Any = MISSING
+    """`omegaconf.MISSING` where YAML or the user gives it."""
+
+
+def own_keys(config: type) -> list[Key]:
+    """Return the keys of `MeasureConfig` or `RunConfig`, for a listing."""
+    return [
+        Key(item.name, item.type, item.metadata[_ABOUT], None if item.default is UNSET else item.default)
+        for item in fields(config)
+    ]
+
+
+def sweep_config(axes: Iterable[Key], module: str) -> type:
+    """Return the schema of `gqabench sweep`: the axes of the problem, then the keys of `RunConfig`.
+
+    `module` is where it stands as `SweepConfig`: launchers pickle configurations, which name their schema.
+    """
+    members: list[tuple[str, Any, Any]] = [
+        (key.name, key.type, field(default=key.default, metadata={_ABOUT: key.about})) for key in axes
+    ]
+    hints = get_type_hints(RunConfig)
+    members += [(item.name, hints[item.name], copy(item)) for item in fields(RunConfig)]
+    config = make_dataclass("SweepConfig", members)
+    config.__module__ = module
+    return config
+
+
+def register(config: type) -> None:
+    """Make a schema known to Hydra under the name that `sweep.yaml` extends."""
     from hydra.core.config_store import ConfigStore
 
-    ConfigStore.instance().store(name="sweep_schema", node=SweepConfig)
+    ConfigStore.instance().store(name="sweep_schema", node=config)

@@ -13,8 +13,9 @@ from gqabench.reports.frames.doubts import all_flags, doubt_text, fastest_rows, 
 from gqabench.reports.frames.expansion import expanding_arms, workspace_shares
 from gqabench.reports.frames.problem import where_text
 from gqabench.reports.frames.slices import heads_text, take_slice
-from gqabench.reports.frames.tidy import PROBLEM_AXES, cells, failed_rows, ok_rows, stages
+from gqabench.reports.frames.tidy import cells, failed_rows, ok_rows, stages
 from gqabench.reports.units import bytes_text, count_text, listed, plural, times_text
+from gqabench.results.axes import PROBLEM_KEYS
 
 MAX_STAGES = 3
 
@@ -43,7 +44,7 @@ def key_findings(frame: pd.DataFrame) -> list[Finding]:
 def cache_finding(frame: pd.DataFrame) -> Finding | None:
     """How far the formula's cache falls from the most to the fewest KV heads of one problem."""
     rows = frame[frame["kv_cache_bytes_model"] > 0]
-    keys = [axis for axis in PROBLEM_AXES if axis != "num_kv_heads"]
+    keys = [axis for axis in PROBLEM_KEYS if axis != "num_kv_heads"]
     rows = rows[rows.groupby(keys, dropna=False)["num_kv_heads"].transform("nunique") > 1]
     if len(rows) == 0:
         return None
@@ -68,7 +69,7 @@ def speed_finding(frame: pd.DataFrame, stage: str) -> Finding | None:
     base = base_arm(rows)
     if base is None:
         return None
-    problem = rows.groupby(list(PROBLEM_AXES), dropna=False, sort=False).ngroup()
+    problem = rows.groupby(list(PROBLEM_KEYS), dropna=False, sort=False).ngroup()
     compared = rows[rows.groupby(problem)["arm"].transform("nunique") > 1]
     if len(compared) == 0:
         return None

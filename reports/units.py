@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pandas as pd
+
+from gqabench.results.column_types import ColumnType
+from gqabench.results.entries import Unit
 
 MISSING = "–"
 BYTE_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
@@ -154,3 +158,35 @@ def _short(value: float) -> str:
 
 def _trimmed(number: str) -> str:
     return number.rstrip("0").rstrip(".") if "." in number else number
+
+
+FORMATTERS: Mapping[Unit, Callable[[float], str]] = {
+    Unit.MS: ms_text,
+    Unit.S: digits_text,
+    Unit.BYTES: bytes_text,
+    Unit.JOULES: energy_text,
+    Unit.WATTS: digits_text,
+    Unit.MHZ: count_text,
+    Unit.CELSIUS: count_text,
+    Unit.CORES: digits_text,
+    Unit.TOKENS_PER_S: rate_text,
+    Unit.GB_PER_S: digits_text,
+    Unit.TFLOP_PER_S: digits_text,
+    Unit.FLOP: rate_text,
+    Unit.SHARE: percent_text,
+    Unit.COUNT: count_text,
+    Unit.ABSOLUTE_ERROR: error_text,
+    Unit.RATIO: lambda ratio: digits_text(ratio, 2),
+}
+"""How a table writes a number of each unit."""
+
+
+def value_text(kind: ColumnType, unit: Unit | None, value: Any) -> str:
+    """Return a column's value as a table shows it: by its unit, `yes` and `no`, names, or as it is."""
+    if kind.is_list:
+        return ", ".join(str(one) for one in value) if value is not None else MISSING
+    if is_missing(value):
+        return MISSING
+    if kind.scalar is bool:
+        return "yes" if value else "no"
+    return FORMATTERS[unit](value) if unit is not None else str(value)

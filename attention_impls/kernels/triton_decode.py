@@ -25,6 +25,7 @@ class TritonDecode(AttentionImpl):
     """
 
     name = "triton_decode"
+    devices = ("cuda",)
     compiles_each_problem = True
     timed_call = TimedCall()
 

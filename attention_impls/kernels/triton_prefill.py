@@ -22,6 +22,7 @@ class TritonPrefill(AttentionImpl):
     """
 
     name = "triton_prefill"
+    devices = ("cuda",)
     compiles_each_problem = True
     timed_call = TimedCall(num_launches=1)
 

@@ -34,6 +34,8 @@ class CudnnPaged(AttentionImpl):
     """`graph.sdpa` with page tables; building the graph and choosing its plan are in `prepare`."""
 
     name = "cudnn_paged"
+    devices = ("cuda",)
+    extras = ("cudnn",)
     reads_cache_in_place = False
     timed_call = TimedCall()
 

@@ -17,6 +17,8 @@ class FlashAttn2(AttentionImpl):
     """`flash_attn_with_kvcache` for every phase: split-KV, with the group folded into the queries."""
 
     name = "flash_attn_2"
+    devices = ("cuda",)
+    extras = ("flash-attn-2",)
     reads_cache_in_place = False
     timed_call = TimedCall()
 

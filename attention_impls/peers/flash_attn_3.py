@@ -25,6 +25,8 @@ class FlashAttn3(AttentionImpl):
     """`flash_attn_with_kvcache` for every phase, with its own choice of splits."""
 
     name = "flash_attn_3"
+    devices = ("cuda",)
+    extras = ("flash-attn-3",)
     reads_cache_in_place = False
     timed_call = TimedCall()
 

@@ -27,6 +27,8 @@ class FlashAttn4(AttentionImpl):
     """`flash_attn_func`, for prefill and extend: on capability 9.0 it has no split-KV, so decode starves."""
 
     name = "flash_attn_4"
+    devices = ("cuda",)
+    extras = ("flash-attn-4",)
     reads_cache_in_place = False
     compiles_each_problem = True
     timed_call = TimedCall()

@@ -28,6 +28,8 @@ class FlashinferDecode(AttentionImpl):
     """`BatchDecodeWithPagedKVCacheWrapper`, on tensor cores where the group fills them."""
 
     name = "flashinfer_decode"
+    devices = ("cuda",)
+    extras = ("flashinfer",)
     reads_cache_in_place = False
     compiles_each_problem = True
     timed_call = TimedCall()

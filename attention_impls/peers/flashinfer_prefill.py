@@ -31,6 +31,8 @@ class FlashinferPrefill(AttentionImpl):
     """`BatchPrefillWithPagedKVCacheWrapper` for several new tokens, with FlashInfer's choice of kernel."""
 
     name = "flashinfer_prefill"
+    devices = ("cuda",)
+    extras = ("flashinfer",)
     reads_cache_in_place = False
     compiles_each_problem = True
     timed_call = TimedCall()

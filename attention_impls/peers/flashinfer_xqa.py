@@ -28,6 +28,8 @@ class FlashinferXqa(AttentionImpl):
     """`xqa_batch_decode_with_kv_cache` over pages."""
 
     name = "flashinfer_xqa"
+    devices = ("cuda",)
+    extras = ("flashinfer",)
     reads_cache_in_place = False
     compiles_each_problem = True
     timed_call = TimedCall()

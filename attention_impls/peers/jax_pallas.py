@@ -39,6 +39,8 @@ class JaxPallas(AttentionImpl):
     """
 
     name = "jax_pallas"
+    devices = ("cuda",)
+    extras = ("jax",)
     reads_cache_in_place = False
     allocates_outside_torch = True
     compiles_each_problem = True

@@ -39,6 +39,7 @@ class OnnxruntimeGqa(AttentionImpl):
     """
 
     name = "onnxruntime_gqa"
+    extras = ("onnxruntime", "onnxruntime-gpu")
     reads_cache_in_place = False
     allocates_outside_torch = True
     timed_call = TimedCall(cache_append=True)

@@ -25,6 +25,7 @@ class TransformersEager(AttentionImpl):
     """`repeat_kv`, two matrix products and a float32 softmax, with the mask always added."""
 
     name = "transformers_eager"
+    extras = ("transformers",)
     has_backward = True
     timed_call = TimedCall(kv_expansion=Copying.WHOLE)
 

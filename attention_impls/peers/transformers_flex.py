@@ -31,6 +31,7 @@ class TransformersFlex(AttentionImpl):
     """
 
     name = "transformers_flex"
+    extras = ("transformers",)
     compiles_each_problem = True
     timed_call = TimedCall(kv_expansion=Copying.UNKNOWN)
 

@@ -29,6 +29,7 @@ class TransformersSdpa(AttentionImpl):
     """
 
     name = "transformers_sdpa"
+    extras = ("transformers",)
     has_backward = True
     timed_call = TimedCall(kv_expansion=Copying.UNKNOWN)
 

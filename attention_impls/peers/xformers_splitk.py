@@ -31,6 +31,8 @@ class XformersSplitk(AttentionImpl):
     """
 
     name = "xformers_splitk"
+    devices = ("cuda",)
+    extras = ("xformers",)
     reads_cache_in_place = False
     timed_call = TimedCall()
 

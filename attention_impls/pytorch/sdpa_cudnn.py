@@ -12,6 +12,7 @@ class SdpaCudnn(PinnedSdpa):
     """Knows grouped heads; half precision only. It builds a plan at the first call of each new shape."""
 
     name = "sdpa_cudnn"
+    devices = ("cuda",)
     has_backward = True
     backend = SDPBackend.CUDNN_ATTENTION
     promised_operators = ("aten::_scaled_dot_product_cudnn_attention",)

@@ -12,6 +12,7 @@ class SdpaEfficient(PinnedSdpa):
     """Refuses grouped heads in PyTorch 2.11 and 2.13: there it serves multi-head attention only."""
 
     name = "sdpa_efficient"
+    devices = ("cuda",)
     has_backward = True
     backend = SDPBackend.EFFICIENT_ATTENTION
     promised_operators = ("aten::_scaled_dot_product_efficient_attention",)

@@ -30,6 +30,7 @@ class TorchVarlen(AttentionImpl):
     """The cache without padding; grouped heads and pages came with PyTorch 2.13."""
 
     name = "torch_varlen"
+    devices = ("cuda",)
     reads_cache_in_place = False
     timed_call = TimedCall()
 

@@ -20,8 +20,10 @@ from gqabench.attention_impls.cost import model_bytes as attention_bytes
 from gqabench.attention_impls.cost import model_flops as attention_flops
 from gqabench.attention_impls.models.llama.shape import LlamaShape
 from gqabench.attention_impls.prefill_decode_pair import JOINED_BY, parts_of
+from gqabench.harness.cases.counted_fields import counted_fields, problem_fields
 from gqabench.harness.hashes import short_hash
 from gqabench.harness.workers.environments import CURRENT_ENVIRONMENT
+from gqabench.results.axes import AXES
 
 CACHE_STATES = ("cold", "warm")
 LAYER_WORKLOAD = "layer"
@@ -114,7 +116,7 @@ class Case:
         """The same for the same problem, workload and model, in every run."""
         return short_hash(
             {
-                "problem": asdict(self.problem),
+                "problem": problem_fields(self.problem),
                 "workload": self.workload,
                 "model": self.model,
                 "num_layers": self.num_layers,
@@ -126,7 +128,7 @@ class Case:
     def to_open(self) -> dict[str, Any]:
         """What a worker makes the inputs and answers from, as plain values."""
         arguments = {
-            "problem": asdict(self.problem),
+            "problem": problem_fields(self.problem),
             "workload": self.workload,
             "hidden_size": self.hidden_size,
             "seed": self.seed,
@@ -136,27 +138,18 @@ class Case:
 
     def shape_fields(self) -> dict[str, Any]:
         """The record fields that say what was asked for."""
-        problem = self.problem
-        return {
+        asked = {
             "model": self.model,
-            "workload": self.workload,
-            "phase": problem.phase,
-            "batch_size": problem.batch_size,
-            "q_len": problem.q_len,
-            "kv_len": problem.kv_len,
-            "num_q_heads": problem.num_q_heads,
-            "num_kv_heads": problem.num_kv_heads,
-            "group_size": problem.group_size,
-            "head_dim": problem.head_dim,
             "num_layers": self.num_layers,
             "tp": self.tp,
-            "dtype": problem.dtype,
-            "kv_dtype": problem.kv_dtype,
-            "window": problem.window,
-            "logits_soft_cap": problem.logits_soft_cap,
-            "page_size": problem.page_size,
             **llama_fields(self.llama),
-            "device": problem.device,
+        }
+        return {
+            "workload": self.workload,
+            "phase": self.problem.phase,
+            "group_size": self.problem.group_size,
+            **{key: asked[key] if key in asked else getattr(self.problem, key) for key in AXES},
+            "device": self.problem.device,
             "seed": self.seed,
             "measure": self.measure.name,
         }
@@ -199,7 +192,7 @@ class InvalidCase:
 
     @property
     def case_id(self) -> str:
-        return short_hash(self.fields)
+        return short_hash(counted_fields(self.fields, {axis.key: axis.default for axis in AXES.values()}))
 
     def shape_fields(self) -> dict[str, Any]:
         """The record fields that say what was asked for."""
@@ -207,11 +200,9 @@ class InvalidCase:
 
 
 def llama_fields(llama: LlamaShape | None) -> dict[str, Any]:
-    """The record fields of a model; none without one."""
-    if llama is None:
-        return {}
+    """The record fields of a model; null without one."""
     return {
-        "model_layers": llama.num_layers,
-        "intermediate_size": llama.intermediate_size,
-        "hf_cache": llama.hf_cache,
+        "model_layers": None if llama is None else llama.num_layers,
+        "intermediate_size": None if llama is None else llama.intermediate_size,
+        "hf_cache": None if llama is None else llama.hf_cache,
     }

@@ -20,9 +20,6 @@ _NOT_IN_A_LLAMA = {
 
 def require_llama_values(values: dict[str, Any]) -> None:
     """Raise `UsageError` for a value that no model can have."""
-    for key in ("model_layers", "intermediate_size"):
-        if values[key] is not None and values[key] < 1:
-            raise UsageError(f"{key}={values[key]}: must be a positive whole number, or null")
     if values["hf_cache"] not in (None, *HF_CACHES):
         raise UsageError(f"hf_cache={values['hf_cache']}: must be {' or '.join(HF_CACHES)}")
     if values["workload"] != GENERATE_WORKLOAD:

@@ -12,13 +12,12 @@ from omegaconf import DictConfig, OmegaConf
 from gqabench.attention_impls import AttentionProblem, InvalidCombination, InvalidProblem
 from gqabench.conf import list_presets
 from gqabench.harness.cases.arms import read_arms, require_known_impls, require_no_pairs
-from gqabench.harness.cases.case import TRAIN_WORKLOAD, Case, InvalidCase, MeasureSettings
+from gqabench.harness.cases.case import GENERATE_WORKLOAD, TRAIN_WORKLOAD, Case, InvalidCase, MeasureSettings
 from gqabench.harness.cases.llama_plan import plan_llama, require_llama_values
 from gqabench.harness.errors import UsageError
 from gqabench.harness.machine.devices import AUTO, resolve_device, resolve_dtype
 from gqabench.harness.workers.environments import read_environments
-
-_COUNTS = ("batch_size", "q_len", "kv_len", "num_q_heads", "num_kv_heads", "head_dim", "num_layers", "tp")
+from gqabench.results.axes import AXES
 
 
 def plan_case(
@@ -98,14 +97,12 @@ def make_problem(values: dict[str, Any]) -> AttentionProblem:
 
 def require_counts(values: dict[str, Any]) -> None:
     """Raise `UsageError` for what is no size, before it is mixed with other values."""
-    for key in _COUNTS:
-        value = values[key]
-        if value is None and key == "num_layers":
-            continue
-        if value is None:
-            raise UsageError(f"{key}=null: must be a positive whole number")
-        if value < 1:
-            raise UsageError(f"{key}={value}: must be a positive whole number")
+    for axis in AXES.values():
+        value = values[axis.key]
+        if axis.is_count and (axis.is_required if value is None else value < 1):
+            shown = "null" if value is None else value
+            or_null = "" if axis.is_required else " or null"
+            raise UsageError(f"{axis.key}={shown}: must be a positive whole number{or_null}")
     if values["seed"] < 0:
         raise UsageError(f"seed={values['seed']}: must be 0 or more")
 
@@ -139,10 +136,7 @@ def _require_training(problem: AttentionProblem) -> None:
 
 def _asked_fields(values: dict[str, Any], settings: MeasureSettings) -> dict[str, Any]:
     """Record fields of a point that is no problem, as they were asked for."""
-    keys = (
-        "model", "workload", "batch_size", "q_len", "kv_len", "num_q_heads", "num_kv_heads", "head_dim",
-        "num_layers", "tp", "dtype", "kv_dtype", "window", "logits_soft_cap", "page_size", "device", "seed",
-    )  # fmt: skip
-    asked = {key: values[key] for key in keys}
-    asked |= {key: values[key] for key in ("model_layers", "hf_cache") if values[key] is not None}
+    asked = {key: values[key] for key in (*AXES, "workload", "device", "seed")}
+    if values["workload"] != GENERATE_WORKLOAD:
+        asked["intermediate_size"] = None  # of the preset's model, which no other workload builds
     return {**asked, "phase": None, "group_size": None, "measure": settings.name}

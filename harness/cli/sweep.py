@@ -9,7 +9,7 @@ import sys
 from collections import Counter
 from contextlib import suppress
 
-from gqabench import conf
+from gqabench.harness.cases.keys import register_keys
 from gqabench.harness.cli.interruption import interrupt_between_imports
 from gqabench.harness.errors import UsageError
 from gqabench.harness.sweep.hydra_errors import mistakes_explained
@@ -103,7 +103,7 @@ def _run_hydra(arguments: list[str]) -> None:
 
     from gqabench.harness.sweep.job import run_job
 
-    conf.register()
+    register_keys()
     # Hydra reads the command line itself, and the completion scripts that it prints name the program.
     sys.argv = ["gqabench", *hydra_arguments(arguments)]
     app = hydra.main(version_base="1.3", config_path="pkg://gqabench.conf", config_name="sweep")(run_job)

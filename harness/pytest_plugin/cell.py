@@ -92,10 +92,11 @@ def plan_cell(impl: str, keys: dict[str, Any]) -> Case | InvalidCase:
     from omegaconf import OmegaConf
 
     from gqabench import conf
+    from gqabench.harness.cases.keys import register_keys
     from gqabench.harness.cases.plan import plan_case
     from gqabench.harness.sweep.hydra_errors import mistakes_explained
 
-    conf.register()
+    register_keys()
     with initialize_config_module("gqabench.conf", version_base="1.3"):
         is_group = set(conf.presets.PRESET_GROUPS).__contains__
         ordered = sorted(keys.items(), key=lambda item: not is_group(item[0]))

@@ -13,8 +13,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from gqabench import conf
 from gqabench.harness.cases.case import Case, InvalidCase
+from gqabench.harness.cases.keys import register_keys
 from gqabench.harness.sweep.sweeper import PointComposer, expand_axes, plan_points, require_some_case
 
 
@@ -37,7 +37,7 @@ def compose_values(overrides: list[str]) -> list[dict[str, Any]]:
 @contextmanager
 def _expanded(overrides: list[str]) -> Iterator[tuple[ConfigLoader, DictConfig, list[tuple[str, ...]]]]:
     """What composes the points of a sweep, and the overrides of each."""
-    conf.register()
+    register_keys()
     with initialize_config_module("gqabench.conf", version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()
         parser = OverridesParser.create(config_loader=loader)

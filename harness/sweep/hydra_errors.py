@@ -11,7 +11,8 @@ from dataclasses import fields
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf.errors import OmegaConfBaseException
 
-from gqabench.conf import MeasureConfig, SweepConfig
+from gqabench.conf import MeasureConfig
+from gqabench.harness.cases.keys import SweepConfig
 from gqabench.harness.errors import UsageError
 from gqabench.harness.workers.process import WorkerFailed
 

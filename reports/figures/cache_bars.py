@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from gqabench.reports.figures.axes import linear_bytes_axis
 from gqabench.reports.figures.cache_lines import WHERE_AXES, held_text
 from gqabench.reports.figures.palette import KV_HEADS_COLORS
-from gqabench.reports.figures.spec import FigureData, NotDrawn
+from gqabench.reports.figures.spec import FigureData, FigureSpec, NotDrawn
 from gqabench.reports.figures.theme import new_figure
 from gqabench.reports.frames.problem import where_text
 from gqabench.reports.frames.slices import axis_text, axis_values, heads_text, spread_out, take_slice
@@ -78,3 +78,8 @@ def draw(data: FigureData) -> Figure:
     axes.grid(visible=False, axis="y")
     axes.set(xlabel="KV cache of one layer (bytes)", ylabel="")
     return figure
+
+
+FIGURE = FigureSpec(
+    "kv_cache_by_heads", "KV cache by number of KV heads", prepare, draw, instead=("kv_cache",)
+)

@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 
 from gqabench.reports.figures.axes import arm_styles, count_axis, label_line_ends, log_bytes_axis
 from gqabench.reports.figures.palette import KV_HEADS_COLORS, NEUTRAL
-from gqabench.reports.figures.spec import FigureData, NotDrawn
+from gqabench.reports.figures.spec import FigureData, FigureSpec, NotDrawn
 from gqabench.reports.figures.theme import new_figure
 from gqabench.reports.frames.problem import where_text
 from gqabench.reports.frames.slices import axis_values, heads_kind, heads_text, spread_out, take_slice
@@ -151,3 +151,6 @@ def _ends(lines: pd.DataFrame, colors: dict[Any, str]) -> dict[str, tuple[float,
         last = line.iloc[-1]
         ends[f"{name}{kind}"] = (float(last["kv_len"]), float(last["kv_cache_bytes_model"]), color)
     return ends
+
+
+FIGURE = FigureSpec("kv_cache", "KV cache against context", prepare, draw, instead=("kv_cache_by_heads",))

@@ -16,7 +16,7 @@ from gqabench.reports.figures.axes import (
     rate_tick,
 )
 from gqabench.reports.figures.palette import KV_HEADS_COLORS
-from gqabench.reports.figures.spec import NO_LATENCY, FigureData, NotDrawn
+from gqabench.reports.figures.spec import NO_LATENCY, FigureData, FigureSpec, NotDrawn
 from gqabench.reports.figures.theme import new_figure
 from gqabench.reports.frames.doubts import doubt_text
 from gqabench.reports.frames.slices import (
@@ -116,3 +116,6 @@ def _draw_line(axes: Axes, line: pd.DataFrame, column: str, place: int) -> None:
 
 def _color(place: int) -> str:
     return KV_HEADS_COLORS[place * (len(KV_HEADS_COLORS) - 1) // (MAX_HEADS - 1)]
+
+
+FIGURE = FigureSpec("frontier", "What a larger batch gives and costs", prepare, draw, per_stage=True)

@@ -21,7 +21,7 @@ from gqabench.reports.figures.axes import (
     panel_grid,
 )
 from gqabench.reports.figures.palette import DOTTED, NEUTRAL
-from gqabench.reports.figures.spec import NO_LATENCY, FigureData, NotDrawn
+from gqabench.reports.figures.spec import NO_LATENCY, FigureData, FigureSpec, NotDrawn
 from gqabench.reports.frames.baseline import in_speed_order
 from gqabench.reports.frames.doubts import doubt_text
 from gqabench.reports.frames.expansion import expanding_arms
@@ -35,8 +35,9 @@ from gqabench.reports.frames.slices import (
     spread_out,
     take_slice,
 )
-from gqabench.reports.frames.tidy import PROBLEM_AXES, cells, stages
+from gqabench.reports.frames.tidy import cells, stages
 from gqabench.reports.units import listed, times_text
+from gqabench.results.axes import PROBLEM_KEYS
 
 MAX_CONTEXTS = 3
 MAX_STAGES = 2
@@ -82,7 +83,7 @@ def relative_to_mha(rows: pd.DataFrame) -> pd.DataFrame:
 
     `mha_flags` are those of the same arm with MHA: what is relative to a doubtful latency is doubtful.
     """
-    keys = ["arm", *(axis for axis in PROBLEM_AXES if axis != "num_kv_heads")]
+    keys = ["arm", *(axis for axis in PROBLEM_KEYS if axis != "num_kv_heads")]
     grouped = rows.groupby(keys, dropna=False)
     is_mha = rows["num_kv_heads"] == rows["num_q_heads"]
     mha_latency = (
@@ -191,3 +192,6 @@ def _name_lines(figure: Figure, panels: Any, data: FigureData, styles: dict[str,
         rows = last[last["stage"] == stage].drop_duplicates("arm").set_index("arm")["relative_latency"]
         ends = {arm: (fewest, float(rows[arm]), styles[arm].color) for arm in styles if arm in rows}
         label_line_ends(figure, panels[row][-1], ends)
+
+
+FIGURE = FigureSpec("latency_by_kv_heads", "Who gains from fewer KV heads", prepare, draw)

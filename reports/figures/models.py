@@ -16,7 +16,7 @@ from gqabench.reports.figures.axes import (
     log_number_axis,
 )
 from gqabench.reports.figures.palette import KV_HEADS_COLORS
-from gqabench.reports.figures.spec import FigureData, NotDrawn
+from gqabench.reports.figures.spec import FigureData, FigureSpec, NotDrawn
 from gqabench.reports.figures.theme import new_figure
 from gqabench.reports.frames.baseline import in_speed_order
 from gqabench.reports.frames.slices import axis_text, heads_text, slice_note, take_slice
@@ -92,3 +92,6 @@ def _draw_latencies(axes: Axes, rows: pd.DataFrame, models: list[str]) -> None:
         ", ".join([first["stage"], *(axis_text(axis, first[axis]) for axis in ("kv_len", "batch_size"))])
     )
     axes.set(xlabel="latency of one call (ms)", ylabel="")
+
+
+FIGURE = FigureSpec("models", "Models: cache of one token, and latency", prepare, draw)

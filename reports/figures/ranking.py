@@ -11,16 +11,17 @@ from matplotlib.figure import Figure
 
 from gqabench.reports.figures.axes import arm_styles, outer_labels, panel_titles
 from gqabench.reports.figures.captions import fastest_text
-from gqabench.reports.figures.spec import NO_LATENCY, FigureData, NotDrawn
+from gqabench.reports.figures.spec import NO_LATENCY, FigureData, FigureSpec, NotDrawn
 from gqabench.reports.figures.theme import INK, new_figure
 from gqabench.reports.frames.baseline import in_speed_order
 from gqabench.reports.frames.problem import one_problem, where_text
 from gqabench.reports.frames.slices import choose_facets, slice_note, take_slice, varies
 from gqabench.reports.frames.tidy import cells
 from gqabench.reports.units import MISSING, duration_text, is_missing, listed, ms_text
+from gqabench.results.axes import AXES
 
 MAX_BARS = 20
-_ONE_OF = {"kv_len": "contexts", "batch_size": "batch sizes", "model": "models"}
+_ONE_OF = ("kv_len", "batch_size", "model")
 
 
 def prepare(frame: pd.DataFrame) -> FigureData | NotDrawn:
@@ -28,7 +29,7 @@ def prepare(frame: pd.DataFrame) -> FigureData | NotDrawn:
     rows = cells(frame)
     if len(rows) < 2:
         return NotDrawn("only one latency was measured" if len(rows) else NO_LATENCY)
-    several = [name for axis, name in _ONE_OF.items() if varies(rows, axis)]
+    several = [AXES[axis].plural for axis in _ONE_OF if varies(rows, axis)]
     if several:
         return NotDrawn(f"several {listed(several)} were measured, and bars show one")
     faceted, facets = choose_facets(rows, fixed=[], max_columns=3, max_rows=2)
@@ -83,3 +84,8 @@ def _draw_panel(axes: Axes, rows: pd.DataFrame, arms: list[str], colors: dict[st
         axes.annotate(
             ms_text(row.latency_ms), end, xytext=(5, 0), textcoords="offset points", va="center", size=8
         )
+
+
+FIGURE = FigureSpec(
+    "ranking", "Latency by implementation", prepare, draw, per_stage=True, instead=("latency",)
+)

@@ -5,80 +5,39 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 
 import pandas as pd
 
-from gqabench.reports.figures import (
-    cache_bars,
-    cache_lines,
-    frontier,
-    kv_heads,
-    lines,
-    models,
-    ranking,
-    roof_share,
-    speed_up,
-    workspace,
-)
 from gqabench.reports.figures.spec import FigureData, FigureSpec, NotDrawn
 from gqabench.reports.figures.theme import png_bytes, svg_bytes, theme
 from gqabench.reports.frames.tidy import stages
 
 MAX_STAGES = 4
 
-FIGURES = (
-    FigureSpec(
-        "kv_cache",
-        "KV cache against context",
-        cache_lines.prepare,
-        cache_lines.draw,
-        instead=("kv_cache_by_heads",),
-    ),
-    FigureSpec(
-        "kv_cache_by_heads",
-        "KV cache by number of KV heads",
-        cache_bars.prepare,
-        cache_bars.draw,
-        instead=("kv_cache",),
-    ),
-    FigureSpec("models", "Models: cache of one token, and latency", models.prepare, models.draw),
-    FigureSpec("latency_by_kv_heads", "Who gains from fewer KV heads", kv_heads.prepare, kv_heads.draw),
-    FigureSpec("workspace", "Workspace beside the cache", workspace.prepare, workspace.draw),
-    FigureSpec(
-        "latency",
-        "Latency",
-        lines.prepare_latency,
-        lines.draw_latency,
-        per_stage=True,
-        instead=("ranking",),
-    ),
-    FigureSpec(
-        "throughput",
-        "Throughput",
-        lines.prepare_throughput,
-        lines.draw_throughput,
-        per_stage=True,
-        instead=("ranking",),
-    ),
-    FigureSpec(
-        "ranking",
-        "Latency by implementation",
-        ranking.prepare,
-        ranking.draw,
-        per_stage=True,
-        instead=("latency",),
-    ),
-    FigureSpec(
-        "frontier",
-        "What a larger batch gives and costs",
-        frontier.prepare,
-        frontier.draw,
-        per_stage=True,
-    ),
-    FigureSpec("roof_share", "Share of the roof", roof_share.prepare, roof_share.draw, per_stage=True),
-    FigureSpec("speed_up", "Speed-up", speed_up.prepare, speed_up.draw, per_stage=True),
+MODULES = (
+    "cache_lines",
+    "cache_bars",
+    "models",
+    "kv_heads",
+    "workspace",
+    "latency",
+    "throughput",
+    "ranking",
+    "frontier",
+    "roof_share",
+    "speed_up",
 )
-"""In the order of the page."""
+"""One line a figure, in the order of the page: the module beside this one whose `FIGURE` it is."""
+
+
+def _figure(module: str) -> FigureSpec:
+    figure = import_module(f"gqabench.reports.figures.{module}").FIGURE
+    assert isinstance(figure, FigureSpec), f"{module}.FIGURE must be a FigureSpec"
+    return figure
+
+
+FIGURES = tuple(_figure(module) for module in MODULES)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from gqabench.reports.figures.axes import (
     panel_titles,
 )
 from gqabench.reports.figures.palette import DOTTED, NEUTRAL
-from gqabench.reports.figures.spec import NO_LATENCY, FigureData, NotDrawn
+from gqabench.reports.figures.spec import NO_LATENCY, FigureData, FigureSpec, NotDrawn
 from gqabench.reports.figures.theme import new_figure
 from gqabench.reports.frames.baseline import base_arm, in_speed_order
 from gqabench.reports.frames.doubts import doubt_text, fastest_rows
@@ -29,12 +29,13 @@ from gqabench.reports.frames.problem import one_problem, where_text
 from gqabench.reports.frames.slices import choose_facets, slice_note, take_slice
 from gqabench.reports.frames.tidy import cells
 from gqabench.reports.units import listed, percent_text, roof_text
+from gqabench.results.axes import AXES
 
-X_LABELS = {"kv_len": "context (tokens)", "num_kv_heads": "KV heads", "batch_size": "batch size (sequences)"}
+X_AXES = ("kv_len", "num_kv_heads", "batch_size")
 
 
 def prepare(frame: pd.DataFrame) -> FigureData | NotDrawn:
-    """Cells under the roof that bounds most of them, against the first axis of `X_LABELS` that varies."""
+    """Cells under the roof that bounds most of them, against the first axis of `X_AXES` that varies."""
     measured = cells(frame)
     known = measured[measured["roof"].notna() & (measured["roof_fraction"] > 0)]
     if len(measured) == 0:
@@ -44,7 +45,7 @@ def prepare(frame: pd.DataFrame) -> FigureData | NotDrawn:
         return NotDrawn(f"the share of a measured roof is known {which}")
     roof = str(known["roof"].mode().iloc[0])
     rows = known[known["roof"] == roof]
-    x = next((axis for axis in X_LABELS if rows[axis].nunique() > 1), None)
+    x = next((axis for axis in X_AXES if rows[axis].nunique() > 1), None)
     faceted, facets = choose_facets(rows, fixed=[x] if x else [], max_rows=1)
     free = [axis for axis in (x, facets.column, facets.row) if axis]
     drawn = take_slice(faceted, free, all_rows=rows).frame
@@ -92,7 +93,7 @@ def _draw_lines(data: FigureData, styles: dict[str, Any]) -> Figure:
     if x == "num_kv_heads":
         panels[0][0].invert_xaxis()
     panel_titles(panels, facets, data.frame)
-    outer_labels(panels, X_LABELS[x], _label(data))
+    outer_labels(panels, AXES[x].label, _label(data))
     arm_legend(figure, styles)
     return figure
 
@@ -140,3 +141,6 @@ def _share_axis(axis: Any, highest: float) -> None:
 
 def _label(data: FigureData) -> str:
     return f"share of the {roof_text(data.extras['roof'])} (%)"
+
+
+FIGURE = FigureSpec("roof_share", "Share of the roof", prepare, draw, per_stage=True)

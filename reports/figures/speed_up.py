@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
-from gqabench.reports.figures.spec import NO_LATENCY, FigureData, NotDrawn
+from gqabench.reports.figures.spec import NO_LATENCY, FigureData, FigureSpec, NotDrawn
 from gqabench.reports.figures.theme import INK, new_figure
 from gqabench.reports.frames.baseline import base_arm, geometric_mean, speed_ups
 from gqabench.reports.frames.doubts import doubt_text, unflagged, unflagged_first
@@ -171,3 +171,6 @@ def _group_titles(
         )  # fmt: skip
         if start:
             axes.axvline(start, color="white", lw=5)
+
+
+FIGURE = FigureSpec("speed_up", "Speed-up", prepare, draw, per_stage=True)

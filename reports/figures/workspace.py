@@ -13,7 +13,7 @@ from matplotlib.patches import Patch
 
 from gqabench.reports.figures.axes import arm_styles, linear_bytes_axis, outer_labels
 from gqabench.reports.figures.palette import DASHED, NEUTRAL
-from gqabench.reports.figures.spec import FigureData, NotDrawn
+from gqabench.reports.figures.spec import FigureData, FigureSpec, NotDrawn
 from gqabench.reports.figures.theme import new_figure
 from gqabench.reports.frames.expansion import expanding_arms
 from gqabench.reports.frames.problem import one_problem, where_text
@@ -178,3 +178,6 @@ def _clear_of(start: float, verticals: list[float], width: float) -> float:
         if start <= vertical <= start + width:
             start = vertical
     return start
+
+
+FIGURE = FigureSpec("workspace", "Workspace beside the cache", prepare, draw)

@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 
 from gqabench.reports.frames.doubts import high_end, low_end
-from gqabench.reports.frames.tidy import PROBLEM_AXES, cells
+from gqabench.reports.frames.tidy import cells
+from gqabench.results.axes import PROBLEM_KEYS
 
 BASE_IMPLS = ("repeat_kv", "repeat_kv_sdpa", "sdpa_math", "reference", "sdpa")
 """The first of these that was measured is the base: expanding K and V is what GQA replaces."""
@@ -34,7 +35,7 @@ def speed_ups(frame: pd.DataFrame, base: str) -> pd.DataFrame:
     the base has no latency for are left out.
     """
     rows = cells(frame)
-    keys = list(PROBLEM_AXES)
+    keys = list(PROBLEM_KEYS)
     problem = rows.groupby(keys, dropna=False, sort=False).ngroup()
     of_base = rows["arm"] == base
     of_problem = rows[of_base].set_index(problem[of_base])
@@ -61,6 +62,6 @@ def in_speed_order(frame: pd.DataFrame) -> list[str]:
     rows = frame[frame["latency_ms"].notna()]
     if len(rows) == 0:
         return []
-    best = rows.groupby(list(PROBLEM_AXES), dropna=False)["latency_ms"].transform("min")
+    best = rows.groupby(list(PROBLEM_KEYS), dropna=False)["latency_ms"].transform("min")
     slowness = rows.assign(slowness=np.log(rows["latency_ms"] / best)).groupby("arm")["slowness"].mean()
     return [str(arm) for arm in slowness.sort_values(kind="stable").index]

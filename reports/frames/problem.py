@@ -9,12 +9,9 @@ import pandas as pd
 
 from gqabench.reports.frames.slices import axis_text, equals, take_slice, varies
 from gqabench.reports.units import is_missing, listed
+from gqabench.results.axes import TOLD_KEYS
 
 SIZE_AXES = ("kv_len", "batch_size", "num_kv_heads")
-_NAMED_WHERE_SEVERAL = (
-    "model", "tp", "num_q_heads", "head_dim", "dtype", "kv_dtype", "window", "logits_soft_cap", "page_size",
-    "hf_cache", "model_layers", "q_len",
-)  # fmt: skip
 
 
 def one_problem(rows: pd.DataFrame, first: str = "kv_len") -> pd.DataFrame:
@@ -33,7 +30,7 @@ def where_text(row: Any, measured: pd.DataFrame, axes: Sequence[str] = SIZE_AXES
 
     Several in `measured`; a shape that follows from the model is told by its name.
     """
-    several = [axis for axis in _NAMED_WHERE_SEVERAL if _has_several(measured, axis)]
+    several = [axis for axis in TOLD_KEYS if _has_several(measured, axis)]
     named = [*axes, *(axis for axis in several if not (axis == "model" and is_missing(row[axis])))]
     same = measured[equals(measured["num_q_heads"], row["num_q_heads"])]
     return listed([axis_text(axis, row[axis], same) for axis in named], limit=len(named))

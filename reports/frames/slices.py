@@ -9,19 +9,7 @@ from typing import Any
 import pandas as pd
 
 from gqabench.reports.units import is_missing, tokens_text
-
-PINNED_AXES = (
-    "model", "tp", "dtype", "kv_dtype", "window", "logits_soft_cap", "page_size", "hf_cache", "head_dim",
-    "num_q_heads", "num_layers", "model_layers", "q_len", "batch_size", "kv_len", "num_kv_heads",
-)  # fmt: skip
-"""In the order in which they are fixed: what names a problem first, its size last."""
-
-FACET_AXES = (
-    "model", "tp", "num_kv_heads", "batch_size", "kv_dtype", "dtype", "window", "page_size",
-    "hf_cache", "model_layers", "logits_soft_cap", "q_len", "num_q_heads", "head_dim", "kv_len",
-)  # fmt: skip
-"""In the order in which they become columns and rows of panels."""
-
+from gqabench.results.axes import AXES, FACET_KEYS
 
 MAX_LISTED = 6
 _LEADING_WORDS = {"batch_size", "kv_len", "head_dim", "tp"}
@@ -116,7 +104,7 @@ def choose_facets(
     An axis that follows from a chosen one (a model's KV heads from the model) needs no panel of its own.
     """
     chosen: list[str] = []
-    for axis in FACET_AXES:
+    for axis in FACET_KEYS:
         if len(chosen) < 2 and axis not in fixed and _is_open(frame, axis, [*fixed, *chosen]):
             chosen.append(axis)
     limits = dict(zip(chosen, (max_columns, max_rows), strict=False))
@@ -143,7 +131,7 @@ def take_slice(frame: pd.DataFrame, free: Collection[str], all_rows: pd.DataFram
     a part of it; the note then also names what that part leaves out.
     """
     measured = frame if all_rows is None else all_rows
-    for axis in PINNED_AXES:
+    for axis in AXES:
         if axis not in free and _is_open(frame, axis, free):
             frame = frame[equals(frame[axis], _fullest(frame, axis))]
     return Slice(frame, slice_note(frame, measured))
@@ -154,7 +142,7 @@ def slice_note(drawn: pd.DataFrame, measured: pd.DataFrame) -> str:
     if len(drawn) == 0:
         return ""
     drawn_texts, other_texts = [], []
-    for axis in ("stage", *PINNED_AXES):
+    for axis in ("stage", *AXES):
         here, there = axis_values(drawn, axis), axis_values(measured, axis)
         left_out = [value for value in there if value not in here]
         if left_out and not _follows_from_others(measured, axis):
@@ -166,29 +154,21 @@ def slice_note(drawn: pd.DataFrame, measured: pd.DataFrame) -> str:
 
 
 def axis_text(axis: str, value: Any, frame: pd.DataFrame | None = None) -> str:
-    """A value of an axis as a reader says it: `8 KV heads (GQA)`, `batch 4`, `context 32K`."""
+    """Return a value of an axis as a reader says it: `8 KV heads (GQA)`, `batch 4`, `context 32K`.
+
+    What is no axis of the table, such as the stage, reads as it is.
+    """
     if axis == "num_kv_heads":
         return _with_kind(value, frame)
-    if is_missing(value):
-        return {"kv_dtype": "cache in dtype", "window": "no window", "page_size": "not paged"}.get(
-            axis, f"no {axis}"
-        )
-    number = f"{value:g}" if isinstance(value, int | float) else str(value)
-    return {
-        "batch_size": f"batch {number}",
-        "kv_len": f"context {_tokens(value)}",
-        "q_len": f"{_tokens(value)} new tokens",
-        "num_q_heads": f"{number} query heads",
-        "head_dim": f"head_dim {number}",
-        "num_layers": f"{number} layers",
-        "kv_dtype": f"cache {number}",
-        "window": f"window {_tokens(value)}",
-        "logits_soft_cap": f"soft cap {number}",
-        "page_size": f"pages of {number}",
-        "hf_cache": f"{number} cache",
-        "model_layers": f"model_layers {number}",
-        "tp": f"tp {number}",
-    }.get(axis, number)
+    if axis not in AXES:
+        return str(value)
+    if is_missing(value) or value is False:
+        return AXES[axis].null_text
+    return AXES[axis].entry.text.format(number=_number(value), tokens=_tokens(value))
+
+
+def _number(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, int | float) else str(value)
 
 
 def heads_kind(num_kv_heads: float, num_q_heads: float) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from pathlib import PurePath
 from typing import Any
 
@@ -10,25 +9,12 @@ import numpy as np
 import pandas as pd
 
 from gqabench.reports.units import is_missing
-from gqabench.results.record import FINAL_OUTCOMES, RECORD_FIELDS, Outcome, Record
+from gqabench.results.axes import PROBLEM_KEYS
+from gqabench.results.columns import COLUMNS, sample_columns
+from gqabench.results.record import FINAL_OUTCOMES, Outcome
 
-NUMERIC_FIELDS = tuple(
-    item.name for item in fields(Record) if str(item.type) in {"int", "int | None", "float", "float | None"}
-)
-"""Fields that hold one number; they become floats, with NaN for "not measured"."""
-
-_DROPPED_FIELDS = ("samples_ms", "warm_samples_ms", "prefill_samples_ms")
-"""Long and not shown; `num_samples` stands in for them."""
-
-_LATER_FIELDS = tuple(name for name in ("error_ratio",) if name not in RECORD_FIELDS)
-"""Numbers that records of another version have: the worst error over its budget."""
-
-PROBLEM_AXES = (
-    "model", "tp", "workload", "phase", "num_q_heads", "head_dim", "num_layers", "dtype", "kv_dtype",
-    "window", "logits_soft_cap", "page_size", "hf_cache", "model_layers", "q_len", "batch_size",
-    "num_kv_heads", "kv_len",
-)  # fmt: skip
-"""What tells one problem from another."""
+NUMERIC_FIELDS = frozenset(column.name for column in COLUMNS.values() if column.type.is_number)
+"""Columns that hold one number; they become floats, with NaN for "not measured"."""
 
 CELL_KEYS = ("run_id", "cell_id", "impl", "environment", "model")
 """What is measured once in a run. Models of one shape share a cell's id, and each has its row."""
@@ -48,9 +34,8 @@ def tidy(frame: pd.DataFrame) -> pd.DataFrame:
     and run; `variant`, its number among arms of the same impl. A latency remains only where the outcome is
     `ok`. A failure that was measured again later is left out.
     """
-    given = frame.reindex(
-        columns=[name for name in (*RECORD_FIELDS, *_LATER_FIELDS) if name not in _DROPPED_FIELDS]
-    )
+    dropped = sample_columns()  # long and not shown; `num_samples` stands in for them
+    given = frame.reindex(columns=[name for name in COLUMNS if name not in dropped])
     columns: dict[str, Any] = {name: _column(given[name]) for name in given.columns}
     out = pd.DataFrame(columns, index=pd.RangeIndex(len(given)))
     samples = frame["samples_ms"] if "samples_ms" in frame else pd.Series([None] * len(frame), dtype=object)
@@ -74,7 +59,7 @@ def ok_rows(frame: pd.DataFrame) -> pd.DataFrame:
 def cells(frame: pd.DataFrame) -> pd.DataFrame:
     """`ok_rows`, one row for each arm and problem: of several records, that of the middle latency."""
     rows = ok_rows(frame).sort_values("latency_ms", kind="stable")
-    keys = ["arm", *PROBLEM_AXES]
+    keys = ["arm", *PROBLEM_KEYS]
     if not rows.duplicated(keys).any():
         return rows.sort_index()
     grouped = rows.groupby(keys, dropna=False, sort=False)
@@ -101,7 +86,7 @@ def num_cells(frame: pd.DataFrame) -> int:
 
 
 def _column(values: pd.Series[Any]) -> Any:
-    if values.name in NUMERIC_FIELDS or values.name in _LATER_FIELDS:
+    if values.name in NUMERIC_FIELDS:
         return pd.to_numeric(values, errors="coerce").to_numpy(dtype=float, na_value=np.nan)
     return _objects(
         [None if not isinstance(value, SEQUENCES) and is_missing(value) else value for value in values]
@@ -172,8 +157,8 @@ def _runs_overlap(frame: pd.DataFrame) -> bool:
     """
     if frame["device_name"].nunique(dropna=False) > 1:
         return True
-    once = frame.drop_duplicates(["run_id", "impl", "environment", *PROBLEM_AXES])
-    shared = once.duplicated(["impl", "environment", *PROBLEM_AXES], keep=False)
+    once = frame.drop_duplicates(["run_id", "impl", "environment", *PROBLEM_KEYS])
+    shared = once.duplicated(["impl", "environment", *PROBLEM_KEYS], keep=False)
     return bool((shared.groupby(once["run_id"]).mean() > 0.5).any())
 
 

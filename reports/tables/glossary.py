@@ -2,70 +2,34 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pandas as pd
 
 from gqabench.reports.frames.tidy import SEQUENCES, ok_rows
-from gqabench.reports.units import count_text, digits_text, is_missing, listed, plural
-from gqabench.results.flags import FLAG_MEANINGS as FLAG_MEANINGS
+from gqabench.reports.tables.results_table import shown_measures
+from gqabench.reports.units import MISSING, count_text, digits_text, is_missing, listed, plural
+from gqabench.results.columns import COLUMNS
 
-GLOSSARY = (
+CONCEPTS = (
     (
         "MHA, GQA, MQA",
-        "as many KV heads as query heads; several query heads to one KV head; a single KV head for all.",
+        "As many KV heads as query heads; several query heads to one KV head; a single KV head for all.",
     ),
-    ("group size", "query heads that share one KV head: num_q_heads / num_kv_heads."),
-    ("decode, prefill, extend", "one new token; all tokens new; some new tokens after cached ones."),
-    ("context", "keys visible in all, cached and new (kv_len). 4K is 4096 tokens."),
+    ("group size", COLUMNS["group_size"].about),
+    ("decode, prefill, extend", "One new token; all tokens new; some new tokens after cached ones."),
+    ("context", "Keys visible in all, cached and new (kv_len). 4K is 4096 tokens."),
     (
         "impl",
-        "a named attention implementation; with its environment (interpreter, packages, code) it is an arm.",
+        "A named attention implementation; with its environment (interpreter, packages, code) it is an arm.",
     ),
-    ("KV cache", "bytes of K and V of one layer: by the formula, and as the implementation holds them."),
-    (
-        "workspace",
-        "allocator peak of one call less what was resident before it: its output and all temporaries.",
-    ),
-    ("latency", "median time of one call of one layer; the interval is that of the median, at 95 %."),
     (
         "generate",
-        "a call is one decode step of a Hugging Face model with random weights and as many layers as are "
+        "A call is one decode step of a Hugging Face model with random weights and as many layers as are "
         "named: latency, tokens/s, workspace, GB/s and TFLOP/s are the model's, the cache is of one layer.",
     ),
-    (
-        "prefill (ms)",
-        "median wall time of that model on the context less its last token, into a new cache, which counts "
-        "in the prefill's workspace.",
-    ),
-    (
-        "GB/s, TFLOP/s",
-        "bytes and operations that the problem needs at least, over the latency. GB is 10^9, GiB is 2^30.",
-    ),
-    (
-        "% of roof",
-        "achieved rate as a share of the measured ceiling of this machine that bounds the problem: of "
-        "reading memory or of multiplying matrices.",
-    ),
-    ("warm", "median time of the same calls without flushing the caches before each."),
-    (
-        "graph",
-        "median time of the same calls captured as a CUDA graph, each after a flush: no launches between.",
-    ),
-    ("kernels", "median of what the kernels of a call take by CUPTI, without the gaps between them."),
-    ("eager", "median wall time of a call and of waiting for it, launches included: what a caller sees."),
-    ("energy", "what the device drew for one call, less what it draws when idle; per token, of new tokens."),
-    ("error ratio", "the worst error from a float64 reference over its budget: up to 1 is correct."),
-    ("checked queries", "query positions per sequence whose outputs were compared with the reference."),
-    ("error / budget", "largest absolute difference from a float64 reference, and what the dtype allows."),
-    (
-        "quantisation error",
-        "largest absolute difference that quantising K and V makes to the float64 reference; the error ratio "
-        "is of an implementation's own errors, on the quantised cache.",
-    ),
-    ("flags", "doubts about a measurement, by name."),
-    ("–", "not measured."),
 )
+"""Words that are no columns."""
+
+NOT_MEASURED = (MISSING, "Not measured.")
 
 
 def method_notes(frame: pd.DataFrame) -> list[str]:
@@ -132,25 +96,9 @@ def _values(rows: pd.DataFrame, column: str) -> list[str]:
     return [str(value) for value in dict.fromkeys(rows[column]) if not is_missing(value)]
 
 
-_NEEDS = {
-    "generate": "hf_cache",
-    "prefill (ms)": "prefill_ms",
-    "% of roof": "roof_fraction",
-    "warm": "warm_latency_ms",
-    "graph": "graph_latency_ms",
-    "kernels": "kernel_ms",
-    "eager": "eager_ms",
-    "energy": "energy_j_per_call",
-    "error ratio": "error_ratio",
-    "quantisation error": "quantisation_error",
-    "checked queries": "num_sampled_queries",
-}
-"""Columns without which a word is not used."""
-
-
-def glossary_of(frame: pd.DataFrame) -> tuple[tuple[str, Any], ...]:
-    """The words that a report of this frame uses."""
-    unused = {word for word, column in _NEEDS.items() if not frame[column].notna().any()}
-    if "error ratio" not in unused:
-        unused.add("error / budget")
-    return tuple(entry for entry in GLOSSARY if entry[0] not in unused)
+def glossary_of(frame: pd.DataFrame) -> list[tuple[str, str]]:
+    """Return the words that a report of this frame uses: concepts, then the columns of its results."""
+    has_model = frame["hf_cache"].notna().any()
+    concepts = [entry for entry in CONCEPTS if has_model or entry[0] != "generate"]
+    columns = [(measure.heading, measure.about) for measure in shown_measures(ok_rows(frame))]
+    return [*concepts, *columns, NOT_MEASURED]

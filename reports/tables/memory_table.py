@@ -10,22 +10,9 @@ from gqabench.reports.frames.problem import one_problem, where_text
 from gqabench.reports.frames.tidy import ok_rows
 from gqabench.reports.tables.results_table import Cell, Column, Group, Table
 from gqabench.reports.units import MISSING, bytes_text, is_missing
+from gqabench.results.columns import shown_columns
+from gqabench.results.entries import Shown
 
-_PARTS = {
-    "kv_cache_bytes_model": "cache, formula",
-    "kv_cache_bytes": "cache held",
-    "prepared_bytes": "prepared",
-    "prepared_unseen_bytes": "prepared, unseen",
-    "peak_workspace_bytes": "workspace",
-    "unseen_workspace_bytes": "workspace unseen",
-    "allocator_allocated_bytes": "allocated",
-    "allocator_peak_bytes": "allocator peak",
-    "allocator_reserved_bytes": "reserved",
-    "graph_pool_bytes": "graph pool",
-    "process_bytes": "process",
-    "device_bytes": "device",
-    "unexplained_bytes": "unexplained",
-}
 MEMORY_MEANING = (
     "Prepared: what an implementation allocated before it was timed and kept, such as a cache of its own "
     "layout, a mask or a buffer. Unseen: what numpy or a library took outside PyTorch. Process: all that the "
@@ -40,12 +27,12 @@ def memory_table(frame: pd.DataFrame) -> Table:
     if len(rows) == 0:
         return Table((), ())
     problem = one_problem(rows)
-    parts = [part for part in _PARTS if problem[part].notna().any()]
+    parts = [part for part in shown_columns(Shown.MEMORY) if problem[part.name].notna().any()]
     lines = tuple(
         (Cell(str(arm)), *(Cell(_bytes(value)) for value in values))
-        for arm, *values in problem[["arm", *parts]].itertuples(index=False)
+        for arm, *values in problem[["arm", *(part.name for part in parts)]].itertuples(index=False)
     )
-    columns = (Column("impl"), *(Column(_PARTS[part], is_number=True) for part in parts))
+    columns = (Column("impl"), *(Column(part.title, is_number=True) for part in parts))
     return Table(columns, (Group(where_text(problem.iloc[0], rows), lines),))
 
 

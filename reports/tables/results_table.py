@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,23 +10,22 @@ import pandas as pd
 
 from gqabench.reports.frames.doubts import fastest_rows
 from gqabench.reports.frames.slices import axis_text, axis_values, varies
-from gqabench.reports.frames.tidy import PROBLEM_AXES, failed_rows, ok_rows
-from gqabench.reports.tables.glossary import FLAG_MEANINGS
+from gqabench.reports.frames.tidy import failed_rows, ok_rows
 from gqabench.reports.units import (
     MISSING,
-    bytes_text,
     count_text,
-    digits_text,
-    energy_text,
     error_text,
     interval_text,
     is_missing,
-    ms_text,
-    percent_text,
     plural,
-    rate_text,
     roof_text,
+    value_text,
 )
+from gqabench.results.axes import AXES, HEADING_KEYS, PROBLEM_KEYS
+from gqabench.results.columns import Column as Measure
+from gqabench.results.columns import shown_columns
+from gqabench.results.entries import Shown
+from gqabench.results.flags import FLAG_MEANINGS
 
 MAX_RESULT_ROWS = 500
 MAX_FAILURE_ROWS = 200
@@ -34,10 +33,7 @@ MAX_REASON = 1500
 MAX_EXAMPLES = 3
 
 
-_HEADING_AXES = (
-    "stage", "model", "tp", "num_kv_heads", "kv_len", "q_len", "batch_size", "num_q_heads", "head_dim",
-    "dtype", "kv_dtype", "window", "logits_soft_cap", "page_size", "hf_cache", "model_layers",
-)  # fmt: skip
+_HEADING = ("stage", *HEADING_KEYS)
 _ALWAYS_NAMED = {"stage", "num_kv_heads", "kv_len", "batch_size"}
 
 
@@ -80,49 +76,15 @@ class Table:
         return sum(len(group.rows) for group in self.groups)
 
 
-@dataclass(frozen=True)
-class _Measure:
-    """One column of the table of results."""
+_TEXTS: Mapping[str, Callable[[Any], str]] = {
+    "latency_ci_low_ms": lambda row: interval_text(row.latency_ci_low_ms, row.latency_ci_high_ms),
+    "max_error": lambda row: _error_of_budget(row.max_error, row.error_budget),
+    "num_checked_queries": lambda row: _checked_text(row),
+}
+"""Columns whose text is of more than their own value, from a row of the frame."""
 
-    title: str
-    needs: str
-    """The column of the frame without which this one is not shown."""
-    text: Callable[[Any], str]
-    """From a row of the frame."""
-    is_number: bool = True
-
-
-_MEASURES = (
-    _Measure("latency (ms)", "latency_ms", lambda row: ms_text(row.latency_ms)),
-    _Measure(
-        "interval (ms)",
-        "latency_ci_low_ms",
-        lambda row: interval_text(row.latency_ci_low_ms, row.latency_ci_high_ms),
-    ),
-    _Measure("prefill (ms)", "prefill_ms", lambda row: ms_text(row.prefill_ms)),
-    _Measure("warm (ms)", "warm_latency_ms", lambda row: ms_text(row.warm_latency_ms)),
-    _Measure("graph (ms)", "graph_latency_ms", lambda row: ms_text(row.graph_latency_ms)),
-    _Measure("kernels (ms)", "kernel_ms", lambda row: ms_text(row.kernel_ms)),
-    _Measure("eager (ms)", "eager_ms", lambda row: ms_text(row.eager_ms)),
-    _Measure("tokens/s", "tokens_per_s", lambda row: rate_text(row.tokens_per_s)),
-    _Measure("GB/s", "achieved_gb_per_s", lambda row: digits_text(row.achieved_gb_per_s)),
-    _Measure("TFLOP/s", "achieved_tflop_per_s", lambda row: digits_text(row.achieved_tflop_per_s)),
-    _Measure("% of roof", "roof_fraction", lambda row: percent_text(row.roof_fraction)),
-    _Measure("cache held", "kv_cache_bytes", lambda row: bytes_text(row.kv_cache_bytes)),
-    _Measure("workspace", "peak_workspace_bytes", lambda row: bytes_text(row.peak_workspace_bytes)),
-    _Measure(
-        "prefill workspace",
-        "prefill_peak_workspace_bytes",
-        lambda row: bytes_text(row.prefill_peak_workspace_bytes),
-    ),
-    _Measure("energy per call", "energy_j_per_call", lambda row: energy_text(row.energy_j_per_call)),
-    _Measure("per token", "energy_j_per_token", lambda row: energy_text(row.energy_j_per_token)),
-    _Measure("error ratio", "error_ratio", lambda row: digits_text(row.error_ratio, 2)),
-    _Measure("error / budget", "max_error", lambda row: _error_of_budget(row.max_error, row.error_budget)),
-    _Measure("quantisation error", "quantisation_error", lambda row: error_text(row.quantisation_error)),
-    _Measure("checked queries", "num_sampled_queries", lambda row: _checked_text(row)),
-    _Measure("flags", "flags", lambda row: ", ".join(row.flags), is_number=False),
-)
+_NEEDS = {"num_checked_queries": "num_sampled_queries"}
+"""The column of the frame without which one of the record is not shown, where it is another one."""
 
 
 def results_table(frame: pd.DataFrame, max_rows: int = MAX_RESULT_ROWS) -> Table:
@@ -131,10 +93,8 @@ def results_table(frame: pd.DataFrame, max_rows: int = MAX_RESULT_ROWS) -> Table
     A problem's best latency is strong, and so are those whose intervals overlap its own.
     """
     rows = ok_rows(frame)
-    heading = [axis for axis in _HEADING_AXES if varies(rows, axis) or axis in _ALWAYS_NAMED]
-    measures = [measure for measure in _MEASURES if _has_any(rows, measure.needs)]
-    if any(measure.needs == "error_ratio" for measure in measures):
-        measures = [measure for measure in measures if measure.needs != "max_error"]
+    heading = [axis for axis in _HEADING if varies(rows, axis) or axis in _ALWAYS_NAMED]
+    measures = shown_measures(rows)
     groups: list[Group] = []
     place = 0
     for _, problem in _by_problem(rows):
@@ -147,15 +107,27 @@ def results_table(frame: pd.DataFrame, max_rows: int = MAX_RESULT_ROWS) -> Table
         place += len(shown)
         cells = tuple(_result_row(row, measures, row.Index in best) for row in shown.itertuples())
         groups.append(Group(problem_text(problem.iloc[0], heading, rows), cells))
-    columns = (Column("impl"), *(Column(measure.title, measure.is_number) for measure in measures))
+    columns = (Column("impl"), *(Column(measure.title, measure.type.is_number) for measure in measures))
     return Table(columns, tuple(groups), _results_note(rows, heading, place))
+
+
+def shown_measures(rows: pd.DataFrame) -> list[Measure]:
+    """Return the columns of the table of results that some rows have a value of."""
+    measures = [
+        measure
+        for measure in shown_columns(Shown.RESULTS)
+        if _has_any(rows, _NEEDS.get(measure.name, measure.name))
+    ]
+    if any(measure.name == "error_ratio" for measure in measures):  # by all criteria, that of max_error too
+        measures = [measure for measure in measures if measure.name != "max_error"]
+    return measures
 
 
 def _by_problem(rows: pd.DataFrame) -> list[tuple[Any, pd.DataFrame]]:
     """Problems in reading order: by stage, model and shape, from MHA down, then by size."""
     if len(rows) == 0:
         return []
-    order = ["stage", "model", "tp", "dtype", "kv_dtype", "window", "num_kv_heads", "kv_len", "batch_size"]
+    order = ["stage", *AXES]
     ranks = {}
     for axis in order:
         values = axis_values(rows, axis)
@@ -163,7 +135,7 @@ def _by_problem(rows: pd.DataFrame) -> list[tuple[Any, pd.DataFrame]]:
     ranked = rows.iloc[
         pd.DataFrame(ranks).fillna(-1).reset_index(drop=True).sort_values(order, kind="stable").index
     ]
-    return list(ranked.groupby(list(PROBLEM_AXES), dropna=False, sort=False))
+    return list(ranked.groupby(list(PROBLEM_KEYS), dropna=False, sort=False))
 
 
 def problem_text(row: Any, axes: Sequence[str], frame: pd.DataFrame) -> str:
@@ -181,12 +153,18 @@ def problem_text(row: Any, axes: Sequence[str], frame: pd.DataFrame) -> str:
     return " · ".join(texts)
 
 
-def _result_row(row: Any, measures: Sequence[_Measure], is_best: bool) -> tuple[Cell, ...]:
+def _result_row(row: Any, measures: Sequence[Measure], is_best: bool) -> tuple[Cell, ...]:
     cells = [Cell(str(row.arm), hint=str(row.impl) if row.impl != row.arm else "")]
     for measure in measures:
-        strong = is_best and measure.needs == "latency_ms"
-        cells.append(Cell(measure.text(row) or "", strong=strong, hint=_hint(row, measure.needs)))
+        strong = is_best and measure.name == "latency_ms"
+        cells.append(Cell(_text(measure, row), strong=strong, hint=_hint(row, measure.name)))
     return tuple(cells)
+
+
+def _text(measure: Measure, row: Any) -> str:
+    if measure.name in _TEXTS:
+        return _TEXTS[measure.name](row)
+    return value_text(measure.type, measure.unit, getattr(row, measure.name))
 
 
 def _hint(row: Any, column: str) -> str:
@@ -200,7 +178,7 @@ def _hint(row: Any, column: str) -> str:
 def _results_note(rows: pd.DataFrame, heading: Sequence[str], num_shown: int) -> str:
     if len(rows) == 0:
         return "No row has the outcome ok."
-    same = [axis for axis in _HEADING_AXES if axis not in heading and not is_missing(rows[axis].iloc[0])]
+    same = [axis for axis in _HEADING if axis not in heading and not is_missing(rows[axis].iloc[0])]
     same = [axis for axis in same if axis != "q_len" and not (axis == "tp" and rows["tp"].iloc[0] == 1)]
     texts = [axis_text(axis, rows[axis].iloc[0]) for axis in same]
     notes = [f"In all rows: {', '.join(texts)}."] if texts else []
@@ -225,7 +203,7 @@ def failures_table(frame: pd.DataFrame, max_rows: int = MAX_FAILURE_ROWS) -> Tab
     if len(rows) == 0:
         return Table(columns, (), "")
     rows = rows.assign(reason=[MISSING if is_missing(reason) else str(reason) for reason in rows["reason"]])
-    heading = [axis for axis in _HEADING_AXES if varies(frame, axis) or axis == "stage"]
+    heading = [axis for axis in _HEADING if varies(frame, axis) or axis == "stage"]
     lines: list[tuple[Cell, ...]] = []
     grouped: Any = rows.groupby(["outcome", "arm", "reason"], sort=False)
     for (outcome, arm, reason), same in sorted(grouped, key=lambda item: str(item[0])):

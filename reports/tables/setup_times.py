@@ -9,27 +9,21 @@ import pandas as pd
 from gqabench.reports.frames.tidy import ok_rows
 from gqabench.reports.tables.results_table import Cell, Column, Group, Table
 from gqabench.reports.units import MISSING, count_text, duration_text
-
-_SETUP = {
-    "prepare_ms": "prepare, in all",
-    "compile_ms": "compile",
-    "autotune_ms": "autotune",
-    "plan_ms": "plan",
-    "first_call_ms": "first call",
-}
+from gqabench.results.columns import shown_columns
+from gqabench.results.entries import Shown
 
 
 def setup_table(frame: pd.DataFrame) -> Table:
     """Host time before the first timed call, by implementation: the median over its rows, and the longest."""
     rows = ok_rows(frame)
-    measured = [column for column in _SETUP if rows[column].notna().any()]
+    measured = [column for column in shown_columns(Shown.SETUP) if rows[column.name].notna().any()]
     columns = [Column("impl"), Column("rows", is_number=True)]
-    columns += [Column(_SETUP[column], is_number=True) for column in measured]
+    columns += [Column(column.heading, is_number=True) for column in measured]
     lines = [
         (
             Cell(str(arm)),
             Cell(count_text(len(of_arm))),
-            *(Cell(_median_and_most(of_arm[column])) for column in measured),
+            *(Cell(_median_and_most(of_arm[column.name])) for column in measured),
         )
         for arm, of_arm in rows.groupby("arm", sort=False)
     ]

@@ -2,47 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+from gqabench.results.columns import COLUMNS
+from gqabench.results.entries import Compared, Unit
 
 OUTCOME = "outcome"
 """Correctness and support: judged for every cell, whatever the policy names."""
 
 
-@dataclass(frozen=True)
-class Metric:
-    """One column of a record."""
+@dataclass(frozen=True, kw_only=True)
+class Metric(Compared):
+    """A column that is compared."""
 
     column: str
-    unit: str
-    is_exact: bool
-    """The same each time, so that any difference is one; the others scatter."""
-    is_machine_independent: bool = False
-    """Means the same on another machine."""
-    higher_is_better: bool = False
-    is_instead_of_times: bool = False
-    """Judged only where times are not, since it says the same on one machine."""
-    is_by_thread: bool = False
-    """Kernels for the CPU take a buffer for each thread: comparable with equally many threads alone."""
+    unit: Unit
 
 
-METRICS = {
-    metric.column: metric
-    for metric in (
-        Metric("latency_ms", "ms", is_exact=False),
-        Metric("eager_ms", "ms", is_exact=False),
-        Metric("energy_j_per_call", "J", is_exact=False),
-        Metric(
-            "roof_fraction",
-            "share",
-            is_exact=False,
-            is_machine_independent=True,
-            higher_is_better=True,
-            is_instead_of_times=True,
-        ),
-        Metric("kv_cache_bytes", "bytes", is_exact=True, is_machine_independent=True),
-        Metric(
-            "peak_workspace_bytes", "bytes", is_exact=True, is_machine_independent=True, is_by_thread=True
-        ),
-        Metric("graph_pool_bytes", "bytes", is_exact=True),
-    )
-}
+def _metrics() -> dict[str, Metric]:
+    found = {}
+    for column in COLUMNS.values():
+        if column.compared is not None:
+            assert column.unit is not None, f"{column.name}: a metric has a unit"
+            found[column.name] = Metric(column=column.name, unit=column.unit, **asdict(column.compared))
+    return found
+
+
+METRICS: Mapping[str, Metric] = _metrics()
+"""Every metric by its column."""

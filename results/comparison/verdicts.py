@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from gqabench.results.axes import told_settings
+
 INCONCLUSIVE_POLICIES = ("fail", "warn", "pass")
 """What an inconclusive cell means for the exit code: 2, or nothing but a line, or nothing."""
 
@@ -58,11 +60,7 @@ def problem_text(row: Mapping[str, Any]) -> str:
         f"heads {row['num_q_heads']}/{row['num_kv_heads']} x {row['head_dim']}",
         row["dtype"],
     ]
-    parts += [
-        f"{key} {row[key]}"
-        for key in ("kv_dtype", "window", "logits_soft_cap", "page_size", "hf_cache", "model_layers")
-        if row.get(key)
-    ]
+    parts += told_settings(row)
     if row["tp"] not in (None, 1):
         parts.append(f"tp {row['tp']}")
     return ", ".join([*(part for part in parts if part), row["device"]])

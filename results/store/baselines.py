@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from gqabench.results.columns import sample_columns
 from gqabench.results.store.load import load_runs
 from gqabench.results.store.machine_identity import machine_name, revision_text
 from gqabench.results.store.parquet import read_parquet, write_parquet
@@ -26,7 +27,6 @@ THINNING = (
     f"of more than {MAX_SAMPLES} samples of a record, {MAX_SAMPLES} at even distances in their order stay, "
     "the first and the last among them; medians and intervals are those of all samples"
 )
-_SAMPLE_COLUMNS = ("samples_ms", "warm_samples_ms")
 
 
 class NoBaseline(ValueError):
@@ -119,7 +119,7 @@ def _thinned(row: dict[str, Any]) -> dict[str, Any]:
     """The record with fewer samples, each to seven digits: finer than any clock."""
     kept = {
         column: None if row[column] is None else [float(f"{value:.7g}") for value in thin(row[column])]
-        for column in _SAMPLE_COLUMNS
+        for column in sample_columns()
     }
     return row | kept
 

@@ -4,49 +4,35 @@ from __future__ import annotations
 
 import json
 import os
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gqabench.results.record import Record
+from gqabench.results.column_types import ColumnType
+from gqabench.results.columns import COLUMNS
 from gqabench.results.store.run_folder import RunHeader
 
 _HEADER_KEY = b"gqabench.run"
 
-_ARROW_TYPES = {
-    "int": pa.int64(),
-    "int | None": pa.int64(),
-    "float | None": pa.float64(),
-    "list[float] | None": pa.list_(pa.float64()),
-    "list[str] | None": pa.list_(pa.string()),
-    "list[str]": pa.list_(pa.string()),
-}
+_SCALARS = {bool: pa.bool_(), int: pa.int64(), float: pa.float64(), str: pa.string()}
 
-_STRUCTS = {
-    "timed_call": pa.struct(
-        {
-            "cache_append": pa.bool_(),
-            "planning": pa.bool_(),
-            "layout_conversion": pa.string(),
-            "dequantisation": pa.string(),
-            "kv_expansion": pa.string(),
-            "num_launches": pa.int64(),
-        }
-    )
-}
-"""Columns whose values are dictionaries with known keys."""
+
+def arrow_type(kind: ColumnType) -> pa.DataType:
+    """Return the Arrow type that stores a column."""
+    if kind.scalar is None:
+        assert kind.members is not None
+        return pa.struct({name: arrow_type(member) for name, member in kind.members.items()})
+    scalar = _SCALARS[kind.scalar]
+    return pa.list_(scalar) if kind.is_list else scalar
 
 
 def write_parquet(path: Path, rows: list[dict[str, Any]], headers: list[RunHeader]) -> None:
     """Write record dictionaries and the headers of their runs; whole or not at all."""
     schema = pa.schema(
-        [
-            (item.name, _STRUCTS.get(item.name) or _ARROW_TYPES.get(str(item.type), pa.string()))
-            for item in fields(Record)
-        ],
+        [(column.name, arrow_type(column.type)) for column in COLUMNS.values()],
         metadata={_HEADER_KEY: json.dumps([asdict(header) for header in headers]).encode()},
     )
     temporary = path.with_name(f".{path.name}.{os.getpid()}")

@@ -2,54 +2,43 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from dataclasses import MISSING, fields
-from types import UnionType
-from typing import Any, get_args, get_origin, get_type_hints
+from dataclasses import MISSING
+from typing import Any
 
-from gqabench.results.record import SCHEMA_VERSION, Outcome, Record
-
-UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: dict}
-"""From version `n` to `n + 1`, for every `n` below `SCHEMA_VERSION`."""
-
-_DEFAULTS = {
-    item.name: item.default_factory() if item.default_factory is not MISSING else item.default
-    for item in fields(Record)
-    if item.default is not MISSING or item.default_factory is not MISSING
-}
-_REQUIRED = [item.name for item in fields(Record) if item.name not in _DEFAULTS]
+from gqabench.results.columns import COLUMNS
+from gqabench.results.record import LATENCY_FIELDS, POSITIVE_FIELDS, SCHEMA_VERSION, Outcome, record_faults
 
 
-def _checker(hint: Any) -> Callable[[Any], bool] | None:
-    """Whether a value that is not null is of a field's type; None for types that nobody calculates with."""
-    members = {
-        get_origin(one) or one for one in (get_args(hint) if get_origin(hint) is UnionType else (hint,))
-    }
-    if float in members:
-        return _is_number
-    if int in members:
-        return lambda value: isinstance(value, int) and not isinstance(value, bool)
-    if str in members or Outcome in members:
-        return lambda value: isinstance(value, str)
-    if list[float] in (hint, *get_args(hint)):
-        return lambda value: isinstance(value, list) and all(map(_is_number, value))
-    if list[str] in (hint, *get_args(hint)):
-        return lambda value: isinstance(value, list) and all(isinstance(one, str) for one in value)
-    return None
+def _without_what_is_excluded(row: dict[str, Any]) -> dict[str, Any]:
+    """Lift from version 2 to 3, which refuses what the columns exclude.
+
+    A 0 that stood for "not measured" becomes null; `ok` without a latency becomes `error`; a missing reason
+    is said to be missing; the latency of a row that is not `ok` goes.
+    """
+    lifted = dict(row)
+    for name in POSITIVE_FIELDS:
+        value = lifted.get(name)
+        if isinstance(value, int | float) and value <= 0:
+            lifted[name] = None
+    if lifted.get("outcome") == Outcome.OK and lifted.get("latency_ms") is None:
+        lifted |= {"outcome": Outcome.ERROR.value, "reason": "stored as ok, but without a latency"}
+    if lifted.get("outcome") != Outcome.OK:
+        lifted |= dict.fromkeys(LATENCY_FIELDS)
+        lifted["reason"] = lifted.get("reason") or "no reason was stored"
+    return lifted
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+UPGRADES: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {1: dict, 2: _without_what_is_excluded}
+"""From version `n` to `n + 1`, for every `n` below `SCHEMA_VERSION`. 2 added columns that may be null."""
 
-
-_VALID = {
-    name: check for name, hint in get_type_hints(Record).items() if (check := _checker(hint)) is not None
-}
+_DEFAULTS = {column.name: column.default for column in COLUMNS.values() if column.default is not MISSING}
+_ACCEPTS = {column.name: column.type.accepts for column in COLUMNS.values()}
+_REQUIRED = [column.name for column in COLUMNS.values() if column.default is MISSING]
 
 
 def upgrade(row: Any) -> dict[str, Any]:
-    """A record dictionary of any known version, as one of the current version with every field.
+    """Return a record dictionary of any known version as one of the current version with every field.
 
     Raises `ValueError` for something that is no record, or one of a newer version.
     """
@@ -58,15 +47,21 @@ def upgrade(row: Any) -> dict[str, Any]:
     version = row["schema_version"]
     if version > SCHEMA_VERSION:
         raise ValueError(f"schema_version={version}: newer than this gqabench reads ({SCHEMA_VERSION})")
+    _require_types(row)
     for step in range(version, SCHEMA_VERSION):
         if step not in UPGRADES:
             raise ValueError(f"schema_version={version}: unknown; valid: 1 to {SCHEMA_VERSION}")
         row = UPGRADES[step](row)
     if missing := [name for name in _REQUIRED if name not in row]:
         raise ValueError(f"not a record of gqabench: no {', '.join(missing)}")
-    for name, value in row.items():
-        if value is not None and name in _VALID and not _VALID[name](value):
-            raise ValueError(f"{name}={value!r}: not a value that a record has there")
     if row["outcome"] not in set(Outcome):
         raise ValueError(f"outcome={row['outcome']}: must be one of {', '.join(Outcome)}")
+    if faults := record_faults(row):
+        raise ValueError("; ".join(faults))
     return {**_DEFAULTS, **row, "schema_version": SCHEMA_VERSION}
+
+
+def _require_types(row: dict[str, Any]) -> None:
+    for name, value in row.items():
+        if value is not None and name in _ACCEPTS and not _ACCEPTS[name](value):
+            raise ValueError(f"{name}={value!r}: not a value that a record has there")

@@ -116,12 +116,12 @@ def measure_planning() -> Iterator[Figure]:
     from hydra import compose, initialize_config_module
     from hydra.core.global_hydra import GlobalHydra
 
-    from gqabench import conf
     from gqabench.harness.cases.case import CURRENT_ENVIRONMENT
+    from gqabench.harness.cases.keys import register_keys
     from gqabench.harness.sweep.job import job_process
     from gqabench.harness.sweep.sweeper import plan_points
 
-    conf.register()
+    register_keys()
     process = job_process()
     process.pool.host(process.environments[CURRENT_ENVIRONMENT])  # the worker's start is not planning
     with initialize_config_module("gqabench.conf", version_base="1.3"):

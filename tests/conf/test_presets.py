@@ -6,16 +6,16 @@ import pytest
 from hydra import compose, initialize_config_module
 from omegaconf import DictConfig, OmegaConf
 
-from gqabench import conf
 from gqabench.attention_impls import list_impls
 from gqabench.attention_impls.registry import BUILT_IN_IMPLS
 from gqabench.conf.presets import CONF_FOLDER, PRESET_GROUPS, list_presets, read_preset
+from gqabench.harness.cases.keys import register_keys
 
 ALL_PRESETS = [(group, name) for group in PRESET_GROUPS for name in list_presets(group)]
 
 
 def compose_sweep(*overrides: str) -> DictConfig:
-    conf.register()
+    register_keys()
     with initialize_config_module("gqabench.conf", version_base="1.3"):
         return compose("sweep", overrides=list(overrides))
 

@@ -11,11 +11,12 @@ import pytest
 import torch
 from hydra import compose, initialize_config_module
 
-from gqabench import conf, results
+from gqabench import results
 from gqabench.attention_impls import AttentionProblem, get_impl
 from gqabench.attention_impls.cost import kv_cache_bytes
 from gqabench.attention_impls.models.llama.shape import LlamaShape
 from gqabench.harness.cases.case import Case, InvalidCase
+from gqabench.harness.cases.keys import register_keys
 from gqabench.harness.cases.plan import plan_case
 from gqabench.harness.errors import UsageError
 from gqabench.harness.worker.session import Session
@@ -160,7 +161,7 @@ COMBINATIONS = [
 
 
 def plan(host: dict[str, Any], overrides: str) -> Case | InvalidCase:
-    conf.register()
+    register_keys()
     keys = ["workload=generate", "model=gqa_8_2", "kv_len=64", "impls=[sdpa]", *overrides.split()]
     latest = {key.partition("=")[0]: key for key in keys}
     with initialize_config_module("gqabench.conf", version_base="1.3"):

@@ -98,8 +98,10 @@ def test_what_failed_is_tried_once_more(runs: Path, script: Script, tmp_path: Pa
     folder = tmp_path / "rehearsal"
     shutil.copytree(runs / "again", folder / "again", symlinks=True)
     (run,) = runs_of(folder / "again")
+    failed = {"outcome": "oom", "reason": "made up", "latency_ms": None}
     for path in (run / "records").glob("*.jsonl"):
-        path.write_text(path.read_text().replace('"outcome": "ok"', '"outcome": "oom"'))
+        rows = [json.loads(line) | failed for line in path.read_text().splitlines()]
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     (run / "records.parquet").unlink()
     assert set(results.load(run)["outcome"]) == {"oom"}
     common = ("reference_runs.py", "--rehearse", "--runs", tmp_path, "--part", "again")

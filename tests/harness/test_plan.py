@@ -6,10 +6,10 @@ import pytest
 from hydra import compose, initialize_config_module
 from omegaconf import DictConfig
 
-from gqabench import conf
 from gqabench.attention_impls import InvalidCombination
 from gqabench.conf.presets import list_presets
 from gqabench.harness.cases.case import Case, InvalidCase
+from gqabench.harness.cases.keys import register_keys
 from gqabench.harness.cases.plan import plan_case, rank_heads
 from gqabench.harness.errors import UsageError
 
@@ -17,7 +17,7 @@ Host = dict[str, Any]
 
 
 def configure(*overrides: str) -> DictConfig:
-    conf.register()
+    register_keys()
     with initialize_config_module("gqabench.conf", version_base="1.3"):
         return compose("sweep", overrides=list(overrides))
 

@@ -16,11 +16,12 @@ from gqabench.reports.figures import (
     draw_figures,
     frontier,
     kv_heads,
-    lines,
+    latency,
     models,
     ranking,
     roof_share,
     speed_up,
+    throughput,
     workspace,
 )
 from gqabench.reports.figures.palette import impl_style
@@ -100,8 +101,8 @@ def test_a_cache_beside_the_formula_is_told(record, frame_of):
 @pytest.mark.parametrize(
     ("prepare", "draw", "unit"),
     [
-        (lines.prepare_latency, lines.draw_latency, "(ms)"),
-        (lines.prepare_throughput, lines.draw_throughput, "(tokens/s)"),
+        (latency.FIGURE.prepare, latency.FIGURE.draw, "(ms)"),
+        (throughput.FIGURE.prepare, throughput.FIGURE.draw, "(tokens/s)"),
     ],
 )
 def test_lines_have_units_and_the_colours_of_their_impls(sweep_frame, prepare, draw, unit):
@@ -118,15 +119,15 @@ def test_lines_have_units_and_the_colours_of_their_impls(sweep_frame, prepare, d
 def test_a_colour_does_not_depend_on_who_else_is_there(sweep_frame):
     frame = tidy(sweep_frame)
     with theme():
-        alone = lines.draw_latency(lines.prepare_latency(frame[frame["impl"] == "flex"]))
+        alone = latency.FIGURE.draw(latency.FIGURE.prepare(frame[frame["impl"] == "flex"]))
     colors = {to_hex(line.get_color()) for axes in alone.axes for line in axes.lines if len(line.get_xdata())}
     assert colors == {impl_style("flex").color.lower()}
 
 
 def test_lines_need_two_contexts_or_batches(record, frame_of):
-    one = lines.prepare_latency(tidy(frame_of([record("sdpa"), record("flex")])))
+    one = latency.FIGURE.prepare(tidy(frame_of([record("sdpa"), record("flex")])))
     assert one == NotDrawn("only one context and one batch size were measured")
-    batches = lines.prepare_latency(tidy(frame_of([record(batch_size=1), record(batch_size=8)])))
+    batches = latency.FIGURE.prepare(tidy(frame_of([record(batch_size=1), record(batch_size=8)])))
     assert isinstance(batches, FigureData)
     assert batches.extras["x"] == "batch_size"
 
@@ -293,7 +294,7 @@ def test_a_stage_that_lacks_a_figure_is_named(record, frame_of):
     assert "Latency" not in left_out
 
 
-@pytest.mark.parametrize("prepare", [lines.prepare_latency, lines.prepare_throughput])
+@pytest.mark.parametrize("prepare", [latency.FIGURE.prepare, throughput.FIGURE.prepare])
 def test_a_caption_compares_one_dtype_and_names_it(record, frame_of, prepare):
     fast_half = [
         record("sdpa", phase="prefill", kv_len=length, dtype="bfloat16", latency_ms=0.5, roof=None)

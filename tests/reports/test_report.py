@@ -348,9 +348,9 @@ def test_what_was_measured_besides_has_columns(record, frame_of):
     assert column_of(frame, "kernels (ms)") == ["0.850"]
     assert column_of(frame, "eager (ms)") == ["1.25"]
     assert column_of(frame, "energy per call") == ["12.3 mJ"]
-    assert column_of(frame, "per token") == ["4.2 µJ"]
+    assert column_of(frame, "energy per token") == ["4.2 µJ"]
     assert column_of(frame, "% of roof") == ["87 %"]
-    assert {"warm", "energy", "graph", "kernels", "eager", "% of roof"} <= {
+    assert {"warm", "energy per call", "graph", "kernels", "eager", "% of roof"} <= {
         word for word, _ in glossary_of(frame)
     }
 

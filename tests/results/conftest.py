@@ -30,7 +30,8 @@ def make_record() -> Callable[..., Record]:
             "dtype": "float32",
             "device": "cpu",
         }
-        return Record(**values | changes)
+        is_ok = changes.get("outcome", Outcome.OK) == Outcome.OK
+        return Record(**values | ({"latency_ms": 1.25} if is_ok else {"reason": "made up"}) | changes)
 
     return make
 

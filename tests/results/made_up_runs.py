@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from gqabench.results import Outcome, RunFolder, RunHeader
-from gqabench.results.record import Record
+from gqabench.results.record import LATENCY_FIELDS, Record
 from gqabench.results.store.parquet import write_parquet
 from gqabench.results.store.run_folder import PARQUET_NAME
 
@@ -53,6 +53,8 @@ def made_up_rows(
             samples_ms=samples.tolist(), kv_cache_bytes=1 << 20, peak_workspace_bytes=4096, num_threads=8,
             cache_state="cold", roof_fraction=0.5 / latency_ms, started_at="2026-01-02T03:04:05+00:00",
         )  # fmt: skip
+        if change.get("outcome", Outcome.OK) != Outcome.OK:
+            change = {"reason": "made up", **dict.fromkeys(LATENCY_FIELDS)} | change
         rows.append(replace(record, **change).to_dict())
     return rows
 

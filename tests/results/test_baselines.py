@@ -40,7 +40,8 @@ def test_a_baseline_is_small_says_where_it_comes_from_and_compares(
     assert sum(file.stat().st_size for file in folder.iterdir()) < 60 * 1024
     assert b"secret-host" not in (folder / "records.parquet").read_bytes()
     loaded = load_runs(folder)
-    assert [len(row["samples_ms"]) for row in loaded.rows] == [MAX_SAMPLES] * 50
+    lengths = [len(row["samples_ms"]) for row in loaded.rows if row["outcome"] == Outcome.OK]
+    assert lengths == [MAX_SAMPLES] * 49
     assert [row["latency_ms"] for row in loaded.rows] == [row["latency_ms"] for row in rows]
     assert main(["compare", str(folder), str(run)]) == 0
     assert main(["baseline", "list"]) == 0

@@ -266,14 +266,19 @@ def test_of_a_cell_measured_twice_in_a_run_the_answer_counts(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("latency_ms", [None, 0.0, -1.0])
-def test_a_time_that_is_lost_is_not_as_before(tmp_path: Path, latency_ms: float | None) -> None:
+def test_an_old_run_that_lost_a_time_has_a_failure_there(tmp_path: Path, latency_ms: float | None) -> None:
     base = made_up_run(tmp_path, "base", made_up_rows("base", 4))
-    lost = made_up_rows("new", 4, changes={0: {"latency_ms": latency_ms}})
-    (verdict,) = (
-        one
-        for one in of_metric(compare(base, made_up_run(tmp_path, "new", lost)), "latency_ms")
-        if one.new is None
-    )
+    lost = made_up_rows("new", 4)
+    lost[0] |= {"latency_ms": latency_ms, "schema_version": 2}
+    regressions = compare(base, made_up_run(tmp_path, "new", lost)).regressions
+    assert [(one.metric, one.new) for one in regressions] == [("outcome", "error")]
+
+
+def test_a_time_that_is_lost_is_not_as_before(tmp_path: Path) -> None:
+    base = made_up_run(tmp_path, "base", made_up_rows("base", 4))
+    lost = made_up_run(tmp_path, "new", made_up_rows("new", 4, changes={0: {"roof_fraction": None}}))
+    of_shares = of_metric(compare(base, lost, across_machines=True), "roof_fraction")
+    (verdict,) = (one for one in of_shares if one.new is None)
     assert (verdict.answer, verdict.reason) == (Answer.INCONCLUSIVE, "the new side has no value")
 
 

@@ -45,6 +45,7 @@ class CpuDecode(AttentionImpl):
     """
 
     name = "cpu_decode"
+    devices = ("cpu",)
     promised_operators = ("gqabench::cpu_decode",)
     timed_call = TimedCall()
 

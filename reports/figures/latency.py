@@ -1,4 +1,4 @@
-"""Latency and throughput against context (or batch): one line an implementation, one panel a slice."""
+"""Latency against context (or batch): one line an implementation, one panel a slice."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from gqabench.reports.figures.axes import (
     outer_labels,
     panel_grid,
     panel_titles,
-    rate_tick,
 )
 from gqabench.reports.figures.captions import fastest_text
-from gqabench.reports.figures.spec import NO_LATENCY, FigureData, NotDrawn
+from gqabench.reports.figures.spec import NO_LATENCY, FigureData, FigureSpec, NotDrawn
 from gqabench.reports.frames.baseline import base_arm, in_speed_order
 from gqabench.reports.frames.problem import one_problem, where_text
 from gqabench.reports.frames.slices import choose_facets, slice_note, take_slice
 from gqabench.reports.frames.tidy import cells
-from gqabench.reports.units import duration_text, rate_text
+from gqabench.reports.units import duration_text
+from gqabench.results.axes import AXES
 
-X_LABELS = {"kv_len": "context (tokens)", "batch_size": "batch size (sequences)"}
+X_AXES = ("kv_len", "batch_size")
 
 
 @dataclass(frozen=True)
@@ -46,26 +46,19 @@ class Measure:
 
 
 LATENCY = Measure("latency_ms", "latency (ms)", 2, latency_tick, duration_text)
-THROUGHPUT = Measure(
-    "tokens_per_s",
-    "throughput of one call\n(tokens/s)",
-    1,
-    rate_tick,
-    lambda rate: f"{rate_text(rate)} tokens/s",
-)
 
 
 def _prepare(measure: Measure, frame: pd.DataFrame) -> FigureData | NotDrawn:
     rows = cells(frame)
     rows = rows[rows[measure.column] > 0]
-    x = next((axis for axis in X_LABELS if rows[axis].nunique() > 1), None)
+    x = next((axis for axis in X_AXES if rows[axis].nunique() > 1), None)
     if x is None:
         return NotDrawn("only one context and one batch size were measured" if len(rows) else NO_LATENCY)
     faceted, facets = choose_facets(rows, fixed=[x], max_rows=measure.max_rows)
     free = [x, *(axis for axis in (facets.column, facets.row) if axis)]
     drawn = take_slice(faceted, free, all_rows=rows).frame
     if drawn[x].nunique() < 2:
-        return NotDrawn(f"no problem was measured at two {'contexts' if x == 'kv_len' else 'batch sizes'}")
+        return NotDrawn(f"no problem was measured at two {AXES[x].plural}")
     note = slice_note(drawn, rows)
     arms = in_speed_order(drawn)
     if len(arms) > MAX_ARMS:
@@ -74,10 +67,6 @@ def _prepare(measure: Measure, frame: pd.DataFrame) -> FigureData | NotDrawn:
         note = f"{note} The {MAX_ARMS} fastest implementations and the base are drawn.".strip()
     drawn = drawn[drawn["arm"].isin(arms)]
     return FigureData(drawn, _caption(measure, drawn, rows, x), note, facets, extras={"x": x, "arms": arms})
-
-
-prepare_latency = partial(_prepare, LATENCY)
-prepare_throughput = partial(_prepare, THROUGHPUT)
 
 
 def _caption(measure: Measure, frame: pd.DataFrame, measured: pd.DataFrame, x: str) -> str:
@@ -99,13 +88,9 @@ def _draw(measure: Measure, data: FigureData) -> Figure:
     count_axis(panels[0][0].xaxis, data.frame[x], limit=7 if len(data.facets.columns) < 4 else 5)
     log_number_axis(panels[0][0].yaxis, data.frame[measure.column], measure.tick)
     panel_titles(panels, data.facets, data.frame)
-    outer_labels(panels, X_LABELS[x], measure.label)
+    outer_labels(panels, AXES[x].label, measure.label)
     arm_legend(figure, styles)
     return figure
-
-
-draw_latency = partial(_draw, LATENCY)
-draw_throughput = partial(_draw, THROUGHPUT)
 
 
 def _draw_panel(axes: Axes, rows: pd.DataFrame, x: str, measure: Measure, styles: dict[str, Any]) -> None:
@@ -122,3 +107,12 @@ def _draw_panel(axes: Axes, rows: pd.DataFrame, x: str, measure: Measure, styles
             alpha=0.18,
             lw=0,
         )
+
+
+def figure_of(name: str, title: str, measure: Measure) -> FigureSpec:
+    """Return the figure of one measure against context, or batch."""
+    prepare, draw = partial(_prepare, measure), partial(_draw, measure)
+    return FigureSpec(name, title, prepare, draw, per_stage=True, instead=("ranking",))
+
+
+FIGURE = figure_of("latency", "Latency", LATENCY)
