@@ -23,12 +23,12 @@ class Preset:
 
 
 def list_presets(group: str) -> list[str]:
-    """Names of a group's presets, in alphabetical order."""
+    """Return names of a group's presets, in alphabetical order."""
     return sorted(path.stem for path in (CONF_FOLDER / group).glob("*.yaml"))
 
 
 def read_preset(group: str, name: str) -> Preset:
-    """One preset's own values. Raises `FileNotFoundError` when there is none of that name."""
+    """Return one preset's own values. Raises `FileNotFoundError` when there is none of that name."""
     import yaml
 
     text = (CONF_FOLDER / group / f"{name}.yaml").read_text(encoding="utf-8")

@@ -17,7 +17,7 @@ MIN_GROUP_SIZE = 4
 
 
 def workspace_shares(frame: pd.DataFrame) -> pd.DataFrame:
-    """Decode rows of the largest group with `expanded_bytes` and `share`, workspace over expanded bytes.
+    """Return decode rows of the largest group with `expanded_bytes` and `share`, workspace over those.
 
     `expanded_bytes` is the cache times the group size: what `repeat_interleave` makes of it. Rows with a
     quantised cache are left out, since dequantising it also takes a copy.
@@ -31,7 +31,7 @@ def workspace_shares(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def expanding_arms(frame: pd.DataFrame) -> list[str]:
-    """Arms whose workspace is about as large as K and V of all query heads, or larger; by name.
+    """Return arms whose workspace is about as large as K and V of all query heads, or larger; by name.
 
     The arm's largest caches tell: beside a small one a buffer of fixed size would look like expansion.
     """

@@ -22,7 +22,7 @@ MEMORY_MEANING = (
 
 
 def memory_table(frame: pd.DataFrame) -> Table:
-    """One line for each arm, of the problem with the longest context. Empty without `ok` rows."""
+    """Return one line for each arm, of the problem with the longest context. Empty without `ok` rows."""
     rows = ok_rows(frame)
     if len(rows) == 0:
         return Table((), ())

@@ -11,7 +11,7 @@ from gqabench.results.comparison.verdicts import CellKey
 
 
 def comparison_notes(base: Side, new: Side, policy: Policy, is_same_machine: bool) -> Iterator[str]:
-    """What a reader has to know, a sentence each."""
+    """Yield what a reader has to know, a sentence each."""
     yield from (f"{side.name}: {warning}" for side in (base, new) for warning in side.warnings)
     if base.left_out:
         yield f"{base.name}: without {', '.join(base.left_out)}, which the new side is"
@@ -49,5 +49,5 @@ def _is_in_some_runs(side: Side, cell: CellKey) -> bool:
 
 
 def studies_text(side: Side) -> str:
-    """The names of a side's studies."""
+    """Return the names of a side's studies."""
     return ", ".join(sorted(side.studies)) or "none"

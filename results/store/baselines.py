@@ -88,7 +88,7 @@ def write_baseline(runs: list[str], into: Path, study: str | None, command: str)
 
 
 def read_baseline(folder: Path) -> Baseline:
-    """Raises `ValueError` or `OSError` where there is none."""
+    """Return the baseline in a folder. Raises `ValueError` or `OSError` where there is none."""
     parquet = folder / PARQUET_NAME
     rows, headers = read_parquet(parquet)
     num_bytes = sum(path.stat().st_size for path in folder.iterdir())
@@ -97,13 +97,13 @@ def read_baseline(folder: Path) -> Baseline:
 
 
 def list_baselines(folder: Path) -> Iterator[Baseline]:
-    """The baselines below a folder, by machine and study."""
+    """Yield the baselines below a folder, by machine and study."""
     for path in sorted(folder.glob(f"*/*/{PARQUET_NAME}")):
         yield read_baseline(path.parent)
 
 
 def thin(samples: list[float]) -> list[float]:
-    """At most `MAX_SAMPLES` of them, at even distances in their order, first and last included."""
+    """Return at most `MAX_SAMPLES` of them, at even distances in their order, first and last included."""
     if len(samples) <= MAX_SAMPLES:
         return samples
     step = (len(samples) - 1) / (MAX_SAMPLES - 1)
@@ -111,12 +111,12 @@ def thin(samples: list[float]) -> list[float]:
 
 
 def _cell(row: dict[str, Any]) -> tuple[object, ...]:
-    """What a run has one record of."""
+    """Return what a run has one record of."""
     return row["run_id"], row["case_id"], row["impl"], row["environment"]
 
 
 def _thinned(row: dict[str, Any]) -> dict[str, Any]:
-    """The record with fewer samples, each to seven digits: finer than any clock."""
+    """Return the record with fewer samples, each to seven digits: finer than any clock."""
     kept = {
         column: None if row[column] is None else [float(f"{value:.7g}") for value in thin(row[column])]
         for column in sample_columns()
@@ -145,7 +145,7 @@ def _the_machine(headers: list[RunHeader], runs: list[str]) -> str:
 
 
 def _without_host(header: RunHeader) -> RunHeader:
-    """The header without the name of the host, which is nobody's business."""
+    """Return the header without the name of the host, which is nobody's business."""
     values = asdict(header)["machine"]
     for machine in (values, *values.get("earlier_machines", [])):
         machine.get("system", {}).pop("hostname", None)
