@@ -78,9 +78,7 @@ def speed_finding(frame: pd.DataFrame, stage: str) -> Finding | None:
     faster = speed_ups(frame, base)
     faster = faster[faster["arm"] == best]
     if best == base or len(faster) == 0:
-        return Finding(
-            title, f"{base} is what speed-ups are told against: nothing else is fastest more often."
-        )
+        return Finding(title, f"{base} is the base of the speed-ups; nothing else is fastest more often.")
     sure = unflagged_first(faster, "flags", "base_flags")
     spread = f"; {_range(sure['speed_up'], times_text)}" if len(sure) > 1 else ""
     without = " without flags" if len(sure) < len(faster) else ""

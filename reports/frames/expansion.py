@@ -13,7 +13,7 @@ EXPANDED_SHARE = 0.9
 """Of K and V at the size of all query heads: both of them, less a little for what is reused."""
 
 MIN_GROUP_SIZE = 4
-"""Below it temporary copies in a wider dtype are as large as expanded ones: nothing can be told."""
+"""Below it temporary copies in a wider dtype are as large as expanded ones, so nothing follows."""
 
 
 def workspace_shares(frame: pd.DataFrame) -> pd.DataFrame:

@@ -28,7 +28,7 @@ def one_problem(rows: pd.DataFrame, first: str = "kv_len") -> pd.DataFrame:
 def where_text(row: Any, measured: pd.DataFrame, axes: Sequence[str] = SIZE_AXES) -> str:
     """Return `context 8K, batch 4 and 1 KV head (MQA)`: some axes, and all that have several values.
 
-    Several in `measured`; a shape that follows from the model is told by its name.
+    Several in `measured`; a shape that follows from the model is given by its name.
     """
     several = [axis for axis in TOLD_KEYS if _has_several(measured, axis)]
     named = [*axes, *(axis for axis in several if not (axis == "model" and is_missing(row[axis])))]

@@ -17,7 +17,7 @@ def comparison_notes(base: Side, new: Side, policy: Policy, is_same_machine: boo
         yield f"{base.name}: without {', '.join(base.left_out)}, which the new side is"
     for side in (base, new):
         if cut := [header.run_id for header in side.headers if header.status != "complete"]:
-            yield f"{side.name}: not run to its end ({', '.join(cut)}): cells that it lacks are left open"
+            yield f"{side.name}: incomplete ({', '.join(cut)}): cells that it lacks are left open"
         in_some = sum(_is_in_some_runs(side, cell) for cell in base.cells.keys() & new.cells.keys())
         if in_some:
             yield f"{side.name}: {in_some} of the cells compared are in only some of its {side.num_runs} runs"

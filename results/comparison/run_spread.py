@@ -7,10 +7,10 @@ tell, so every test here asks how runs scatter, and takes the widest of the answ
   Student's t with `runs - 2` degrees of freedom.
 - With one run a side, how all runs of a machine scatter is unknown, and a standard deviation is assumed
   (`Policy.assumed_run_spread`). A cell can also stand out from the others of the same two runs, which shared
-  the conditions: its log ratio less the median of all is held against the scatter of all (the median absolute
-  deviation). Cells scatter by different amounts, so the tails are those of a t with 3 degrees of freedom, and
-  what stands out by less than `STANDS_OUT_FROM` times the assumed deviation is no alarm: a machine with two
-  speeds makes a tenth of its cells a quarter slower in one run of two.
+  the conditions: its log ratio less the median of all is compared with the scatter of all (the median
+  absolute deviation). Cells scatter by different amounts, so the tails are those of a t with 3 degrees of
+  freedom, and what stands out by less than `STANDS_OUT_FROM` times the assumed deviation is no alarm: a
+  machine with two speeds makes a tenth of its cells a quarter slower in one run of two.
 - Never less than the samples within a run tell.
 """
 
@@ -64,7 +64,7 @@ class Values:
 
 @dataclass(frozen=True)
 class Judged:
-    """A cell's log ratio with what it is held against."""
+    """A cell's log ratio with what it is compared with."""
 
     log_ratio: float
     standard_error: float

@@ -66,7 +66,7 @@ def write_baseline(runs: list[str], into: Path, study: str | None, command: str)
     num_planned = sum(header.num_planned_records for header in headers)
     if len(rows) < num_planned:
         raise NoBaseline(
-            f"{' '.join(runs)}: holds {len(rows)} of {num_planned} planned records; name runs that are whole"
+            f"{' '.join(runs)}: holds {len(rows)} of {num_planned} planned records; name complete runs"
         )
     study = study or _the_study(headers, runs)
     if not re.fullmatch(r"[A-Za-z0-9_-]+", study):
@@ -128,7 +128,9 @@ def _the_study(headers: list[RunHeader], runs: list[str]) -> str:
     studies = {header.study for header in headers}
     if len(studies) != 1 or None in studies:
         names = ", ".join(sorted(str(study) for study in studies)) or "none"
-        raise NoBaseline(f"{' '.join(runs)}: of no one study ({names}); name the baseline with --study NAME")
+        raise NoBaseline(
+            f"{' '.join(runs)}: of several studies or none ({names}); name the baseline with --study NAME"
+        )
     return str(studies.pop())
 
 
@@ -140,12 +142,12 @@ def _the_machine(headers: list[RunHeader], runs: list[str]) -> str:
     if len(machines) > 1:
         raise NoBaseline(f"{named}: of different machines: {', '.join(sorted(map(str, machines)))}")
     if cut := [header.run_id for header in headers if header.status != "complete"]:
-        raise NoBaseline(f"{named}: not run to its end: {', '.join(cut)}; go on with it by `resume=`")
+        raise NoBaseline(f"{named}: incomplete: {', '.join(cut)}; continue with `resume=`")
     return str(machines.pop())
 
 
 def _without_host(header: RunHeader) -> RunHeader:
-    """Return the header without the name of the host, which is nobody's business."""
+    """Return the header without the name of the host, which is private."""
     values = asdict(header)["machine"]
     for machine in (values, *values.get("earlier_machines", [])):
         machine.get("system", {}).pop("hostname", None)
