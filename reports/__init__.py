@@ -11,7 +11,7 @@ __all__ = ["build_report"]
 
 
 def __getattr__(name: str) -> object:
-    """`build_report` when it is asked for: verdicts are printed without waiting for seaborn."""
+    """Load `build_report` when it is asked for: verdicts are printed without waiting for seaborn."""
     if name != "build_report":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from gqabench.reports.page import build_report

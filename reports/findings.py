@@ -29,7 +29,7 @@ class Finding:
 
 
 def key_findings(frame: pd.DataFrame) -> list[Finding]:
-    """Findings of a tidy frame, the strongest first; those that it has no data for are left out."""
+    """Return findings of a tidy frame, the strongest first; those that it has no data for are left out."""
     found = [
         cache_finding(frame),
         *(speed_finding(frame[frame["stage"] == stage], stage) for stage in stages(frame)[:MAX_STAGES]),
@@ -42,7 +42,7 @@ def key_findings(frame: pd.DataFrame) -> list[Finding]:
 
 
 def cache_finding(frame: pd.DataFrame) -> Finding | None:
-    """How far the formula's cache falls from the most to the fewest KV heads of one problem."""
+    """Return how far the formula's cache falls from the most to the fewest KV heads of one problem."""
     rows = frame[frame["kv_cache_bytes_model"] > 0]
     keys = [axis for axis in PROBLEM_KEYS if axis != "num_kv_heads"]
     rows = rows[rows.groupby(keys, dropna=False)["num_kv_heads"].transform("nunique") > 1]
@@ -64,7 +64,7 @@ def cache_finding(frame: pd.DataFrame) -> Finding | None:
 
 
 def speed_finding(frame: pd.DataFrame, stage: str) -> Finding | None:
-    """The arm that is fastest on the most problems of a stage, and its speed-up over the base."""
+    """Return the arm that is fastest on the most problems of a stage, and its speed-up over the base."""
     rows = cells(frame)
     base = base_arm(rows)
     if base is None:
@@ -78,9 +78,7 @@ def speed_finding(frame: pd.DataFrame, stage: str) -> Finding | None:
     faster = speed_ups(frame, base)
     faster = faster[faster["arm"] == best]
     if best == base or len(faster) == 0:
-        return Finding(
-            title, f"{base} is what speed-ups are told against: nothing else is fastest more often."
-        )
+        return Finding(title, f"{base} is the base of the speed-ups; nothing else is fastest more often.")
     sure = unflagged_first(faster, "flags", "base_flags")
     spread = f"; {_range(sure['speed_up'], times_text)}" if len(sure) > 1 else ""
     without = " without flags" if len(sure) < len(faster) else ""
@@ -93,7 +91,7 @@ def speed_finding(frame: pd.DataFrame, stage: str) -> Finding | None:
 
 
 def _fastest(stage: str, fastest: list[pd.DataFrame], order: list[str]) -> tuple[str, str]:
-    """The arm that is most often among the fastest, within the intervals, and a title that says so."""
+    """Return the arm that is most often among the fastest, within the intervals, and a title that says so."""
     among = pd.Series([str(arm) for rows in fastest for arm in rows["arm"]]).value_counts()
     alone = pd.Series([str(rows["arm"].iloc[0]) for rows in fastest if len(rows) == 1], dtype=object)
     clear = alone.value_counts().reindex(among.index, fill_value=0)
@@ -120,7 +118,7 @@ def _fastest(stage: str, fastest: list[pd.DataFrame], order: list[str]) -> tuple
 
 
 def heads_finding(frame: pd.DataFrame) -> Finding | None:
-    """Decode with the fewest KV heads against MHA: the arm that gains most, and the one that gains least."""
+    """Compare decode with the fewest KV heads to MHA: the arms that gain most and least."""
     measured = cells(frame[frame["q_len"] == 1])
     rows = relative_to_mha(measured)
     rows = rows[rows["num_kv_heads"] < rows["num_q_heads"]]
@@ -148,7 +146,7 @@ def heads_finding(frame: pd.DataFrame) -> Finding | None:
 
 
 def expansion_finding(frame: pd.DataFrame) -> Finding | None:
-    """Which arms need the workspace that expanding K and V takes, and what the others need."""
+    """Return which arms need the workspace that expanding K and V takes, and what the others need."""
     shares = workspace_shares(frame)
     if len(shares) == 0:
         return None
@@ -182,7 +180,7 @@ def _range(values: pd.Series[float], text: Callable[[float], str]) -> str:
 
 
 def outcome_finding(frame: pd.DataFrame) -> Finding | None:
-    """How many rows ended how."""
+    """Return how many rows ended how."""
     if len(frame) == 0:
         return None
     counts = frame["outcome"].value_counts()
@@ -193,7 +191,7 @@ def outcome_finding(frame: pd.DataFrame) -> Finding | None:
 
 
 def doubt_finding(frame: pd.DataFrame) -> Finding | None:
-    """How many latencies carry a flag, and which: what is shown of them is shown with that doubt."""
+    """Return how many latencies carry a flag, and which: what is shown of them is shown with that doubt."""
     rows = ok_rows(frame)
     flags = rows["flags"].explode().dropna()
     flagged = int(rows["flags"].map(bool).sum())

@@ -76,7 +76,7 @@ def build_report(frame: pd.DataFrame, header: Header | Sequence[Header], folder:
 
 
 def image_uri(drawing: Drawing) -> str:
-    """The figure as a `data:` address: nothing to fetch, and nothing in it can run."""
+    """Return the figure as a `data:` address: nothing to fetch, and nothing in it can run."""
     kind, content = ("svg+xml", drawing.svg) if len(drawing.svg) <= MAX_SVG_BYTES else ("png", drawing.png)
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 

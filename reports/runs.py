@@ -43,7 +43,7 @@ class RunView:
 
 
 def run_views(frame: pd.DataFrame, headers: Sequence[Header]) -> list[RunView]:
-    """A view of every header, and of every run of the frame that has none."""
+    """Return a view of every header, and of every run of the frame that has none."""
     views = [_view(frame, header, len(headers)) for header in headers]
     known = {view.run_id for view in views}
     is_named = any(header.get("run_id") for header in headers) or not headers
@@ -77,7 +77,7 @@ def _view(frame: pd.DataFrame, header: Header, num_headers: int) -> RunView:
 
 
 def partial_warning(status: str, num_records: int, num_planned: Any) -> str:
-    """A sentence when a run is not whole: by its status, or by its records against the planned ones."""
+    """Return a sentence where a run is not whole, by its status or by how many records were planned."""
     planned = (
         int(num_planned) if isinstance(num_planned, int | float) and not is_missing(num_planned) else None
     )
@@ -114,7 +114,7 @@ def _threads(machine: Header) -> str:
 
 
 def flat_facts(values: Any, name: str = "", depth: int = 0) -> list[Fact]:
-    """A nested description as lines in its own order; what is unknown is left out."""
+    """Return a nested description as lines in its own order; what is unknown is left out."""
     if isinstance(values, Mapping):
         heading = [Fact(_name(name), "", depth)] if name else []
         inner = [
@@ -155,7 +155,7 @@ def _is_absent(value: Any) -> bool:
 
 
 def _first(values: Any, *names: str) -> str:
-    """The first plain value under one of the names, searched through all levels."""
+    """Return the first plain value under one of the names, searched through all levels."""
     if isinstance(values, Mapping):
         for name in names:
             if isinstance(values.get(name), str | int | float):

@@ -16,12 +16,12 @@ BYTE_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
 def is_missing(value: Any) -> bool:
-    """Whether a scalar stands for "not measured"."""
+    """Return whether a scalar stands for "not measured"."""
     return value is None or bool(pd.isna(value))
 
 
 def digits_text(value: float, num_digits: int = 3) -> str:
-    """At least `num_digits` significant digits, without exponent: `0.0123`, `1.23`, `1,234`."""
+    """Return at least `num_digits` significant digits, without exponent: `0.0123`, `1.23`, `1,234`."""
     if is_missing(value):
         return MISSING
     if value == 0:
@@ -34,7 +34,7 @@ def digits_text(value: float, num_digits: int = 3) -> str:
 
 
 def bytes_text(num_bytes: float) -> str:
-    """Binary units: `512 B`, `1.5 KiB`, `64 MiB`. Whole numbers stand without decimals."""
+    """Return binary units: `512 B`, `1.5 KiB`, `64 MiB`. Whole numbers stand without decimals."""
     if is_missing(num_bytes):
         return MISSING
     value, unit = float(num_bytes), 0
@@ -45,12 +45,12 @@ def bytes_text(num_bytes: float) -> str:
 
 
 def ms_text(milliseconds: float) -> str:
-    """Milliseconds as a bare number with three significant digits or more."""
+    """Return milliseconds as a bare number with three significant digits or more."""
     return digits_text(milliseconds)
 
 
 def duration_text(milliseconds: float) -> str:
-    """A latency with the unit that suits it: `3.2 µs`, `1.23 ms`, `2.5 s`."""
+    """Return a latency with the unit that suits it: `3.2 µs`, `1.23 ms`, `2.5 s`."""
     if is_missing(milliseconds):
         return MISSING
     if abs(milliseconds) < 0.1:
@@ -61,7 +61,7 @@ def duration_text(milliseconds: float) -> str:
 
 
 def interval_text(low: float, high: float) -> str:
-    """Both ends, to three digits or as many (up to five) as tell them apart: `0.730 – 24.0`."""
+    """Return both ends, to three digits or as many (up to five) as tell them apart: `0.730 – 24.0`."""
     if is_missing(low) or is_missing(high):
         return MISSING
     ends = [(digits_text(low, num_digits), digits_text(high, num_digits)) for num_digits in (3, 4, 5)]
@@ -70,7 +70,7 @@ def interval_text(low: float, high: float) -> str:
 
 
 def energy_text(joules: float) -> str:
-    """An energy with the unit that suits it: `12 µJ`, `3.4 mJ`, `1.2 J`."""
+    """Return an energy with the unit that suits it: `12 µJ`, `3.4 mJ`, `1.2 J`."""
     if is_missing(joules):
         return MISSING
     for size, unit in ((1.0, "J"), (1e-3, "mJ"), (1e-6, "µJ")):
@@ -80,19 +80,19 @@ def energy_text(joules: float) -> str:
 
 
 def ratio_text(ratio: float) -> str:
-    """A factor in a column of factors: `×2.3`, `×32`, `×1.0`."""
+    """Return a factor in a column of factors: `×2.3`, `×32`, `×1.0`."""
     if is_missing(ratio):
         return MISSING
     return f"×{digits_text(ratio, 2)}"
 
 
 def times_text(ratio: float) -> str:
-    """A factor in running text: `2.3×`, `32×`."""
+    """Return a factor in running text: `2.3×`, `32×`."""
     return MISSING if is_missing(ratio) else f"{_trimmed(digits_text(ratio, 2))}×"
 
 
 def percent_text(share: float) -> str:
-    """A share of one, as a percentage: `87 %`."""
+    """Return a share of one, as a percentage: `87 %`."""
     return MISSING if is_missing(share) else f"{share * 100:.0f} %"
 
 
@@ -100,17 +100,17 @@ ROOFS = {"read_gb_per_s": "read roof", "matmul_tflop_per_s": "matrix roof"}
 
 
 def roof_text(roof: str) -> str:
-    """A measured ceiling as a reader says it; one of a later version by its column's name."""
+    """Return a measured ceiling as a reader says it; one of a later version by its column's name."""
     return ROOFS.get(roof, f"roof {roof}")
 
 
 def count_text(count: float) -> str:
-    """A whole number, thousands separated."""
+    """Return a whole number, thousands separated."""
     return MISSING if is_missing(count) else f"{round(count):,}"
 
 
 def tokens_text(num_tokens: float) -> str:
-    """A length in tokens: `4K` is 4096 and `1M` is 1024K, as contexts are named; others in full."""
+    """Return a length in tokens: `4K` is 4096 and `1M` is 1024K, as contexts are named; others in full."""
     if is_missing(num_tokens):
         return MISSING
     whole = round(num_tokens)
@@ -122,7 +122,7 @@ def tokens_text(num_tokens: float) -> str:
 
 
 def rate_text(rate: float) -> str:
-    """A rate in decimal steps: `950`, `12.3k`, `1.2M`."""
+    """Return a rate in decimal steps: `950`, `12.3k`, `1.2M`."""
     if is_missing(rate):
         return MISSING
     for size, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
@@ -132,7 +132,7 @@ def rate_text(rate: float) -> str:
 
 
 def error_text(error: float) -> str:
-    """An error with two significant digits: `1.2e-3`, `0`."""
+    """Return an error with two significant digits: `1.2e-3`, `0`."""
     if is_missing(error):
         return MISSING
     number, _, exponent = f"{error:.1e}".partition("e")
@@ -140,19 +140,19 @@ def error_text(error: float) -> str:
 
 
 def plural(count: int, noun: str, nouns: str | None = None) -> str:
-    """`1 row`, `2 rows`, `1,000 rows`; `nouns` where an s does not make the plural."""
+    """Return `1 row`, `2 rows`, `1,000 rows`; `nouns` where an s does not make the plural."""
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {nouns or noun + 's'}"
 
 
 def listed(names: list[str], limit: int = 4) -> str:
-    """`a`, `a and b`, `a, b and c`; beyond `limit`: `a, b, c, d and 3 more`."""
+    """Return `a`, `a and b`, `a, b and c`; beyond `limit`: `a, b, c, d and 3 more`."""
     if len(names) > limit:
         return f"{', '.join(names[:limit])} and {len(names) - limit} more"
     return " and ".join(part for part in (", ".join(names[:-1]), *names[-1:]) if part)
 
 
 def _short(value: float) -> str:
-    """Three significant digits without trailing zeros."""
+    """Return three significant digits without trailing zeros."""
     return _trimmed(digits_text(value))
 
 

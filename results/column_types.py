@@ -42,7 +42,7 @@ class ColumnType:
         return f"{'list of ' if self.is_list else ''}{name}{' or null' if self.is_nullable else ''}"
 
     def accepts(self, value: Any) -> bool:
-        """Whether a value read from JSON or Parquet is of this type. Floats may be whole, never infinite."""
+        """Return whether a value read from JSON or Parquet is of this type. Floats are finite, or whole."""
         if value is None:
             return self.is_nullable
         if type(value) is self.scalar and self.scalar is not float and not self.is_list:

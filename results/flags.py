@@ -77,12 +77,12 @@ _BUSY_SHARE_OF_CORES = 0.01
 
 
 def is_unstable(samples: Sequence[float], target_interval: float) -> bool:
-    """Whether half the 95 % interval of the median is more than `target_interval` of it, or there is none."""
+    """Return whether half the median's 95 % interval exceeds `target_interval` of it, or there is none."""
     return not is_narrow(samples, target_interval)
 
 
 def is_bimodal(samples: Sequence[float]) -> bool:
-    """Whether the samples fall into two separate groups. False below 20 samples, which cannot tell.
+    """Return whether the samples fall into two groups. False below 20 samples, which cannot tell.
 
     Every split of the sorted samples into a lower and an upper part, each of at least 10 %, is a candidate.
     Three windows, as wide as a third of the distance between the parts' medians, lie around the two medians
@@ -124,7 +124,7 @@ def is_bimodal(samples: Sequence[float]) -> bool:
 
 
 def is_drifting(samples: Sequence[float], calls_per_slice: int = 1) -> bool:
-    """Whether calls became slower or faster from first to last. False below 30 samples, or 6 slices.
+    """Return whether calls became slower or faster over time. False below 30 samples, or 6 slices.
 
     Neighbouring samples resemble each other, which makes trend tests of single samples find trends in noise.
     Medians of long batches hardly do, and a dozen of them are enough (Schmeiser, "Batch size effects in the
@@ -150,7 +150,7 @@ def is_drifting(samples: Sequence[float], calls_per_slice: int = 1) -> bool:
 
 
 def sample_flags(samples: Sequence[float], target_interval: float, calls_per_slice: int = 1) -> list[str]:
-    """The flags that samples in order raise by themselves, in the order of `FLAG_MEANINGS`."""
+    """Return the flags that samples in order raise by themselves, in the order of `FLAG_MEANINGS`."""
     raised = {
         FLAG_UNSTABLE: is_unstable(samples, target_interval),
         FLAG_BIMODAL: is_bimodal(samples),
@@ -169,7 +169,7 @@ def condition_flags(
     gpu_other_processes: bool | None = None,
     exposed_share: float = 0.0,
 ) -> list[str]:
-    """The flags of what was seen of the machine during timing, in the order of `FLAG_MEANINGS`.
+    """Return the flags of what was seen of the machine during timing, in the order of `FLAG_MEANINGS`.
 
     What is None was not seen and raises none. `clock_mhz` is the median clock, `clock_range_mhz` the highest
     less the lowest. `background_load` is how many of the `num_cores` other processes kept busy on average. It
@@ -201,7 +201,7 @@ def cache_flags(
     other_bytes: int | None,
     unseen_bytes: int | None = None,
 ) -> list[str]:
-    """The flags of a cache that nobody saw, or that is larger than stated.
+    """Return the flags of a cache that nobody saw, or that is larger than stated.
 
     An implementation that reads K and V in place holds the `given_bytes`. One with a layout of its own
     allocates what it holds while it is prepared, `prepared_bytes` in all: what of these is neither the cache
@@ -219,7 +219,7 @@ def cache_flags(
 
 
 def _without_clock_steps(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Sorted values of about 1, with those that a clock's resolution made equal spread evenly over its step.
+    """Return sorted values of about 1, with those that a clock made equal spread evenly over its step.
 
     The step is the smallest difference between values; under a millionth they are equal.
     """
@@ -235,7 +235,7 @@ def _without_clock_steps(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
 def _count_between(
     ordered: npt.NDArray[Any], low: npt.NDArray[Any], high: npt.NDArray[Any]
 ) -> npt.NDArray[Any]:
-    """How many of the ordered values lie in each closed range."""
+    """Return how many of the ordered values lie in each closed range."""
     return np.asarray(
         np.searchsorted(ordered, high, side="right") - np.searchsorted(ordered, low, side="left")
     )

@@ -73,7 +73,7 @@ class Trend:
 
 
 def load_history(paths: Sequence[str]) -> tuple[list[RunHeader], list[Row]]:
-    """Headers in order of time, and their records. Raises `UnreadableRun`, or `NotComparable`."""
+    """Return headers in order of time, and their records. Raises `UnreadableRun`, or `NotComparable`."""
     loaded = [load_runs(path) for path in paths]
     headers = {header.run_id: header for one in loaded for header in one.headers}
     rows = [row for one in loaded for row in one.rows if row["run_id"] in headers]
@@ -89,7 +89,7 @@ def load_history(paths: Sequence[str]) -> tuple[list[RunHeader], list[Row]]:
 
 
 def trends(headers: Sequence[RunHeader], rows: Sequence[Row], metric: str, min_effect: float) -> list[Trend]:
-    """A trend for each cell with two values and more; the largest changes first."""
+    """Return a trend for each cell with two values and more; the largest changes first."""
     order = {header.run_id: place for place, header in enumerate(headers)}
     values: dict[CellKey, dict[int, float]] = {}
     for row in rows:
@@ -106,7 +106,7 @@ def trends(headers: Sequence[RunHeader], rows: Sequence[Row], metric: str, min_e
 
 
 def change_points(values: Sequence[float]) -> list[int]:
-    """Places where a new level begins, of values that scatter.
+    """Return places where a new level begins, of values that scatter.
 
     None for fewer than `MIN_RUNS`, nor where a value is not positive: energy beside an idle power that moved.
     """

@@ -20,7 +20,7 @@ FORMAT_VERSION = "5.0.0"
 
 
 def to_pytest_benchmark(run: str | Path, path: str | Path) -> int:
-    """Write the `ok` records of a run as a file that `pytest-benchmark compare` reads; returns how many.
+    """Write the `ok` records of a run as a file that `pytest-benchmark compare` reads; return how many.
 
     Needs pytest-benchmark, whose own statistics are used. Raises `UnreadableRun`, or `ValueError` for runs
     without any latency.
@@ -46,7 +46,7 @@ def to_pytest_benchmark(run: str | Path, path: str | Path) -> int:
 
 
 def _benchmark(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A record as a benchmark, named as `tests/benchmarks` names it: by implementation and problem."""
+    """Return a record as a benchmark, named as `tests/benchmarks` does: by implementation and problem."""
     from pytest_benchmark.stats import Stats
 
     stats = Stats()
@@ -66,7 +66,7 @@ def _benchmark(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _machine_info(header: RunHeader | None) -> dict[str, Any]:
-    """The keys that the plugin compares, so that it warns of another machine."""
+    """Return the keys that the plugin compares, so that it warns of another machine."""
     machine = {} if header is None else header.machine
     system, cpu = machine.get("system", {}), machine.get("cpu", {})
     return {

@@ -26,7 +26,7 @@ MAX_ARMS = 12
 def panel_grid(
     facets: Facets, panel_height: float, *, lower_rows: float = 1.0, sharey: Any = True
 ) -> tuple[Figure, Any]:
-    """A figure with one panel for each combination of facet values, and its axes as a 2-D array.
+    """Return a figure with one panel for each combination of facet values, and its axes as a 2-D array.
 
     A single panel, or two, do not fill the width of the page: they keep a readable shape. `lower_rows` is
     the height of every row but the first, as a share of it.
@@ -65,7 +65,7 @@ def outer_labels(panels: Any, x_label: str, y_label: str) -> None:
 
 
 def count_axis(axis: Any, values: Iterable[float], text: Any = None, limit: int = 7) -> None:
-    """A log2 axis with ticks at the measured values: contexts, batches, heads."""
+    """Make a log2 axis with ticks at the measured values: contexts, batches, heads."""
     ticks = _thinned(sorted(set(values)), limit)
     axis.axes.set(**{f"{axis.axis_name}scale": "log"})
     _fixed_ticks(axis, ticks, text or tokens_text)
@@ -75,25 +75,25 @@ def count_axis(axis: Any, values: Iterable[float], text: Any = None, limit: int 
 
 
 def _thinned(values: list[float], limit: int) -> list[float]:
-    """Every n-th value, so that ticks of a doubling axis stay evenly apart."""
+    """Return every n-th value, so that ticks of a doubling axis stay evenly apart."""
     return values[:: math.ceil(len(values) / limit)]
 
 
 def bytes_ticks(low: float, high: float, limit: int = 7) -> list[float]:
-    """Powers of two that cover a range of bytes, at most `limit` of them."""
+    """Return powers of two that cover a range of bytes, at most `limit` of them."""
     first, last = math.floor(math.log2(max(low, 1))), math.ceil(math.log2(max(high, 1)))
     step = max(math.ceil((last - first) / max(limit - 1, 1)), 1)
     return [2.0**power for power in range(first, last + step, step)]
 
 
 def log_bytes_axis(axis: Any, values: pd.Series[Any]) -> None:
-    """A log axis in binary units."""
+    """Make a log axis in binary units."""
     axis.axes.set(**{f"{axis.axis_name}scale": "log"})
     _fixed_ticks(axis, bytes_ticks(float(values.min()), float(values.max())), bytes_text)
 
 
 def linear_bytes_axis(axis: Any, highest: float, limit: int = 4) -> None:
-    """A linear axis from zero in binary units, with round steps."""
+    """Make a linear axis from zero in binary units, with round steps."""
     unit = 1024.0 ** max(math.floor(math.log(max(highest, 1), 1024)), 0)
     step = _round_step(highest / unit / limit) * unit
     ticks = [step * place for place in range(math.floor(highest * 1.001 / step) + 1)]
@@ -101,7 +101,7 @@ def linear_bytes_axis(axis: Any, highest: float, limit: int = 4) -> None:
 
 
 def log_ticks(low: float, high: float) -> list[float]:
-    """Decades, with 2 and 5 between them where fewer than three decades are covered."""
+    """Return decades, with 2 and 5 between them where fewer than three decades are covered."""
     first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
     steps = (1, 2, 5) if math.log10(high / low) < 2 else (1,)
     ticks = [step * 10.0**power for power in range(first, last + 1) for step in steps]
@@ -110,7 +110,7 @@ def log_ticks(low: float, high: float) -> list[float]:
 
 
 def log_number_axis(axis: Any, values: pd.Series[Any], text: Any) -> None:
-    """A log axis for positive numbers, with its limits a little beyond them."""
+    """Make a log axis for positive numbers, with its limits a little beyond them."""
     low, high = float(values.min()), float(values.max())
     axis.axes.set(**{f"{axis.axis_name}scale": "log"})
     _fixed_ticks(axis, log_ticks(low, high), text)
@@ -120,18 +120,18 @@ def log_number_axis(axis: Any, values: pd.Series[Any], text: Any) -> None:
 
 
 def latency_tick(milliseconds: float) -> str:
-    """`0.01`, `0.5`, `20`: the tick without trailing zeros."""
+    """Return the text of a tick without trailing zeros: `0.01`, `0.5`, `20`."""
     text = digits_text(milliseconds, 1)
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 def rate_tick(rate: float) -> str:
-    """`200`, `10k`, `5M`."""
+    """Return the text of a tick: `200`, `10k`, `5M`."""
     return rate_text(rate)
 
 
 def arm_styles(frame: pd.DataFrame) -> dict[str, Style]:
-    """The style of every arm of a frame, in the frame's order."""
+    """Return the style of every arm of a frame, in the frame's order."""
     arms = frame.drop_duplicates("arm")
     return {
         arm: impl_style(str(impl), int(v))
@@ -140,7 +140,7 @@ def arm_styles(frame: pd.DataFrame) -> dict[str, Style]:
 
 
 def draw_lines(axes: Axes, rows: pd.DataFrame, x: str, y: str, styles: dict[str, Style]) -> None:
-    """A line for each arm of `rows`, in the order and look of `styles`."""
+    """Draw a line for each arm of `rows`, in the order and look of `styles`."""
     present = [arm for arm in styles if (rows["arm"] == arm).any()]
     if not present:
         axes.text(0.5, 0.5, "not measured", transform=axes.transAxes, ha="center", va="center", color=NEUTRAL)
@@ -155,7 +155,7 @@ def draw_lines(axes: Axes, rows: pd.DataFrame, x: str, y: str, styles: dict[str,
 
 
 def arm_legend(figure: Figure, styles: dict[str, Style], extra: Sequence[Line2D] = ()) -> None:
-    """A legend of arms below the panels."""
+    """Draw a legend of arms below the panels."""
     handles = [
         Line2D(
             [],
@@ -203,7 +203,7 @@ def label_line_ends(
 
 
 def darker(color: str) -> str:
-    """A colour that thin letters can have on white: two thirds of it, the rest ink."""
+    """Return a colour that thin letters can have on white: two thirds of it, the rest ink."""
     red, green, blue = (
         0.66 * part + 0.34 * ink for part, ink in zip(to_rgb(color), to_rgb(INK), strict=True)
     )
@@ -211,7 +211,7 @@ def darker(color: str) -> str:
 
 
 def spread_apart(places: Sequence[float], gap: float) -> list[float]:
-    """Positions at least `gap` apart, in the given order of size, each as near as can be to where it was."""
+    """Return positions at least `gap` apart, in the given order, each as near as can be to where it was."""
     order = sorted(range(len(places)), key=lambda one: places[one])
     groups: list[tuple[float, list[int]]] = []  # centre, members: neighbours that touch move together
     for one in order:
@@ -238,5 +238,5 @@ def _fixed_ticks(axis: Any, ticks: Sequence[float], text: Any) -> None:
 
 
 def _round_step(step: float) -> float:
-    """The next power of two that is at least `step`: a round number of binary units."""
+    """Return the next power of two that is at least `step`: a round number of binary units."""
     return 2.0 ** math.ceil(math.log2(step))

@@ -19,7 +19,7 @@ MAX_BARS = 8
 
 
 def prepare(frame: pd.DataFrame) -> FigureData | NotDrawn:
-    """One row for each number of KV heads, by the formula."""
+    """Return one row for each number of KV heads, by the formula."""
     rows = frame[frame["kv_cache_bytes_model"] > 0]
     if reason := _reason(rows):
         return NotDrawn(reason)
@@ -43,7 +43,7 @@ def prepare(frame: pd.DataFrame) -> FigureData | NotDrawn:
 
 
 def _reason(rows: pd.DataFrame) -> str:
-    """Why nothing can be drawn; empty where it can, as far as whole columns tell."""
+    """Return why nothing can be drawn; empty where it can, as far as whole columns tell."""
     if len(rows) == 0:
         return "no row tells the size of its cache"
     if rows["num_kv_heads"].nunique() < 2:
@@ -64,7 +64,7 @@ def _varies_within_a_model(rows: pd.DataFrame) -> bool:
 
 
 def draw(data: FigureData) -> Figure:
-    """A bar for each number of KV heads, with its bytes and its share of the largest."""
+    """Draw a bar for each number of KV heads, with its bytes and its share of the largest."""
     bars = data.frame
     figure = new_figure(0.42 * len(bars) + 1.1, 7.6)
     axes = figure.subplots()

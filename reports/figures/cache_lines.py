@@ -24,7 +24,7 @@ EXACT = 1.005
 
 
 def prepare(frame: pd.DataFrame) -> FigureData | NotDrawn:
-    """Rows at two contexts or more; every outcome has a formula's line, only `ok` has a marker."""
+    """Return rows at two contexts or more; every outcome has a formula's line, only `ok` has a marker."""
     rows = frame[(frame["kv_cache_bytes_model"] > 0)]
     drawn = take_slice(rows, free=("kv_len", "num_kv_heads"))
     if drawn.frame["kv_len"].nunique() < 2:
@@ -62,7 +62,7 @@ def _caption(frame: pd.DataFrame, planned: pd.DataFrame) -> str:
 
 
 def held_text(frame: pd.DataFrame) -> str:
-    """Whether the implementations hold what the formula says; empty where nothing was measured."""
+    """Return whether the implementations hold what the formula says; empty where nothing was measured."""
     held = frame[frame["kv_cache_bytes"].notna() & (frame["kv_cache_bytes_model"] > 0)]
     if len(held) == 0:
         return ""
@@ -79,7 +79,7 @@ def held_text(frame: pd.DataFrame) -> str:
 
 
 def draw(data: FigureData) -> Figure:
-    """One line for each number of KV heads, named at its end."""
+    """Draw one line for each number of KV heads, named at its end."""
     frame = data.frame
     figure = new_figure(4.4, 7.6)
     axes = figure.subplots()

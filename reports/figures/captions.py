@@ -14,7 +14,7 @@ MAX_NAMED = 4
 
 
 def fastest_text(rows: pd.DataFrame, column: str, text: Callable[[float], str]) -> str:
-    """`A is fastest with 1 ms; B takes 3 ms, 3× as long.` for the rows of one problem and a column.
+    """Return `A is fastest with 1 ms; B takes 3 ms, 3× as long.` for the rows of one problem and a column.
 
     The column is the latency, or the throughput, which follows from it.
     """

@@ -36,7 +36,7 @@ _MARKERS = ("o", "s", "^", "D")
 
 
 def prepare(frame: pd.DataFrame) -> FigureData | NotDrawn:
-    """Of each number of KV heads and batch size the fastest implementation, on otherwise one problem."""
+    """Return the fastest implementation of each number of KV heads and batch size, on one problem."""
     rows = cells(frame)
     rows = rows[(rows["tokens_per_s"] > 0) & (rows[CACHE] > 0)]
     if len(rows) == 0:
@@ -53,7 +53,7 @@ def prepare(frame: pd.DataFrame) -> FigureData | NotDrawn:
 
 
 def _caption(best: pd.DataFrame) -> str:
-    """What the fewest KV heads serve in the cache that the smallest batch takes with the most of them."""
+    """Say what the fewest KV heads serve in the cache that the smallest batch takes with the most of them."""
     most = best[best["num_kv_heads"] == best["num_kv_heads"].max()].iloc[0]
     fewest = best[best["num_kv_heads"] == best["num_kv_heads"].min()]
     fitting = fewest[fewest[CACHE] <= most[CACHE]]
@@ -74,7 +74,7 @@ def _served(row: Any) -> str:
 
 
 def draw(data: FigureData) -> Figure:
-    """A line for each number of KV heads, its points the batch sizes: up is more, left costs less."""
+    """Draw a line for each number of KV heads, its points the batch sizes: up is more, left costs less."""
     figure = new_figure(3.9, 10.0)
     panels = figure.subplots(1, 2, sharey=True)
     lines = {

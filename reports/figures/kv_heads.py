@@ -46,7 +46,7 @@ LOWEST_TOP = 0.45
 
 
 def prepare(frame: pd.DataFrame) -> FigureData | NotDrawn:
-    """Adds the columns of `relative_to_mha`, and `place`: the panel of a row's context in its stage."""
+    """Add the columns of `relative_to_mha`, and `place`: the panel of a row's context in its stage."""
     measured = cells(frame)
     rows = relative_to_mha(measured)
     if len(rows) == 0:
@@ -79,7 +79,7 @@ def _of_stage(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def relative_to_mha(rows: pd.DataFrame) -> pd.DataFrame:
-    """Cells of arms with two numbers of KV heads or more, one of them the number of query heads (MHA).
+    """Return cells of arms with several numbers of KV heads, one of them the number of query heads (MHA).
 
     `mha_flags` are those of the same arm with MHA: what is relative to a doubtful latency is doubtful.
     """
@@ -127,7 +127,7 @@ def _factor(row: Any) -> str:
 
 
 def draw(data: FigureData) -> Figure:
-    """A falling line gains from fewer KV heads; a flat one pays for all query heads again."""
+    """Draw lines: a falling one gains from fewer KV heads; a flat one pays for all query heads again."""
     styles = arm_styles(data.frame)
     styles = {arm: styles[arm] for arm in data.extras["arms"]}
     facets = data.facets
@@ -152,7 +152,7 @@ def draw(data: FigureData) -> Figure:
 
 
 def _ideal(rows: pd.DataFrame) -> pd.DataFrame:
-    """Bytes that must move, relative to MHA's: the bound of decoding, which nothing else limits for long."""
+    """Return bytes that must move, relative to MHA's: the bound of decoding."""
     return rows[(rows["q_len"] == 1) & rows["relative_bytes"].notna()].sort_values("num_kv_heads")
 
 
@@ -179,7 +179,7 @@ def _relative_axis(axis: Any, low: float, high: float) -> None:
 
 
 def _name_lines(figure: Figure, panels: Any, data: FigureData, styles: dict[str, Any]) -> None:
-    """Names beside the last panel of each row; a legend for lines that do not reach its first."""
+    """Name lines beside the last panel of each row; a legend has those that do not reach its first."""
     fewest = float(data.frame["num_kv_heads"].min())
     last = data.frame[
         (data.frame["place"] == data.facets.columns[-1]) & (data.frame["num_kv_heads"] == fewest)

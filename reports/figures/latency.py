@@ -70,7 +70,7 @@ def _prepare(measure: Measure, frame: pd.DataFrame) -> FigureData | NotDrawn:
 
 
 def _caption(measure: Measure, frame: pd.DataFrame, measured: pd.DataFrame, x: str) -> str:
-    """The best and the base on the largest problem with the fewest KV heads, where grouping matters most."""
+    """Compare the best with the base on the largest problem with the fewest KV heads."""
     rows = one_problem(frame, x)
     where = where_text(rows.iloc[0], measured)
     return f"At {where}, {fastest_text(rows, measure.column, measure.text)}"

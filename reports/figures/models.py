@@ -28,7 +28,7 @@ COST = "kv_cache_bytes_model_per_token"
 
 
 def prepare(frame: pd.DataFrame) -> FigureData | NotDrawn:
-    """Every model's cache per token (any outcome has it) and its latencies, at one problem."""
+    """Return every model's cache per token (any outcome has it) and its latencies, at one problem."""
     rows = frame[frame["model"].notna() & (frame[COST] > 0)]
     if rows["model"].nunique() < 2:
         names = list(rows["model"].unique())
@@ -52,7 +52,7 @@ def prepare(frame: pd.DataFrame) -> FigureData | NotDrawn:
 
 
 def draw(data: FigureData) -> Figure:
-    """Bars of cache bytes at the left; at the right a marker for each implementation's latency."""
+    """Draw bars of cache bytes at the left; at the right a marker for each implementation's latency."""
     models, latencies = data.extras["models"], data.extras["latencies"]
     figure = new_figure(0.34 * len(models) + 1.7)
     num_panels = 2 if len(latencies) else 1

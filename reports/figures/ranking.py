@@ -25,7 +25,7 @@ _ONE_OF = ("kv_len", "batch_size", "model")
 
 
 def prepare(frame: pd.DataFrame) -> FigureData | NotDrawn:
-    """Latencies at one context and batch size, a panel for each number of KV heads."""
+    """Return latencies at one context and batch size, a panel for each number of KV heads."""
     rows = cells(frame)
     if len(rows) < 2:
         return NotDrawn("only one latency was measured" if len(rows) else NO_LATENCY)
@@ -47,7 +47,7 @@ def _caption(frame: pd.DataFrame, measured: pd.DataFrame) -> str:
 
 
 def draw(data: FigureData) -> Figure:
-    """Bars of latency with the 95 % interval of the median."""
+    """Draw bars of latency with the 95 % interval of the median."""
     facets, arms = data.facets, data.extras["arms"]
     figure = new_figure(
         max(0.28 * len(arms) + 0.5, 1.3) * len(facets.rows) + 0.6, 10.0 if len(facets.columns) > 1 else 7.2

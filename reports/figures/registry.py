@@ -61,7 +61,7 @@ class LeftOut:
 
 
 def prepare_figures(frame: pd.DataFrame) -> Iterator[tuple[FigureSpec, str, FigureData | NotDrawn]]:
-    """For a tidy frame: every spec, for each stage if it is of one stage (else empty), and its data."""
+    """Yield every spec, for each stage if it is of one stage (else empty), and its data from a tidy frame."""
     for spec in FIGURES:
         if not spec.per_stage:
             yield spec, "", spec.prepare(frame)
@@ -95,7 +95,7 @@ def _drawing(spec: FigureSpec, stage: str, data: FigureData) -> Drawing:
 def _left_out(
     prepared: Sequence[tuple[FigureSpec, str, FigureData | NotDrawn]], all_stages: Sequence[str]
 ) -> list[LeftOut]:
-    """Figures that were not drawn, with the reason: one line where it holds for all stages.
+    """Return figures that were not drawn, with the reason: one line where it holds for all stages.
 
     A figure whose place another one took is not among them.
     """

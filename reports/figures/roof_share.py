@@ -35,7 +35,7 @@ X_AXES = ("kv_len", "num_kv_heads", "batch_size")
 
 
 def prepare(frame: pd.DataFrame) -> FigureData | NotDrawn:
-    """Cells under the roof that bounds most of them, against the first axis of `X_AXES` that varies."""
+    """Return cells under the roof that bounds most of them, against the first of `X_AXES` that varies."""
     measured = cells(frame)
     known = measured[measured["roof"].notna() & (measured["roof_fraction"] > 0)]
     if len(measured) == 0:
@@ -73,7 +73,7 @@ def _caption(frame: pd.DataFrame, measured: pd.DataFrame, roof: str, x: str | No
 
 
 def draw(data: FigureData) -> Figure:
-    """Lines below the roof at 100 %; bars where one problem was measured."""
+    """Draw lines below the roof at 100 %; bars where one problem was measured."""
     styles = arm_styles(data.frame)
     styles = {arm: styles[arm] for arm in data.extras["arms"]}
     return _draw_bars(data, styles) if data.extras["x"] is None else _draw_lines(data, styles)
@@ -130,7 +130,7 @@ def _draw_panel(axes: Axes, rows: pd.DataFrame, styles: dict[str, Any]) -> None:
 
 
 def _share_axis(axis: Any, highest: float) -> None:
-    """Percent from zero to the roof, or beyond it where a cache helped."""
+    """Label per cent from zero to the roof, or beyond it where a cache helped."""
     top = max(highest, 1.0) * 1.05
     step = 0.25 if top < 2 else 0.5 * round(top / 2)
     axis.set_major_locator(FixedLocator([step * place for place in range(int(top / step) + 1)]))

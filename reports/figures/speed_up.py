@@ -41,7 +41,7 @@ DIVERGING = LinearSegmentedColormap.from_list(
 
 
 def prepare(frame: pd.DataFrame) -> FigureData | NotDrawn:
-    """Cells with `speed_up` over the base, at no more problems than can be read."""
+    """Return cells with `speed_up` over the base, at no more problems than can be read."""
     measured = cells(frame)
     base = base_arm(measured)
     if base is None:
@@ -97,7 +97,7 @@ def _caption(frame: pd.DataFrame, measured: pd.DataFrame, base: str) -> str:
 
 
 def heat_table(data: FigureData) -> pd.DataFrame:
-    """Speed-ups with arms as rows and problems as columns, both in the order of the figure."""
+    """Return speed-ups with arms as rows and problems as columns, both in the order of the figure."""
     free = data.extras["free"]
     table = data.frame.pivot_table(
         index="arm", columns=free, values="speed_up", aggfunc="median", dropna=False
@@ -114,7 +114,7 @@ def heat_table(data: FigureData) -> pd.DataFrame:
 
 
 def draw(data: FigureData) -> Figure:
-    """Numbers in the cells, the problem's batch and context below, its KV heads (or model) above."""
+    """Draw numbers in cells, the problem's batch and context below, its KV heads (or model) above."""
     table, free = heat_table(data), data.extras["free"]
     width = min(max(0.62 * table.shape[1] + 2.6, 6.0), 10.4)
     figure = new_figure(0.34 * len(table) + 1.35, width)
@@ -139,7 +139,7 @@ def draw(data: FigureData) -> Figure:
 
 
 def _ticks(frame: pd.DataFrame, free: list[str], columns: list[Any]) -> tuple[list[str], str]:
-    """What differs between columns, one line an axis, and the label that says what the lines are."""
+    """Return what differs between columns, one line an axis, and the label that says what the lines are."""
     lines: dict[str, tuple[str, Any]] = {
         "num_kv_heads": ("KV heads", lambda value: f"{value:g}"),
         "kv_len": ("context (tokens)", tokens_text),

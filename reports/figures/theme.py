@@ -51,26 +51,26 @@ _OVERRIDES: dict[str, Any] = {
 
 @contextmanager
 def theme() -> Iterator[None]:
-    """Within it figures look like ours; after it matplotlib's settings are what they were."""
+    """Make figures look like ours; afterwards matplotlib's settings are what they were."""
     settings: dict[Any, Any] = {**sns.axes_style("whitegrid"), **_OVERRIDES}
     with mpl.rc_context(settings):
         yield
 
 
 def new_figure(height: float, width: float = FIGURE_WIDTH) -> Figure:
-    """An empty figure in inches. It belongs to no window and leaves the caller's backend alone."""
+    """Return an empty figure in inches. It belongs to no window and leaves the caller's backend alone."""
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
 
 def png_bytes(figure: Figure) -> bytes:
-    """The figure as PNG, without a date: the same figure gives the same bytes."""
+    """Return the figure as PNG, without a date: the same figure gives the same bytes."""
     return _saved(figure, format="png", dpi=PNG_DPI, metadata={"Software": None})
 
 
 def svg_bytes(figure: Figure) -> bytes:
-    """The figure as SVG, text as outlines, without a date."""
+    """Return the figure as SVG, text as outlines, without a date."""
     return _saved(figure, format="svg", metadata={"Date": None, "Creator": None})
 
 

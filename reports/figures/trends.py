@@ -21,7 +21,7 @@ _LINE, _LEVEL, _CHANGE = "#0072B2", "#9AA5B1", "#D55E00"
 
 
 def trend_pages(trends: Sequence[Trend]) -> list[bytes]:
-    """PNG pages, in the order of the trends."""
+    """Return PNG pages, in the order of the trends."""
     pages = []
     for start in range(0, len(trends), PANELS_PER_PAGE):
         with theme():
@@ -30,7 +30,7 @@ def trend_pages(trends: Sequence[Trend]) -> list[bytes]:
 
 
 def draw_page(trends: Sequence[Trend]) -> Figure:
-    """One page: two columns of panels, runs in order of time from left to right."""
+    """Draw one page: two columns of panels, runs in order of time from left to right."""
     num_rows = -(-len(trends) // _COLUMNS)
     figure = new_figure(2.1 * num_rows + 0.4)
     panels = figure.subplots(num_rows, _COLUMNS, squeeze=False)
@@ -66,7 +66,7 @@ def _draw_panel(axes: Axes, trend: Trend) -> None:
 
 
 def _label_runs(axes: Axes, trend: Trend) -> None:
-    """The day of some runs, at equal distances in their order; the time of day where all are of one day."""
+    """Label some runs with their day, evenly in their order; with the time where all are of one day."""
     days = [point.created_at[:10] for point in trend.points]
     is_one_day = len(set(days)) == 1
     labels = [point.created_at[11:16] for point in trend.points] if is_one_day else days

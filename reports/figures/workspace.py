@@ -39,7 +39,7 @@ LETTER_WIDTH = 0.022
 
 
 def prepare(frame: pd.DataFrame) -> FigureData | NotDrawn:
-    """Rows with a measured workspace, at one problem for each stage and number of KV heads."""
+    """Return rows with a measured workspace, at one problem for each stage and number of KV heads."""
     measured = ok_rows(frame)
     measured = measured[measured["peak_workspace_bytes"].notna()]
     if len(measured) < 2:
@@ -66,7 +66,7 @@ def prepare(frame: pd.DataFrame) -> FigureData | NotDrawn:
 
 
 def _in_workspace_order(frame: pd.DataFrame) -> list[str]:
-    """Arms by the workspace of their fewest KV heads, the largest first: the order of the bars."""
+    """Return arms by the workspace of their fewest KV heads, the largest first: the order of the bars."""
     first = frame[frame["stage"] == stages(frame)[0]]
     fewest = first[first["num_kv_heads"] == first["num_kv_heads"].min()]
     order = [
@@ -93,7 +93,7 @@ def _caption(frame: pd.DataFrame, measured: pd.DataFrame) -> str:
 
 
 def draw(data: FigureData) -> Figure:
-    """Bars are workspace; the solid line is the cache, the dashed one the cache that MHA would need."""
+    """Draw workspace as bars; the solid line is the cache, the dashed one the cache that MHA would need."""
     facets, arms = data.facets, data.extras["arms"]
     styles = arm_styles(data.frame)
     height = max(0.27 * len(arms) + 0.62, 1.3) * len(facets.rows) + 0.95
@@ -173,7 +173,7 @@ def _draw_panel(
 
 
 def _clear_of(start: float, verticals: list[float], width: float) -> float:
-    """Where a text of this width can begin so that no vertical line runs through it."""
+    """Return where a text of this width can begin so that no vertical line runs through it."""
     for vertical in sorted(line for line in verticals if not is_missing(line)):
         if start <= vertical <= start + width:
             start = vertical

@@ -14,7 +14,7 @@ BASE_IMPLS = ("repeat_kv", "repeat_kv_sdpa", "sdpa_math", "reference", "sdpa")
 
 
 def base_arm(frame: pd.DataFrame) -> str | None:
-    """The arm that speed-ups are told against: of the first known base impl, else the slowest arm.
+    """Return the arm that speed-ups are relative to: of the first known base impl, else the slowest arm.
 
     None where there is nothing to compare: fewer than two arms.
     """
@@ -29,7 +29,7 @@ def base_arm(frame: pd.DataFrame) -> str | None:
 
 
 def speed_ups(frame: pd.DataFrame, base: str) -> pd.DataFrame:
-    """The `ok` cells of a tidy frame with `speed_up` over the arm `base` on the same problem.
+    """Return the `ok` cells of a tidy frame with `speed_up` over the arm `base` on the same problem.
 
     `base_flags` are the base's own there, and `is_slower` says that the intervals lie apart. Problems that
     the base has no latency for are left out.
@@ -50,12 +50,12 @@ def speed_ups(frame: pd.DataFrame, base: str) -> pd.DataFrame:
 
 
 def geometric_mean(values: pd.Series[float]) -> float:
-    """The mean of factors: `exp(mean(log(x)))`. NaN for no values."""
+    """Return the mean of factors: `exp(mean(log(x)))`. NaN for no values."""
     return float(np.exp(np.log(values.astype(float)).mean())) if len(values) else float("nan")
 
 
 def in_speed_order(frame: pd.DataFrame) -> list[str]:
-    """Arms from the fastest to the slowest: by the geometric mean of their latency over the problem's best.
+    """Return arms from the fastest to the slowest, by the geometric mean of latency over the problem's best.
 
     Each problem counts alike, however long it takes, and an arm is judged where it ran.
     """

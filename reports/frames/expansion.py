@@ -13,11 +13,11 @@ EXPANDED_SHARE = 0.9
 """Of K and V at the size of all query heads: both of them, less a little for what is reused."""
 
 MIN_GROUP_SIZE = 4
-"""Below it temporary copies in a wider dtype are as large as expanded ones: nothing can be told."""
+"""Below it temporary copies in a wider dtype are as large as expanded ones, so nothing follows."""
 
 
 def workspace_shares(frame: pd.DataFrame) -> pd.DataFrame:
-    """Decode rows of the largest group with `expanded_bytes` and `share`, workspace over expanded bytes.
+    """Return decode rows of the largest group with `expanded_bytes` and `share`, workspace over those.
 
     `expanded_bytes` is the cache times the group size: what `repeat_interleave` makes of it. Rows with a
     quantised cache are left out, since dequantising it also takes a copy.
@@ -31,7 +31,7 @@ def workspace_shares(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def expanding_arms(frame: pd.DataFrame) -> list[str]:
-    """Arms whose workspace is about as large as K and V of all query heads, or larger; by name.
+    """Return arms whose workspace is about as large as K and V of all query heads, or larger; by name.
 
     The arm's largest caches tell: beside a small one a buffer of fixed size would look like expansion.
     """

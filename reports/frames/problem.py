@@ -15,7 +15,7 @@ SIZE_AXES = ("kv_len", "batch_size", "num_kv_heads")
 
 
 def one_problem(rows: pd.DataFrame, first: str = "kv_len") -> pd.DataFrame:
-    """The rows of one problem: the largest by `first`, then by batch and context, with the fewest KV heads.
+    """Return the rows of one problem: the largest by `first`, then by batch and context, fewest KV heads.
 
     Grouping matters most there. All other axes have the value of the most of these rows.
     """
@@ -26,9 +26,9 @@ def one_problem(rows: pd.DataFrame, first: str = "kv_len") -> pd.DataFrame:
 
 
 def where_text(row: Any, measured: pd.DataFrame, axes: Sequence[str] = SIZE_AXES) -> str:
-    """`context 8K, batch 4, 1 KV head (MQA) and bfloat16`: some axes, and all that have several values.
+    """Return `context 8K, batch 4 and 1 KV head (MQA)`: some axes, and all that have several values.
 
-    Several in `measured`; a shape that follows from the model is told by its name.
+    Several in `measured`; a shape that follows from the model is given by its name.
     """
     several = [axis for axis in TOLD_KEYS if _has_several(measured, axis)]
     named = [*axes, *(axis for axis in several if not (axis == "model" and is_missing(row[axis])))]

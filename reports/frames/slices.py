@@ -30,7 +30,7 @@ class Facets:
         return len(self.columns) * len(self.rows)
 
     def panel(self, frame: pd.DataFrame, row: Any, column: Any) -> pd.DataFrame:
-        """The rows of one panel."""
+        """Return the rows of one panel."""
         if self.row is not None:
             frame = frame[equals(frame[self.row], row)]
         if self.column is not None:
@@ -38,11 +38,11 @@ class Facets:
         return frame
 
     def column_title(self, frame: pd.DataFrame, column: Any) -> str:
-        """What tells one column from the others; empty for a single one."""
+        """Return what tells one column from the others; empty for a single one."""
         return "" if self.column is None else axis_text(self.column, column, frame)
 
     def row_title(self, frame: pd.DataFrame, row: Any) -> str:
-        """What tells one row from the others; empty for a single one."""
+        """Return what tells one row from the others; empty for a single one."""
         return "" if self.row is None else axis_text(self.row, row, frame)
 
 
@@ -56,18 +56,18 @@ class Slice:
 
 
 def equals(values: pd.Series[Any], value: Any) -> pd.Series[bool]:
-    """Where a column has this value; missing equals missing."""
+    """Return where a column has this value; missing equals missing."""
     return values.isna() if is_missing(value) else values == value
 
 
 def is_one_of(values: pd.Series[Any], wanted: Collection[Any]) -> pd.Series[bool]:
-    """Where a column has one of the values; None among them stands for missing."""
+    """Return where a column has one of the values; None among them stands for missing."""
     found = values.isin([value for value in wanted if value is not None])
     return found | values.isna() if None in wanted else found
 
 
 def axis_values(frame: pd.DataFrame, axis: str) -> list[Any]:
-    """Distinct values of an axis: missing first, numbers in order (KV heads from MHA down), names as met."""
+    """Return an axis's values: missing first, numbers in order (KV heads from MHA down), names as met."""
     present = list(dict.fromkeys(None if is_missing(value) else value for value in frame[axis].unique()))
     known = [value for value in present if value is not None]
     if all(isinstance(value, int | float) for value in known):
@@ -76,7 +76,7 @@ def axis_values(frame: pd.DataFrame, axis: str) -> list[Any]:
 
 
 def varies(frame: pd.DataFrame, axis: str, given: Collection[str] = ()) -> bool:
-    """Whether an axis takes more than one value where the `given` axes are fixed."""
+    """Return whether an axis takes more than one value where the `given` axes are fixed."""
     if len(frame) == 0:
         return False
     if not given:
@@ -85,7 +85,7 @@ def varies(frame: pd.DataFrame, axis: str, given: Collection[str] = ()) -> bool:
 
 
 def spread_out(values: Sequence[Any], limit: int) -> list[Any]:
-    """At most `limit` of the values, the first and the last among them, evenly apart.
+    """Return at most `limit` of the values, the first and the last among them, evenly apart.
 
     Of numbers the only one is the last, the largest; of names the first.
     """
@@ -99,7 +99,7 @@ def spread_out(values: Sequence[Any], limit: int) -> list[Any]:
 def choose_facets(
     frame: pd.DataFrame, fixed: Sequence[str], max_columns: int = 4, max_rows: int = 2
 ) -> tuple[pd.DataFrame, Facets]:
-    """Panels for the first two axes that vary beside the `fixed` ones, and the rows that fall into them.
+    """Return panels for the first two axes that vary beside the `fixed` ones, and the rows in them.
 
     An axis that follows from a chosen one (a model's KV heads from the model) needs no panel of its own.
     """
@@ -138,7 +138,7 @@ def take_slice(frame: pd.DataFrame, free: Collection[str], all_rows: pd.DataFram
 
 
 def slice_note(drawn: pd.DataFrame, measured: pd.DataFrame) -> str:
-    """Which values are drawn where more were measured; empty when nothing was left out."""
+    """Return which values are drawn where more were measured; empty when nothing was left out."""
     if len(drawn) == 0:
         return ""
     drawn_texts, other_texts = [], []
@@ -172,14 +172,14 @@ def _number(value: Any) -> str:
 
 
 def heads_kind(num_kv_heads: float, num_q_heads: float) -> str:
-    """`MHA`, `MQA` or `GQA`."""
+    """Return `MHA`, `MQA` or `GQA`."""
     if num_kv_heads == num_q_heads:
         return "MHA"
     return "MQA" if num_kv_heads == 1 else "GQA"
 
 
 def heads_text(num_kv_heads: float) -> str:
-    """`1 KV head`, `8 KV heads`."""
+    """Return `1 KV head`, `8 KV heads`."""
     return "1 KV head" if num_kv_heads == 1 else f"{num_kv_heads:g} KV heads"
 
 
@@ -200,7 +200,7 @@ def _tokens(value: Any) -> str:
 
 
 def _values_text(axis: str, values: list[Any], frame: pd.DataFrame) -> str:
-    """Several values of an axis in one breath: `batch 1, 4, 16`, `32, 8 KV heads`."""
+    """Return several values of an axis in one breath: `batch 1, 4, 16`, `32, 8 KV heads`."""
     shown = [axis_text(axis, value, frame) for value in values[:MAX_LISTED]]
     if axis == "num_kv_heads" and len(values) > 1:
         shown = [f"{value:g}" for value in values[:MAX_LISTED]]
@@ -212,7 +212,7 @@ def _values_text(axis: str, values: list[Any], frame: pd.DataFrame) -> str:
 
 
 def _is_open(frame: pd.DataFrame, axis: str, free: Collection[str]) -> bool:
-    """Whether an axis takes several values beyond what a free model, tp or context tells of it."""
+    """Return whether an axis takes several values beyond what a free model, tp or context tells of it."""
     tellers = free if axis == "q_len" else [one for one in free if one in {"model", "tp"}]
     return varies(frame, axis, tellers)
 
@@ -226,7 +226,7 @@ def _fullest(frame: pd.DataFrame, axis: str) -> Any:
 
 
 def _follows_from_others(frame: pd.DataFrame, axis: str) -> bool:
-    """Whether the model tells this axis, or the context the new tokens: naming it again says nothing."""
+    """Return whether the model tells this axis, or the context the new tokens: naming it says nothing."""
     if axis != "model" and varies(frame, "model") and not varies(frame, axis, ["model"]):
         return True
     return axis == "q_len" and not varies(frame, axis, ["stage", "kv_len"])

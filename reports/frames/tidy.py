@@ -27,7 +27,7 @@ PHASE_ORDER = ("decode", "prefill", "extend")
 
 
 def tidy(frame: pd.DataFrame) -> pd.DataFrame:
-    """A new frame with the columns of `Record` and of the report; the one given stays as it is.
+    """Return a new frame with the columns of `Record` and of the report; the one given stays as it is.
 
     Added: `num_samples`; `num_sampled_queries`, how many were checked where not all were; `stage`, the
     phase, or workload and phase where they differ; `arm`, the label of an implementation in its environment
@@ -52,12 +52,12 @@ def tidy(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def ok_rows(frame: pd.DataFrame) -> pd.DataFrame:
-    """Rows of a tidy frame whose outcome is `ok` and that have a latency."""
+    """Return rows of a tidy frame whose outcome is `ok` and that have a latency."""
     return frame[(frame["outcome"] == Outcome.OK.value) & frame["latency_ms"].notna()]
 
 
 def cells(frame: pd.DataFrame) -> pd.DataFrame:
-    """`ok_rows`, one row for each arm and problem: of several records, that of the middle latency."""
+    """Return `ok_rows`, one row for each arm and problem: of several records, that of the middle latency."""
     rows = ok_rows(frame).sort_values("latency_ms", kind="stable")
     keys = ["arm", *PROBLEM_KEYS]
     if not rows.duplicated(keys).any():
@@ -68,18 +68,18 @@ def cells(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def failed_rows(frame: pd.DataFrame) -> pd.DataFrame:
-    """Rows of a tidy frame whose outcome is anything but `ok`."""
+    """Return rows of a tidy frame whose outcome is anything but `ok`."""
     return frame[frame["outcome"] != Outcome.OK.value]
 
 
 def stages(frame: pd.DataFrame) -> list[str]:
-    """The stages of a tidy frame: decode, prefill, extend, then others by name."""
+    """Return the stages of a tidy frame: decode, prefill, extend, then others by name."""
     present = {str(value) for value in frame["stage"]}
     return [*(one for one in PHASE_ORDER if one in present), *sorted(present - set(PHASE_ORDER))]
 
 
 def num_cells(frame: pd.DataFrame) -> int:
-    """Distinct cells of a raw frame of one run: what counts against the planned records."""
+    """Return distinct cells of a raw frame of one run: what counts against the planned records."""
     if "cell_id" not in frame or frame["cell_id"].isna().any():
         return len(frame)
     return len(frame.drop_duplicates([key for key in CELL_KEYS if key in frame]))
@@ -94,7 +94,7 @@ def _column(values: pd.Series[Any]) -> Any:
 
 
 def _objects(values: list[Any]) -> Any:
-    """A column that keeps its values as they are: pandas would turn None in text into NaN."""
+    """Return a column that keeps its values as they are: pandas would turn None in text into NaN."""
     column = np.empty(len(values), dtype=object)
     column[:] = values
     return pd.Series(column, dtype=object)
@@ -151,7 +151,7 @@ def _with_arms(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def _runs_overlap(frame: pd.DataFrame) -> bool:
-    """Whether runs are to be told apart: other devices, or most of a run's cells are in another one too.
+    """Return whether to tell runs apart: other devices, or most of a run's cells are in another one too.
 
     Runs of different studies that share a few cells are read as one larger run.
     """
@@ -163,7 +163,7 @@ def _runs_overlap(frame: pd.DataFrame) -> bool:
 
 
 def impl_labels(impls: list[Any]) -> dict[Any, str]:
-    """Short labels: `path/to/file.py:Class` without its folders, long names cut; never two alike."""
+    """Return short labels: `path/to/file.py:Class` without its folders, long names cut; never two alike."""
     short = {impl: _short_name(str(impl)) for impl in impls}
     counts = pd.Series(list(short.values()), dtype=object).value_counts()
     return {impl: label if counts[label] == 1 else str(impl) for impl, label in short.items()}

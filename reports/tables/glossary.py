@@ -33,7 +33,7 @@ NOT_MEASURED = (MISSING, "Not measured.")
 
 
 def method_notes(frame: pd.DataFrame) -> list[str]:
-    """How the rows of a tidy frame were measured, as far as they say."""
+    """Return how the rows of a tidy frame were measured, as far as they say."""
     rows = ok_rows(frame)
     notes = [_check_note(rows)]
     for column, what in (
@@ -56,7 +56,7 @@ def method_notes(frame: pd.DataFrame) -> list[str]:
 
 
 def _check_note(rows: pd.DataFrame) -> str:
-    """What of the outputs was compared with the reference."""
+    """Return what of the outputs was compared with the reference."""
     sampled = rows[rows["num_sampled_queries"].notna()]
     text = (
         "The output of every row was checked against a float64 reference on the same inputs before it was "
@@ -73,7 +73,7 @@ def _check_note(rows: pd.DataFrame) -> str:
 
 
 def _condition_notes(rows: pd.DataFrame) -> list[str]:
-    """What was seen of the device and of other processes, where it was."""
+    """Return what was seen of the device and of other processes, where it was."""
     notes = []
     if len(clocks := rows["clock_mhz"].dropna()):
         notes.append(f"Clock while timing: {_range_text(clocks)} MHz (median of each row).")

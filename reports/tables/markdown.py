@@ -6,7 +6,7 @@ from gqabench.reports.tables.results_table import Column, Table
 
 
 def markdown(table: Table) -> str:
-    """The table in GitHub's Markdown; group headings become a first column."""
+    """Return the table in GitHub's Markdown; group headings become a first column."""
     titled = any(group.title for group in table.groups)
     columns = [*([Column("problem")] if titled else []), *table.columns]
     lines = [
@@ -40,5 +40,5 @@ _ESCAPES = str.maketrans(
 
 
 def markdown_text(text: str) -> str:
-    """Text that Markdown shows as it is, on one line."""
+    """Return text that Markdown shows as it is, on one line."""
     return " ".join(text.translate(_ESCAPES).split())

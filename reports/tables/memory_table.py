@@ -15,14 +15,14 @@ from gqabench.results.entries import Shown
 
 MEMORY_MEANING = (
     "Prepared: what an implementation allocated before it was timed and kept, such as a cache of its own "
-    "layout, a mask or a buffer. Unseen: what numpy or a library took outside PyTorch. Process: all that the "
-    "worker held then, whatever for. Unexplained: what of it is neither inputs nor prepared: interpreter, "
-    "libraries, references."
+    "layout, a mask or a buffer. Unseen: what numpy or a library took outside PyTorch. Process: all "
+    "memory of the worker at that time. Unexplained: its part that is neither inputs nor prepared, such as "
+    "interpreter, libraries and references."
 )
 
 
 def memory_table(frame: pd.DataFrame) -> Table:
-    """One line for each arm, of the problem with the longest context. Empty without `ok` rows."""
+    """Return one line for each arm, of the problem with the longest context. Empty without `ok` rows."""
     rows = ok_rows(frame)
     if len(rows) == 0:
         return Table((), ())

@@ -88,7 +88,7 @@ _NEEDS = {"num_checked_queries": "num_sampled_queries"}
 
 
 def results_table(frame: pd.DataFrame, max_rows: int = MAX_RESULT_ROWS) -> Table:
-    """The `ok` rows of a tidy frame by problem, the fastest first.
+    """Return the `ok` rows of a tidy frame by problem, the fastest first.
 
     A problem's best latency is strong, and so are those whose intervals overlap its own.
     """
@@ -124,7 +124,7 @@ def shown_measures(rows: pd.DataFrame) -> list[Measure]:
 
 
 def _by_problem(rows: pd.DataFrame) -> list[tuple[Any, pd.DataFrame]]:
-    """Problems in reading order: by stage, model and shape, from MHA down, then by size."""
+    """Return problems in reading order: by stage, model and shape, from MHA down, then by size."""
     if len(rows) == 0:
         return []
     order = ["stage", *AXES]
@@ -139,7 +139,7 @@ def _by_problem(rows: pd.DataFrame) -> list[tuple[Any, pd.DataFrame]]:
 
 
 def problem_text(row: Any, axes: Sequence[str], frame: pd.DataFrame) -> str:
-    """The values of some axes of one problem: `decode · 8 KV heads (GQA) · batch 1 · context 4K`."""
+    """Return the values of some axes of one problem: `decode · 8 KV heads (GQA) · batch 1 · context 4K`."""
     texts = []
     for axis in axes:
         value = row[axis]
@@ -191,7 +191,7 @@ def _results_note(rows: pd.DataFrame, heading: Sequence[str], num_shown: int) ->
 
 
 def failures_table(frame: pd.DataFrame, max_rows: int = MAX_FAILURE_ROWS) -> Table:
-    """Rows of every other outcome: one line for each arm and reason, with how many and where."""
+    """Return rows of every other outcome: one line for each arm and reason, with how many and where."""
     rows = failed_rows(frame)
     columns = (
         Column("outcome"),
@@ -224,7 +224,7 @@ def failures_table(frame: pd.DataFrame, max_rows: int = MAX_FAILURE_ROWS) -> Tab
 
 
 def outcomes_table(frame: pd.DataFrame) -> Table:
-    """Rows by implementation and outcome."""
+    """Return rows by implementation and outcome."""
     outcomes = list(frame["outcome"].value_counts().index)
     columns = (Column("impl"), *(Column(str(outcome), is_number=True) for outcome in outcomes))
     counts = (
@@ -243,7 +243,7 @@ def outcomes_table(frame: pd.DataFrame) -> Table:
 
 
 def flags_table(frame: pd.DataFrame) -> Table:
-    """How many rows carry which flag."""
+    """Return how many rows carry which flag."""
     names = [name for flags in frame["flags"] for name in flags]
     counts = pd.Series(names, dtype=object).value_counts()
     lines = tuple(

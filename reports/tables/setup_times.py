@@ -14,7 +14,7 @@ from gqabench.results.entries import Shown
 
 
 def setup_table(frame: pd.DataFrame) -> Table:
-    """Host time before the first timed call, by implementation: the median over its rows, and the longest."""
+    """Return host time before the first timed call, by implementation: median and longest of its rows."""
     rows = ok_rows(frame)
     measured = [column for column in shown_columns(Shown.SETUP) if rows[column.name].notna().any()]
     columns = [Column("impl"), Column("rows", is_number=True)]

@@ -30,7 +30,7 @@ _LAUNCHES_MEANING = (
 
 
 def timed_calls_table(frame: pd.DataFrame) -> Table:
-    """One line for each implementation; one for each stage where they differ. Empty where nobody says."""
+    """Return a line for each implementation; one for each stage where they differ. Empty if nobody says."""
     rows = ok_rows(frame)
     parts = [part for part in _PARTS if _matters(rows, part)]
     calls: dict[str, dict[str, dict[str, Any]]] = {}  # of each arm, by declaration and by first stage
@@ -56,7 +56,7 @@ def timed_calls_table(frame: pd.DataFrame) -> Table:
 
 
 def _matters(rows: pd.DataFrame, part: str) -> bool:
-    """A part that no row could have, such as dequantising where nothing is quantised, has no column."""
+    """Return whether some row could have a part: without quantised caches, none dequantises."""
     if part == "kv_expansion":
         return bool((rows["group_size"] > 1).any())
     if part == "dequantisation":
@@ -68,7 +68,7 @@ def _matters(rows: pd.DataFrame, part: str) -> bool:
 
 
 def _measured_launches(rows: pd.DataFrame) -> dict[tuple[str, str], str]:
-    """By arm and stage, how many kernels a call launched: `3`, or `3 to 5` where problems differ."""
+    """Return by arm and stage how many kernels a call launched: `3`, or `3 to 5` where problems differ."""
     counted = rows[rows[_LAUNCHES].notna()].groupby(["arm", "stage"])[_LAUNCHES].agg(["min", "max"])
     return {
         (str(arm), str(stage)): f"{low:.0f}" if low == high else f"{low:.0f} to {high:.0f}"
@@ -77,7 +77,7 @@ def _measured_launches(rows: pd.DataFrame) -> dict[tuple[str, str], str]:
 
 
 def _part_text(declared: Any, measured: str | None) -> str:
-    """`measured` is of the launches alone, the one part that may be declared to be unknown."""
+    """Return a part as text. `measured` is of the launches, the one part that may be declared unknown."""
     if isinstance(declared, bool):
         return "yes" if declared else "no"
     if declared is None:

@@ -28,7 +28,7 @@ LOOKS = {
 
 
 def effects_figure(comparison: Comparison, suffix: str) -> bytes:
-    """The figure as `.png` or `.svg`. Raises `ValueError` for another ending, or without any effect."""
+    """Draw the figure as `.png` or `.svg`. Raises `ValueError` for another ending, or without effects."""
     if suffix not in (".png", ".svg"):
         raise ValueError(f"the ending {suffix or '(none)'} must be .png or .svg")
     frame = effects_frame(comparison)
@@ -40,7 +40,7 @@ def effects_figure(comparison: Comparison, suffix: str) -> bytes:
 
 
 def drawn_verdicts(comparison: Comparison) -> list[Verdict]:
-    """Those of metrics that scatter, where a change is known."""
+    """Return those of metrics that scatter, where a change is known."""
     return [
         verdict
         for verdict in comparison.verdicts
@@ -49,7 +49,7 @@ def drawn_verdicts(comparison: Comparison) -> list[Verdict]:
 
 
 def effects_frame(comparison: Comparison) -> pd.DataFrame:
-    """Changes in per cent of metrics that scatter, the largest first, at most `MAX_LINES`."""
+    """Return changes in per cent of metrics that scatter, the largest first, at most `MAX_LINES`."""
     drawn = drawn_verdicts(comparison)
     shared = shared_parts(drawn)
     rows = [
@@ -69,7 +69,7 @@ def effects_frame(comparison: Comparison) -> pd.DataFrame:
 
 
 def shared_parts(verdicts: Sequence[Verdict]) -> list[str]:
-    """What the names of all cells have in common, which a figure says once; nothing of a lone cell's."""
+    """Return what the names of all cells have in common, which a figure says once; nothing of one cell."""
     if len(verdicts) < 2:
         return []
     return [part for part in _parts(verdicts[0]) if all(part in _parts(verdict) for verdict in verdicts)]
@@ -80,7 +80,7 @@ def _parts(verdict: Verdict) -> list[str]:
 
 
 def draw(frame: pd.DataFrame, comparison: Comparison) -> Figure:
-    """A point for the estimate and a bar for its interval; right of the line is slower or more."""
+    """Draw a point for the estimate and a bar for its interval; right of the line is slower or more."""
     figure = new_figure(LINE_INCHES * len(frame) + 1.3)
     axes = figure.subplots()
     axes.axvline(0, color=INK, lw=1)

@@ -19,12 +19,12 @@ _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def comparison_json(comparison: Comparison) -> str:
-    """Everything, as one JSON object."""
+    """Return everything, as one JSON object."""
     return json.dumps(comparison.to_dict(), indent=1, allow_nan=False) + "\n"
 
 
 def junit_xml(comparison: Comparison) -> str:
-    """A test case for each verdict: a regression is a failure, an inconclusive one is skipped."""
+    """Return a test case for each verdict: a regression is a failure, an inconclusive one is skipped."""
     suite = ElementTree.Element(
         "testsuite",
         name="gqabench",
@@ -48,7 +48,7 @@ def junit_xml(comparison: Comparison) -> str:
 
 
 def github_annotations(comparison: Comparison, inconclusive: str = "warn") -> list[str]:
-    """Workflow commands, one a line: an error for a regression, a warning for what cannot tell."""
+    """Return workflow commands, one a line: an error for a regression, a warning for what cannot tell."""
     lines = []
     open_ones = [] if inconclusive == "pass" else comparison.inconclusive
     for level, verdicts in (("error", comparison.regressions), ("warning", open_ones)):
@@ -60,7 +60,7 @@ def github_annotations(comparison: Comparison, inconclusive: str = "warn") -> li
 
 
 def benchmark_action_json(comparison: Comparison) -> str:
-    """What github-action-benchmark stores, as its `customSmallerIsBetter`: the new side's numbers."""
+    """Return what github-action-benchmark stores, as its `customSmallerIsBetter`: the new side's numbers."""
     entries = [_benchmark_entry(verdict) for verdict in comparison.verdicts if _is_smaller_better(verdict)]
     return json.dumps(entries, indent=1, allow_nan=False) + "\n"
 
@@ -84,7 +84,7 @@ def _is_smaller_better(verdict: Verdict) -> bool:
 
 
 def _escaped(text: str) -> str:
-    """Data of a workflow command: on one line, its own signs escaped."""
+    """Return data of a workflow command: on one line, its own signs escaped."""
     return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
 
 

@@ -12,7 +12,7 @@ _NUMBERS = ("base", "new", "change")
 
 
 def comparison_markdown(comparison: Comparison, max_rows: int = 200) -> str:
-    """A heading, the summary, a table of what is worth showing, notes; ends with a line end."""
+    """Return a heading, the summary, a table of what is worth showing, notes; ends with a line end."""
     base, new = markdown_text(comparison.base), markdown_text(comparison.new)
     lines = [
         f"## {MARKS[comparison.answer]} GQABench: {base} → {new}",

@@ -18,7 +18,7 @@ MAX_ROWS = {"regression": 40, "inconclusive": 10, "better": 10}
 
 
 def print_comparison(comparison: Comparison, console: Console) -> None:
-    """Notes, a table of what is worth showing, and the summary as the last line."""
+    """Print notes, a table of what is worth showing, and the summary as the last line."""
     for note in comparison.notes:
         console.print(f"note: {note}", markup=False, highlight=False, soft_wrap=True)
     all_verdicts = worth_showing(comparison)

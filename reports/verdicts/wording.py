@@ -20,7 +20,7 @@ MAX_NAMED = 5
 
 
 def summary(comparison: Comparison) -> str:
-    """One line: how many cells, and what of them."""
+    """Return one line: how many cells, and what of them."""
     cells = {verdict.cell for verdict in comparison.verdicts}
     bad = {verdict.cell for verdict in comparison.regressions}
     unsure = {verdict.cell for verdict in comparison.inconclusive} - bad
@@ -32,13 +32,13 @@ def summary(comparison: Comparison) -> str:
 
 
 def worth_showing(comparison: Comparison) -> list[Verdict]:
-    """Regressions first, then what cannot tell, then what is better; what stayed as it was is left out."""
+    """Return regressions, then what is inconclusive, then what is better; what did not change is left out."""
     better = [verdict for verdict in comparison.improvements if verdict.answer == Answer.NO_REGRESSION]
     return [*_worst_first(comparison.regressions), *_worst_first(comparison.inconclusive), *better]
 
 
 def cells_of_table(verdict: Verdict) -> tuple[str, ...]:
-    """The texts of one row, as `COLUMNS` names them."""
+    """Return the texts of one row, as `COLUMNS` names them."""
     return (
         answer_text(verdict),
         verdict.cell.arm,
@@ -53,19 +53,19 @@ def cells_of_table(verdict: Verdict) -> tuple[str, ...]:
 
 
 def answer_text(verdict: Verdict) -> str:
-    """The answer; of what is better, that."""
+    """Return the answer; of what is better, that."""
     return "better" if verdict.is_improvement else verdict.answer.value
 
 
 def sentence(verdict: Verdict) -> str:
-    """One line that stands by itself."""
+    """Return one line that stands by itself."""
     values = f"{value_text(verdict, verdict.base)} to {value_text(verdict, verdict.new)}"
     change = "" if verdict.change is None else f" ({change_text(verdict.change)})"
     return f"{verdict.cell.label}: {verdict.metric} {values}{change}: {why(verdict)}"
 
 
 def why(verdict: Verdict) -> str:
-    """The reason; of an inconclusive one also what would have been seen."""
+    """Return the reason; of an inconclusive one also what would have been seen."""
     detectable = verdict.smallest_detectable_change
     if verdict.answer != Answer.INCONCLUSIVE or detectable is None:
         return verdict.reason
@@ -73,7 +73,7 @@ def why(verdict: Verdict) -> str:
 
 
 def value_text(verdict: Verdict, value: float | int | str | None) -> str:
-    """A value of the verdict's metric with its unit."""
+    """Return a value of the verdict's metric with its unit."""
     if value is None or isinstance(value, str):
         return value or MISSING
     unit = METRICS[verdict.metric].unit
@@ -84,7 +84,7 @@ def value_text(verdict: Verdict, value: float | int | str | None) -> str:
 
 
 def change_text(change: float | None) -> str:
-    """A relative change: `+5.3 %`, `-30 %`, `+0.0012 %`."""
+    """Return a relative change: `+5.3 %`, `-30 %`, `+0.0012 %`."""
     if change is None:
         return MISSING
     per_cent = change * 100
@@ -95,7 +95,7 @@ def change_text(change: float | None) -> str:
 
 
 def change_interval_text(verdict: Verdict) -> str:
-    """Both ends of the 95 % interval of the change."""
+    """Return both ends of the 95 % interval of the change."""
     low, high = verdict.change_low, verdict.change_high
     return MISSING if low is None or high is None else f"{change_text(low)} to {change_text(high)}"
 

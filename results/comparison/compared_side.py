@@ -43,7 +43,7 @@ class Side:
         return {row["run_id"] for rows in self.cells.values() for row in rows}
 
     def without(self, other: Side) -> Side:
-        """Less the runs of another side, for `compare 'runs/*' runs/latest`; itself where none would stay."""
+        """Leave out another side's runs, for `compare 'runs/*' runs/latest`; itself where none would stay."""
         shared = self.run_ids & other.run_ids
         if not shared or shared == self.run_ids:
             return self
@@ -73,7 +73,7 @@ class Side:
         return has_lost or any(header.status != "complete" for header in self.headers)
 
     def facts(self) -> dict[str, str]:
-        """Software facts of its runs, all that there are of each."""
+        """Return software facts of its runs, all that there are of each."""
         found: dict[str, dict[str, None]] = {}
         for header in self.headers:
             for key, value in software_facts(header).items():
@@ -101,7 +101,7 @@ def load_side(path: str) -> Side:
 
 
 def shared_cells(base: Side, new: Side) -> Iterator[tuple[CellKey, list[Row], list[Row]]]:
-    """Cells of the base with the records of both sides; of one that the new side lacks, none there."""
+    """Return the base's cells with the records of both sides; of one that the new side lacks, none there."""
     for cell, rows in base.cells.items():
         yield cell, rows, new.cells.get(cell, [])
 

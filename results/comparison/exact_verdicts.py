@@ -47,7 +47,7 @@ def judge_bytes(cell: CellKey, metric: str, base: Rows, new: Rows, rule: Rule) -
 
 
 def judge_outcome(cell: CellKey, base: Rows, new: Rows) -> Verdict:
-    """Whether a cell still gives an answer. No record at all on the new side is a regression of its own."""
+    """Judge whether a cell still gives an answer. No record at all on the new side is a regression."""
     before, after = _outcomes(base), _outcomes(new)
     was_ok, is_ok = before == [Outcome.OK], after == [Outcome.OK]
     answer, reason = Answer.NO_REGRESSION, "as before" if before == after else "not ok before either"

@@ -19,7 +19,7 @@ class FalseAlarms:
     num_runs_with_alarms: int = 0
 
     def with_run(self, verdicts: Sequence[Verdict]) -> FalseAlarms:
-        """The counts with one more run."""
+        """Return the counts with one more run."""
         alarms = sum(one.answer is Answer.REGRESSION for one in verdicts)
         return FalseAlarms(
             num_runs=self.num_runs + 1,
@@ -31,7 +31,7 @@ class FalseAlarms:
         )
 
     def lines(self) -> list[str]:
-        """The rates in words, with their exact 95 % intervals (Clopper and Pearson 1934)."""
+        """Return the rates in words, with their exact 95 % intervals (Clopper and Pearson 1934)."""
         return [
             f"false alarms: {_rate(self.num_alarms, self.num_verdicts)} of the verdicts",
             f"runs with a false alarm: {_rate(self.num_runs_with_alarms, self.num_runs)} of the runs",

@@ -11,13 +11,13 @@ from gqabench.results.comparison.verdicts import CellKey
 
 
 def comparison_notes(base: Side, new: Side, policy: Policy, is_same_machine: bool) -> Iterator[str]:
-    """What a reader has to know, a sentence each."""
+    """Yield what a reader has to know, a sentence each."""
     yield from (f"{side.name}: {warning}" for side in (base, new) for warning in side.warnings)
     if base.left_out:
         yield f"{base.name}: without {', '.join(base.left_out)}, which the new side is"
     for side in (base, new):
         if cut := [header.run_id for header in side.headers if header.status != "complete"]:
-            yield f"{side.name}: not run to its end ({', '.join(cut)}): cells that it lacks are left open"
+            yield f"{side.name}: incomplete ({', '.join(cut)}): cells that it lacks are left open"
         in_some = sum(_is_in_some_runs(side, cell) for cell in base.cells.keys() & new.cells.keys())
         if in_some:
             yield f"{side.name}: {in_some} of the cells compared are in only some of its {side.num_runs} runs"
@@ -49,5 +49,5 @@ def _is_in_some_runs(side: Side, cell: CellKey) -> bool:
 
 
 def studies_text(side: Side) -> str:
-    """The names of a side's studies."""
+    """Return the names of a side's studies."""
     return ", ".join(sorted(side.studies)) or "none"

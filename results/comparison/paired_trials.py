@@ -77,7 +77,7 @@ class Trial:
         return math.log1p(self.min_effect)
 
     def with_pairs(self, stage: Stage, log_ratios: Iterable[float]) -> Trial:
-        """The trial with more pairs of a stage."""
+        """Return the trial with more pairs of a stage."""
         if stage is Stage.SCREEN:
             return replace(self, screen=(*self.screen, *map(float, log_ratios)))
         return replace(self, confirm=(*self.confirm, *map(float, log_ratios)))
@@ -116,7 +116,7 @@ class _Screened(StrEnum):
 
 
 def next_step(trials: Mapping[Key, Trial], schedule: Schedule) -> Step[Key] | None:
-    """What to measure next; None when every cell has its answer or the schedule is at its end.
+    """Return what to measure next; None when every cell has its answer or the schedule is at its end.
 
     All screening comes first: the family of candidates has to be whole before one of it is confirmed.
     """
@@ -134,7 +134,7 @@ def next_step(trials: Mapping[Key, Trial], schedule: Schedule) -> Step[Key] | No
 
 
 def judge_trials(trials: Mapping[Key, Trial], schedule: Schedule) -> dict[Key, TrialAnswer]:
-    """The answer for every cell, with the pairs that there are. Before the schedule ends, some are open."""
+    """Judge every cell by the pairs that there are. Before the schedule ends, some are open."""
     adjusted = _adjusted_p_values(trials, schedule)
     return {key: _judge(trial, adjusted.get(key), schedule) for key, trial in trials.items()}
 
@@ -142,7 +142,7 @@ def judge_trials(trials: Mapping[Key, Trial], schedule: Schedule) -> dict[Key, T
 def _step_to_next_look(
     stage: Stage, keys: list[Key], trials: Mapping[Key, Trial], looks: tuple[int, ...]
 ) -> Step[Key] | None:
-    """The cells that have the fewest pairs, to their next look."""
+    """Return the cells that have the fewest pairs, to their next look."""
     counts = {key: len(getattr(trials[key], stage)) for key in keys}
     counts = {key: count for key, count in counts.items() if count < looks[-1]}
     if not counts:
@@ -165,7 +165,7 @@ def _screened(trial: Trial, schedule: Schedule) -> _Screened:
 
 
 def _is_released(trial: Trial, schedule: Schedule) -> bool:
-    """Whether a candidate's fresh pairs show that it is none."""
+    """Return whether a candidate's fresh pairs show that it is none."""
     looks = [look for look in schedule.confirm_looks if look <= len(trial.confirm)]
     return any(
         _is_below(np.array(trial.confirm[:look]), trial.point, schedule.release_level) for look in looks
@@ -178,7 +178,7 @@ def _is_below(values: Values, point: float, level: float) -> bool:
 
 
 def _adjusted_p_values(trials: Mapping[Key, Trial], schedule: Schedule) -> dict[Key, float]:
-    """Of every candidate, by its fresh pairs alone; 1 before the first look."""
+    """Return the p-value of every candidate, by its fresh pairs alone; 1 before the first look."""
     from scipy.stats import false_discovery_control  # here: reading records does not wait for scipy
 
     candidates = [key for key, trial in trials.items() if _screened(trial, schedule) is _Screened.CANDIDATE]
@@ -189,7 +189,7 @@ def _adjusted_p_values(trials: Mapping[Key, Trial], schedule: Schedule) -> dict[
 
 
 def _confirm_p_value(trial: Trial, schedule: Schedule) -> float:
-    """The least p-value of the looks so far, each divided by its share of the error."""
+    """Return the least p-value of the looks so far, each divided by its share of the error."""
     by_look = [
         p_greater(np.array(trial.confirm[:look]), trial.point) / share
         for look, share in zip(schedule.confirm_looks, schedule.confirm_shares, strict=True)

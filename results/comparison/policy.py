@@ -26,7 +26,7 @@ class Rule:
 
     @classmethod
     def from_dict(cls, values: Any, where: str) -> Rule:
-        """Raises `ValueError` naming the key."""
+        """Return the rule of some values. Raises `ValueError` naming the key."""
         values = _mapping(values or {}, where)
         _require_known(values, {item.name for item in fields(cls)}, where)
         for key in ("min_effect", "min_increase"):
@@ -45,7 +45,7 @@ class CellGroup:
     rules: Mapping[str, Rule]
 
     def has(self, row: Mapping[str, Any]) -> bool:
-        """Whether a record is of this group. A null reads `null`."""
+        """Return whether a record is of this group. A null reads `null`."""
         return all(
             fnmatchcase("null" if row[column] is None else str(row[column]), pattern)
             for column, pattern in self.match.items()
@@ -65,7 +65,7 @@ class Policy:
     """Relative standard deviation from run to run, assumed where a single run a side tells nothing of it."""
 
     def rule(self, metric: str, row: Mapping[str, Any]) -> Rule | None:
-        """The rule for a metric of a record's cell; None where it is not judged."""
+        """Return the rule for a metric of a record's cell; None where it is not judged."""
         rule = self.rules.get(metric)
         for group in self.groups:
             if group.has(row):
@@ -75,7 +75,7 @@ class Policy:
 
     @classmethod
     def from_dict(cls, name: str, values: Any) -> Policy:
-        """From a YAML file's values. Raises `ValueError` that names the key, the value and what is valid."""
+        """Return the policy of a YAML file's values. Raises `ValueError`: key, value and what is valid."""
         values = _mapping(values, name)
         _require_known(values, {"false_discovery_rate", "assumed_run_spread", "metrics", "cells"}, name)
         numbers = {

@@ -7,10 +7,10 @@ tell, so every test here asks how runs scatter, and takes the widest of the answ
   Student's t with `runs - 2` degrees of freedom.
 - With one run a side, how all runs of a machine scatter is unknown, and a standard deviation is assumed
   (`Policy.assumed_run_spread`). A cell can also stand out from the others of the same two runs, which shared
-  the conditions: its log ratio less the median of all is held against the scatter of all (the median absolute
-  deviation). Cells scatter by different amounts, so the tails are those of a t with 3 degrees of freedom, and
-  what stands out by less than `STANDS_OUT_FROM` times the assumed deviation is no alarm: a machine with two
-  speeds makes a tenth of its cells a quarter slower in one run of two.
+  the conditions: its log ratio less the median of all is compared with the scatter of all (the median
+  absolute deviation). Cells scatter by different amounts, so the tails are those of a t with 3 degrees of
+  freedom, and what stands out by less than `STANDS_OUT_FROM` times the assumed deviation is no alarm: a
+  machine with two speeds makes a tenth of its cells a quarter slower in one run of two.
 - Never less than the samples within a run tell.
 """
 
@@ -57,14 +57,14 @@ class Values:
         return len(self.base) + len(self.new) - 2
 
     def residual_variance(self) -> float:
-        """Variance of a run's value around its side's mean. For `freedom` of 1 and more."""
+        """Return the variance of a run's value around its side's mean. For `freedom` of 1 and more."""
         squares = sum(float(np.var(side)) * len(side) for side in (self.base, self.new))
         return squares / self.freedom
 
 
 @dataclass(frozen=True)
 class Judged:
-    """A cell's log ratio with what it is held against."""
+    """A cell's log ratio with what it is compared with."""
 
     log_ratio: float
     standard_error: float
@@ -76,14 +76,14 @@ class Judged:
     """The least log ratio that would have been called worse, had this cell alone changed."""
 
     def bound(self, level: float, side: int) -> float:
-        """One-sided bound of the log ratio; `side` is -1 for the lower and 1 for the upper."""
+        """Return the one-sided bound of the log ratio; `side` is -1 for the lower and 1 for the upper."""
         return self.log_ratio + side * _quantile(level, self.freedom) * self.standard_error
 
 
 def judge_values(
     cells: Mapping[Key, Values], assumed_run_spread: float, false_discovery_rate: float
 ) -> dict[Key, Judged]:
-    """All cells of one metric. A lone alarm has to pass the rate over the number of cells."""
+    """Judge all cells of one metric. A lone alarm has to pass the rate over the number of cells."""
     level = false_discovery_rate / max(len(cells), 1)
     several = {key: values for key, values in cells.items() if values.freedom >= 1}
     single = {key: values for key, values in cells.items() if values.freedom == 0}
@@ -157,7 +157,7 @@ def _judge_single(cells: Mapping[Key, Values], assumed_run_spread: float, level:
 
 @cache
 def _quantile(level: float, freedom: int) -> float:
-    """Student's t is above this with the probability `level`."""
+    """Return what Student's t is above with the probability `level`."""
     from scipy.stats import t
 
     return float(t.isf(level, freedom))
@@ -166,7 +166,7 @@ def _quantile(level: float, freedom: int) -> float:
 def _tail(
     distances: npt.NDArray[np.float64], errors: npt.NDArray[np.float64], freedom: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.float64]:
-    """`P(T > distance / error)`. Without any error the sign decides."""
+    """Return `P(T > distance / error)`. Without any error the sign decides."""
     from scipy.stats import t  # here: reading records does not wait for scipy
 
     safe = np.where(errors > 0, errors, 1)

@@ -27,7 +27,7 @@ _CONDITION_FLAGS = {"throttled", "clock_changed", "background_load"}
 
 
 def compare_sides(base: Side, new: Side, policy: Policy, *, across_machines: bool) -> Comparison:
-    """The verdict of every cell of the base. Raises `NotComparable`.
+    """Return the verdict of every cell of the base. Raises `NotComparable`.
 
     Sides of different machines are refused, or with `across_machines` held together by what means the same on
     each: bytes, outcomes, shares of the roof.
@@ -59,7 +59,7 @@ def compare_sides(base: Side, new: Side, policy: Policy, *, across_machines: boo
 
 
 def _check_machines(base: Side, new: Side, across_machines: bool) -> bool:
-    """Whether times may be compared."""
+    """Return whether times may be compared."""
     machines = base.machines | new.machines
     if across_machines:
         return False
@@ -98,7 +98,7 @@ def _exact_verdicts(base: Side, new: Side, metric: Metric, policy: Policy) -> It
 
 
 def _scattering_verdicts(base: Side, new: Side, metric: Metric, policy: Policy) -> list[Verdict]:
-    """Verdicts of one metric that scatters, with the false discovery rate held over all its cells."""
+    """Judge one metric that scatters, with the false discovery rate controlled over all its cells."""
     from scipy.stats import false_discovery_control
 
     values: dict[CellKey, Values] = {}
@@ -174,7 +174,7 @@ def _verdict(
 
 
 def _without_test(cell: CellKey, before: list[Row], after: list[Row], metric: Metric) -> Verdict | None:
-    """The verdict where no test is needed, or none is possible."""
+    """Return the verdict where no test is needed, or none is possible."""
     is_same = _identities(before, metric) == _identities(after, metric)
     why = "the same records on both sides" if is_same else _why_not(before, after, metric)
     if why is None:
@@ -194,7 +194,7 @@ def _without_test(cell: CellKey, before: list[Row], after: list[Row], metric: Me
 
 
 def _without_value(cell: CellKey, before: list[Row], metric: Metric) -> Verdict:
-    """Of a cell that ran, and whose time the new side lost: not as before, and no known change."""
+    """Judge a cell that ran, and whose time the new side lost: not as before, and no known change."""
     return Verdict(
         cell=cell,
         metric=metric.column,
@@ -229,7 +229,7 @@ def _values(before: list[Row], after: list[Row], metric: Metric, min_effect: flo
 
 
 def _within(row: Mapping[str, Any]) -> float:
-    """Standard error of a run's log median by its own 95 % interval; 0 without one."""
+    """Return the standard error of a run's log median by its own 95 % interval; 0 without one."""
     low, high = row["latency_ci_low_ms"], row["latency_ci_high_ms"]
     if low is None or high is None or not 0 < low <= high:
         return 0.0
@@ -237,7 +237,7 @@ def _within(row: Mapping[str, Any]) -> float:
 
 
 def _why_not(before: list[Row], after: list[Row], metric: Metric) -> str | None:
-    """Why times of these records must not be compared; None where they may."""
+    """Return why times of these records must not be compared; None where they may."""
     for key in _TIMING_CONDITIONS if metric.unit == "ms" else ():
         if (difference := _difference(before, after, key)) is not None:
             return difference
@@ -251,7 +251,7 @@ def _why_not(before: list[Row], after: list[Row], metric: Metric) -> str | None:
 
 
 def _difference(before: list[Row], after: list[Row], key: str) -> str | None:
-    """What differs between the sides in a field; None where nothing does, or where it is not recorded."""
+    """Return what differs between the sides in a field; None where nothing does, or it is not recorded."""
     states = [{row[key] for row in rows} for rows in (before, after)]
     if states[0] == states[1] or None in states[0] | states[1]:
         return None

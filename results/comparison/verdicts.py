@@ -46,12 +46,12 @@ class CellKey:
 
 
 def cell_key(row: Mapping[str, Any]) -> CellKey:
-    """The key of a record, as a dictionary."""
+    """Return the key of a record, given as a dictionary."""
     return CellKey(row["case_id"], row["impl"], row["environment"], problem_text(row))
 
 
 def problem_text(row: Mapping[str, Any]) -> str:
-    """A record's problem: `decode, batch 1, kv_len 256, heads 8/2 x 64, float32, cpu`."""
+    """Return a record's problem: `decode, batch 1, kv_len 256, heads 8/2 x 64, float32, cpu`."""
     parts = [row["workload"], f"batch {row['batch_size']}"]
     if row["workload"] != "decode" and row["q_len"] is not None:
         parts.append(f"q_len {row['q_len']}")
@@ -132,7 +132,7 @@ class Comparison:
         return Answer.NO_REGRESSION
 
     def exit_code(self, inconclusive: str) -> int:
-        """0 no regression, 1 regression, 2 could not tell; `inconclusive` is fail, warn or pass."""
+        """Return 0 no regression, 1 regression, 2 could not tell; `inconclusive` is fail, warn or pass."""
         assert inconclusive in INCONCLUSIVE_POLICIES
         answer = self.answer
         if answer == Answer.INCONCLUSIVE and inconclusive != "fail":
@@ -140,5 +140,5 @@ class Comparison:
         return EXIT_CODES[answer]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON."""
+        """Return plain values, ready for JSON."""
         return {"answer": self.answer.value, **asdict(self)}

@@ -9,7 +9,7 @@ from gqabench.results.statistics.samples import median, median_interval
 
 
 def timing_fields(samples_ms: Sequence[float]) -> dict[str, Any]:
-    """Record fields of the latency: the median and its 95 % interval. Raises `ValueError` without samples."""
+    """Return the latency's record fields: median and 95 % interval. Raises `ValueError` without samples."""
     interval = median_interval(samples_ms)
     return {
         "samples_ms": list(samples_ms),
@@ -20,7 +20,7 @@ def timing_fields(samples_ms: Sequence[float]) -> dict[str, Any]:
 
 
 def rate_fields(latency_ms: float, num_new_tokens: int, model_bytes: int, model_flops: int) -> dict[str, Any]:
-    """Record fields of the rates that a latency means. GB is 10^9 bytes; TFLOP is 10^12 operations."""
+    """Return the record fields of the rates that a latency means. GB is 10^9 bytes; TFLOP is 10^12."""
     seconds = latency_ms / 1e3
     return {
         "tokens_per_s": num_new_tokens / seconds,
@@ -30,6 +30,6 @@ def rate_fields(latency_ms: float, num_new_tokens: int, model_bytes: int, model_
 
 
 def is_narrow(samples_ms: Sequence[float], target_interval: float) -> bool:
-    """Whether half the 95 % interval of the median is at most `target_interval` of it."""
+    """Return whether half the 95 % interval of the median is at most `target_interval` of it."""
     interval = median_interval(samples_ms)
     return interval is not None and interval.relative_half_width(median(samples_ms)) <= target_interval

@@ -11,7 +11,7 @@ INTERVAL_LEVEL = 0.025
 
 
 def change_and_interval(log_ratios: Values) -> tuple[float | None, float | None, float | None]:
-    """Estimate and 95 % interval of the relative change; None for what so few pairs do not give."""
+    """Estimate the relative change and its 95 % interval; None for what so few pairs do not give."""
     if len(log_ratios) == 0:
         return None, None, None
     bounds = (lower_bound(log_ratios, INTERVAL_LEVEL), upper_bound(log_ratios, INTERVAL_LEVEL))
@@ -20,7 +20,7 @@ def change_and_interval(log_ratios: Values) -> tuple[float | None, float | None,
 
 
 def smallest_detectable_change(log_ratios: Values, point: float, level: float) -> float | None:
-    """The relative slowdown that the test would have called, had these log ratios been shifted to it.
+    """Return the slowdown that the test would have called, had these log ratios been shifted to it.
 
     Shifted to a location `s`, their lower bound is `s - (location - bound)`: it is beyond `point` from
     `s = point + location - bound` on. None where there are too few pairs for any call at this level.

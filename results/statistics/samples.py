@@ -17,19 +17,19 @@ class MedianInterval:
     high: float
 
     def relative_half_width(self, median: float) -> float:
-        """Half the width as a share of the median."""
+        """Return half the width as a share of the median."""
         return (self.high - self.low) / (2 * median)
 
 
 def median(samples: Sequence[float]) -> float:
-    """The middle sample, or the mean of the middle two. Raises `ValueError` when there is none."""
+    """Return the middle sample, or the mean of the middle two. Raises `ValueError` when there is none."""
     if len(samples) == 0:
         raise ValueError("no samples")
     return float(np.median(samples))
 
 
 def median_interval(samples: Sequence[float], confidence: float = 0.95) -> MedianInterval | None:
-    """The interval of the median from interpolated order statistics: no distribution is assumed.
+    """Return the interval of the median from interpolated order statistics: no distribution is assumed.
 
     With sorted samples `x_1 <= ... <= x_n`, `[x_k, x_(n+1-k)]` covers the median with probability
     `c_k = 1 - 2 P(Binomial(n, 1/2) < k)` (Conover, Practical Nonparametric Statistics, 3rd ed., section 3.2).
@@ -61,7 +61,7 @@ def median_interval(samples: Sequence[float], confidence: float = 0.95) -> Media
 
 @cache
 def _interval_position(num_samples: int, confidence: float) -> tuple[int, float] | None:
-    """The `k` of `median_interval`, counted from 1, and its `w`."""
+    """Return the `k` of `median_interval`, counted from 1, and its `w`."""
     from scipy.special import bdtr  # here, so that reading records does not wait for scipy
 
     if num_samples == 0:

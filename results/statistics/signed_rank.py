@@ -19,18 +19,18 @@ Values = npt.NDArray[np.float64]
 
 
 def walsh_averages(values: Values) -> Values:
-    """Means of all pairs in no order, `[n]` to `[n (n+1) / 2]`."""
+    """Return means of all pairs in no order, `[n]` to `[n (n+1) / 2]`."""
     first, second = _pairs(len(values))
     return np.asarray((values[first] + values[second]) / 2)
 
 
 def location(values: Values) -> float:
-    """The estimate of Hodges and Lehmann: the median of the Walsh averages."""
+    """Return the estimate of Hodges and Lehmann: the median of the Walsh averages."""
     return float(np.median(walsh_averages(values)))
 
 
 def p_greater(values: Values, point: float = 0.0) -> float:
-    """One-sided p-value of the hypothesis that the location is at most `point`.
+    """Return one-sided p-value of the hypothesis that the location is at most `point`.
 
     Averages that equal the point count for the hypothesis, so ties make the test cautious.
     """
@@ -39,12 +39,12 @@ def p_greater(values: Values, point: float = 0.0) -> float:
 
 
 def p_less(values: Values, point: float = 0.0) -> float:
-    """One-sided p-value of the hypothesis that the location is at least `point`."""
+    """Return one-sided p-value of the hypothesis that the location is at least `point`."""
     return p_greater(-values, -point)
 
 
 def lower_bound(values: Values, level: float) -> float | None:
-    """The location is at least this, with an error probability of at most `level`.
+    """Return what the location is at least, with an error probability of at most `level`.
 
     None where there are too few values for the level: `2^-n` is the least that `n` values reach.
     """
@@ -55,7 +55,7 @@ def lower_bound(values: Values, level: float) -> float | None:
 
 
 def upper_bound(values: Values, level: float) -> float | None:
-    """The location is at most this, with an error probability of at most `level`; None as for the lower."""
+    """Return what the location is at most, with an error probability of `level`; None as for the lower."""
     bound = lower_bound(-values, level)
     return None if bound is None else -bound
 
@@ -67,7 +67,7 @@ def _pairs(num_values: int) -> tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]
 
 @cache
 def _upper_tail(num_values: int) -> Values:
-    """`P(W+ >= w)` for `w = 0, 1, ..., n (n+1) / 2` when every sign is a fair coin."""
+    """Return `P(W+ >= w)` for `w = 0, 1, ..., n (n+1) / 2` when every sign is a fair coin."""
     counts = np.ones(1)
     for rank in range(1, num_values + 1):  # the rank is in the sum, or it is not
         counts = np.concatenate([counts, np.zeros(rank)]) + np.concatenate([np.zeros(rank), counts])

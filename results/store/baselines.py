@@ -66,7 +66,7 @@ def write_baseline(runs: list[str], into: Path, study: str | None, command: str)
     num_planned = sum(header.num_planned_records for header in headers)
     if len(rows) < num_planned:
         raise NoBaseline(
-            f"{' '.join(runs)}: holds {len(rows)} of {num_planned} planned records; name runs that are whole"
+            f"{' '.join(runs)}: holds {len(rows)} of {num_planned} planned records; name complete runs"
         )
     study = study or _the_study(headers, runs)
     if not re.fullmatch(r"[A-Za-z0-9_-]+", study):
@@ -88,7 +88,7 @@ def write_baseline(runs: list[str], into: Path, study: str | None, command: str)
 
 
 def read_baseline(folder: Path) -> Baseline:
-    """Raises `ValueError` or `OSError` where there is none."""
+    """Return the baseline in a folder. Raises `ValueError` or `OSError` where there is none."""
     parquet = folder / PARQUET_NAME
     rows, headers = read_parquet(parquet)
     num_bytes = sum(path.stat().st_size for path in folder.iterdir())
@@ -97,13 +97,13 @@ def read_baseline(folder: Path) -> Baseline:
 
 
 def list_baselines(folder: Path) -> Iterator[Baseline]:
-    """The baselines below a folder, by machine and study."""
+    """Yield the baselines below a folder, by machine and study."""
     for path in sorted(folder.glob(f"*/*/{PARQUET_NAME}")):
         yield read_baseline(path.parent)
 
 
 def thin(samples: list[float]) -> list[float]:
-    """At most `MAX_SAMPLES` of them, at even distances in their order, first and last included."""
+    """Return at most `MAX_SAMPLES` of them, at even distances in their order, first and last included."""
     if len(samples) <= MAX_SAMPLES:
         return samples
     step = (len(samples) - 1) / (MAX_SAMPLES - 1)
@@ -111,12 +111,12 @@ def thin(samples: list[float]) -> list[float]:
 
 
 def _cell(row: dict[str, Any]) -> tuple[object, ...]:
-    """What a run has one record of."""
+    """Return what a run has one record of."""
     return row["run_id"], row["case_id"], row["impl"], row["environment"]
 
 
 def _thinned(row: dict[str, Any]) -> dict[str, Any]:
-    """The record with fewer samples, each to seven digits: finer than any clock."""
+    """Return the record with fewer samples, each to seven digits: finer than any clock."""
     kept = {
         column: None if row[column] is None else [float(f"{value:.7g}") for value in thin(row[column])]
         for column in sample_columns()
@@ -128,7 +128,9 @@ def _the_study(headers: list[RunHeader], runs: list[str]) -> str:
     studies = {header.study for header in headers}
     if len(studies) != 1 or None in studies:
         names = ", ".join(sorted(str(study) for study in studies)) or "none"
-        raise NoBaseline(f"{' '.join(runs)}: of no one study ({names}); name the baseline with --study NAME")
+        raise NoBaseline(
+            f"{' '.join(runs)}: of several studies or none ({names}); name the baseline with --study NAME"
+        )
     return str(studies.pop())
 
 
@@ -140,12 +142,12 @@ def _the_machine(headers: list[RunHeader], runs: list[str]) -> str:
     if len(machines) > 1:
         raise NoBaseline(f"{named}: of different machines: {', '.join(sorted(map(str, machines)))}")
     if cut := [header.run_id for header in headers if header.status != "complete"]:
-        raise NoBaseline(f"{named}: not run to its end: {', '.join(cut)}; go on with it by `resume=`")
+        raise NoBaseline(f"{named}: incomplete: {', '.join(cut)}; continue with `resume=`")
     return str(machines.pop())
 
 
 def _without_host(header: RunHeader) -> RunHeader:
-    """The header without the name of the host, which is nobody's business."""
+    """Return the header without the name of the host, which is private."""
     values = asdict(header)["machine"]
     for machine in (values, *values.get("earlier_machines", [])):
         machine.get("system", {}).pop("hostname", None)

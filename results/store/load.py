@@ -30,7 +30,7 @@ class LoadedRuns:
 
 
 def load(path: str | Path) -> pd.DataFrame:
-    """The records at `path` as a tidy frame, one row a record, columns as in `Record`.
+    """Return the records at `path` as a tidy frame, one row a record, columns as in `Record`.
 
     `path` is a run's folder (or the `latest` link), a `.jsonl` or `.parquet` file of records, a `.json` of
     pytest-benchmark, or a glob of such paths. Raises `UnreadableRun` (a `ValueError`) when there are no
@@ -42,7 +42,7 @@ def load(path: str | Path) -> pd.DataFrame:
 
 
 def load_runs(path: str | Path) -> LoadedRuns:
-    """Like `load`, as plain rows with the run headers beside them."""
+    """Return what `load` does as plain rows, with the run headers beside them."""
     loaded = [_load_one(one) for one in _expand(str(path))]
     return LoadedRuns(
         rows=[row for one in loaded for row in one.rows],
@@ -106,7 +106,7 @@ def _load_pytest_benchmark(path: Path) -> LoadedRuns:
 
 
 def _read_lines(path: Path, *, forgive_last: bool) -> list[dict[str, Any]]:
-    """Records of a JSON-lines file.
+    """Return records of a JSON-lines file.
 
     `forgive_last`: leave out an unfinished last line, as a killed writer leaves it, with a warning.
     """

@@ -10,7 +10,7 @@ from gqabench.results.store.run_folder import RunHeader
 
 
 def machine_name(header: RunHeader) -> str | None:
-    """Devices, CPU and number of cores, as a folder's name: `amd-epyc-2-cores`, `nvidia-h200-...`.
+    """Return devices, CPU and number of cores, as a folder's name: `amd-epyc-2-cores`, `nvidia-h200-...`.
 
     Not the host's name: containers draw a new one each time. None where the header does not say.
     """
@@ -32,7 +32,7 @@ def machine_name(header: RunHeader) -> str | None:
 
 
 def software_facts(header: RunHeader) -> dict[str, str]:
-    """Versions that a comparison mentions where they differ: libraries, driver, code, threads, schema."""
+    """Return versions that a comparison names where they differ: libraries, driver, code, threads, schema."""
     machine = header.machine
     threads = _mapping(machine.get("threads"))
     facts = {name: str(version) for name, version in _mapping(machine.get("libraries")).items() if version}
@@ -55,7 +55,7 @@ def software_facts(header: RunHeader) -> dict[str, str]:
 
 
 def revision_text(header: RunHeader) -> str | None:
-    """Git revision of the code that ran, shortened, with a mark where the checkout was changed."""
+    """Return git revision of the code that ran, shortened, with a mark where the checkout was changed."""
     code = _mapping(header.machine.get("code"))
     revision = code.get("git_revision")
     return None if revision is None else str(revision)[:12] + ("+changes" if code.get("git_dirty") else "")

@@ -22,7 +22,7 @@ HEADER_KEY = "gqabench_run"
 
 
 def extra_info(record: Record) -> dict[str, Any]:
-    """What a benchmark tells beside its rounds: the kernel's time, memory, and the whole record."""
+    """Return what a benchmark tells beside its rounds: the kernel's time, memory, and the whole record."""
     return {
         "case_id": record.case_id,
         "impl": record.impl,
@@ -34,7 +34,7 @@ def extra_info(record: Record) -> dict[str, Any]:
 
 
 def from_pytest_benchmark(path: str | Path) -> pd.DataFrame:
-    """The records in a file of pytest-benchmark, as a frame like that of `gqabench.load`.
+    """Return the records in a file of pytest-benchmark, as a frame like that of `gqabench.load`.
 
     Raises `ValueError` for a file that is none, or that holds no benchmark of gqabench.
     """
@@ -44,7 +44,7 @@ def from_pytest_benchmark(path: str | Path) -> pd.DataFrame:
 
 
 def read_pytest_benchmark(path: Path) -> tuple[list[dict[str, Any]], list[RunHeader]]:
-    """Records as plain rows, and the run's header. Raises as `from_pytest_benchmark`."""
+    """Return records as plain rows, and the run's header. Raises as `from_pytest_benchmark`."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:

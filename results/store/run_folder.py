@@ -52,7 +52,7 @@ class RunHeader:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> RunHeader:
-        """The inverse of `dataclasses.asdict`. Raises `ValueError` when `values` is no header."""
+        """Return the inverse of `dataclasses.asdict`. Raises `ValueError` when `values` is no header."""
         if not isinstance(values, dict):
             raise ValueError("not a run header: must be keys with values")
         known = {item.name for item in fields(cls)}
@@ -82,7 +82,7 @@ class LineWriter:
         self._file = path.open("ab", buffering=0)  # nothing is held back, so closing cannot fail
 
     def write(self, values: dict[str, Any]) -> None:
-        """Raises `OSError` when the disk refuses it."""
+        """Append a line. Raises `OSError` when the disk refuses it."""
         unwritten = json.dumps(values, allow_nan=False).encode() + b"\n"
         while unwritten:
             unwritten = unwritten[self._file.write(unwritten) :]
@@ -99,7 +99,7 @@ class RecordWriter:
         self._lines = LineWriter(path)
 
     def write(self, record: Record) -> None:
-        """Raises `OSError` when the disk refuses it."""
+        """Append a record. Raises `OSError` when the disk refuses it."""
         self._lines.write(record.to_dict())
 
     def close(self) -> None:
@@ -129,7 +129,7 @@ class RunFolder:
         return folder
 
     def header(self) -> RunHeader:
-        """Raises `ValueError` or `OSError` when there is no readable header."""
+        """Read the header. Raises `ValueError` or `OSError` when there is no readable one."""
         try:
             values = json.loads((self.path / HEADER_NAME).read_text(encoding="utf-8"))
         except json.JSONDecodeError as error:
@@ -165,15 +165,15 @@ class RunFolder:
         return descriptor
 
     def writer(self, name: str) -> RecordWriter:
-        """A writer of this run's file `records/NAME.jsonl`, which no other process may use."""
+        """Return a writer of this run's file `records/NAME.jsonl`, which no other process may use."""
         return RecordWriter(self.path / RECORDS_FOLDER / f"{name}.jsonl")
 
     def conditions_writer(self, name: str) -> LineWriter:
-        """A writer of `conditions/NAME.jsonl`, which no other process may use."""
+        """Return a writer of `conditions/NAME.jsonl`, which no other process may use."""
         return LineWriter(self.path / CONDITIONS_FOLDER / f"{name}.jsonl")
 
     def record_files(self) -> list[Path]:
-        """The JSON-lines files, in order of name."""
+        """Return the JSON-lines files, in order of name."""
         return sorted((self.path / RECORDS_FOLDER).glob("*.jsonl"))
 
     def link_latest(self) -> None:
@@ -188,7 +188,7 @@ class RunFolder:
 
 
 def list_runs(results_dir: Path) -> Iterator[RunFolder]:
-    """The runs below a results folder, oldest first by name."""
+    """Yield the runs below a results folder, oldest first by name."""
     if not results_dir.is_dir():
         return
     for path in sorted(results_dir.iterdir()):

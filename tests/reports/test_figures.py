@@ -1,6 +1,7 @@
 """Figures by their frames and their axes, not by their pixels."""
 
 import re
+from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
@@ -19,13 +20,14 @@ from gqabench.reports.figures import (
     latency,
     models,
     ranking,
+    registry,
     roof_share,
     speed_up,
     throughput,
     workspace,
 )
 from gqabench.reports.figures.palette import impl_style
-from gqabench.reports.figures.registry import prepare_figures
+from gqabench.reports.figures.registry import MODULES, prepare_figures
 from gqabench.reports.figures.spec import NotDrawn
 from gqabench.reports.figures.theme import theme
 from gqabench.reports.frames.tidy import tidy
@@ -37,6 +39,12 @@ def drawn(module, data, name="draw"):
         figure = getattr(module, name)(data)
         figure.draw_without_rendering()
     return figure
+
+
+def test_every_module_with_a_figure_is_on_the_page():
+    folder = Path(registry.__file__).parent
+    with_figure = {path.stem for path in folder.glob("*.py") if "\nFIGURE = " in path.read_text()}
+    assert sorted(MODULES) == sorted(with_figure)
 
 
 def test_every_figure_has_its_own_name_and_knows_those_that_stand_for_it():

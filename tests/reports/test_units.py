@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from gqabench.reports.units import (
+    FORMATTERS,
     bytes_text,
     digits_text,
     duration_text,
@@ -19,7 +20,11 @@ from gqabench.reports.units import (
     ratio_text,
     times_text,
     tokens_text,
+    value_text,
 )
+from gqabench.results.column_types import column_type
+from gqabench.results.columns import COLUMNS
+from gqabench.results.entries import Unit
 
 
 @pytest.mark.parametrize(
@@ -135,3 +140,34 @@ def test_words():
     assert [listed(list(names)) for names in ("", "a", "ab", "abc", "abcdef")] == [
         "", "a", "a and b", "a, b and c", "a, b, c, d and 2 more",
     ]  # fmt: skip
+
+
+def test_every_unit_has_a_text():
+    assert FORMATTERS.keys() == set(Unit)
+
+
+@pytest.mark.parametrize(
+    ("hint", "unit", "value", "text"),
+    [
+        (float | None, Unit.MS, 0.125, "0.125"),
+        (float | None, Unit.SHARE, 0.87, "87 %"),
+        (int | None, Unit.BYTES, 1536, "1.5 KiB"),
+        (float | None, Unit.JOULES, 0.0123, "12.3 mJ"),
+        (int | None, None, 7, "7"),
+        (bool | None, None, True, "yes"),
+        (bool | None, None, False, "no"),
+        (str | None, None, "tuned", "tuned"),
+        (list[str], None, ["a", "b"], "a, b"),
+        (list[str] | None, None, None, "–"),
+        (float | None, Unit.MS, math.nan, "–"),
+        (bool | None, None, pd.NA, "–"),
+    ],
+)
+def test_a_value_reads_by_its_type_and_unit(hint, unit, value, text):
+    assert value_text(column_type("some", hint), unit, value) == text
+
+
+def test_the_title_of_a_bare_number_has_its_unit():
+    assert COLUMNS["latency_ms"].title == "latency (ms)"
+    assert COLUMNS["peak_workspace_bytes"].title == "workspace"
+    assert COLUMNS["tokens_per_s"].title == "tokens/s"

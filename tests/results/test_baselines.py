@@ -63,8 +63,10 @@ def test_what_is_no_baseline_is_refused(tmp_path: Path, capsys: pytest.CaptureFi
     far = made_up_run(tmp_path, "far", made_up_rows("far", 2), machine=machine)
     lines = tmp_path / "lines.jsonl"
     lines.write_text("\n".join(map(json.dumps, made_up_rows("lines", 2))) + "\n")
-    assert "of no one study (made_up, other); name the baseline with --study NAME" in refusal(one, other)
-    assert "not run to its end: cut" in refusal(cut)
+    assert "of several studies or none (made_up, other); name the baseline with --study NAME" in refusal(
+        one, other
+    )
+    assert "incomplete: cut" in refusal(cut)
     lost = made_up_run(tmp_path, "lost", made_up_rows("lost", 2), num_planned_records=3)
     assert "holds 2 of 3 planned records" in refusal(lost)
     assert "of different machines: another-cpu-4-cores, some-cpu-8-cores" in refusal(one, far)
