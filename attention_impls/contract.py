@@ -44,7 +44,7 @@ class PreparedAttention:
     autotune_ms: float | None = None
     plan_ms: float | None = None
     kernel_config: str | None = None
-    """What an implementation that chooses among kernels took for this problem, and how it was come by."""
+    """The kernel configuration that was chosen for this problem, and how it was obtained."""
 
     def __call__(self) -> torch.Tensor:
         return self.run()
@@ -119,8 +119,12 @@ class AttentionImpl(ABC):
 
     @abstractmethod
     def unsupported_reasons(self, problem: AttentionProblem) -> list[str]:
-        """Why this implementation cannot compute the problem here; empty means that it can."""
+        """Return why this implementation cannot compute the problem here; empty means that it can."""
 
     @abstractmethod
     def prepare(self, problem: AttentionProblem, inputs: AttentionInputs) -> PreparedAttention:
-        """Take K and V into the cache and do all work that is not part of a call."""
+        """Store K and V in the cache, and do all work that is not part of a call.
+
+        That includes layout conversion, masks, page tables, compilation and autotuning. Only the call is
+        timed.
+        """

@@ -1,8 +1,8 @@
 """Implementations inside Hugging Face models: `attn_implementation="gqabench:NAME"`.
 
-    from attention_impls import hf
+    from gqabench.attention_impls import huggingface
 
-    hf.register()
+    huggingface.register()
     model = AutoModelForCausalLM.from_pretrained(path, attn_implementation="gqabench:grouped_matmul")
 
 `gqabench:PREFILL+DECODE` uses one implementation for several new tokens and another for one, since some can
@@ -50,7 +50,7 @@ def register(*names: str) -> list[str]:
     """Make implementations selectable in models, and return the names to select them by.
 
     `names`: listed names, `path/to/file.py:ClassName`, or two of them joined by `+`; none means all listed.
-    Nothing is imported before a model calls it. Raises `UnknownImpl` for a name that stands for nothing.
+    Nothing is imported until a model calls it. Raises `UnknownImpl` for an unknown name.
     """
     registered = []
     for name in names or list_impls():
@@ -64,7 +64,7 @@ def register(*names: str) -> list[str]:
 
 
 def register_impl(impl: AttentionImpl | PrefillDecodePair) -> str:
-    """Make one instance, or a `PrefillDecodePair`, selectable under a name of its own, which is returned."""
+    """Make one instance, or a `PrefillDecodePair`, selectable; return the unique name to select it by."""
     parts = (impl.prefill, impl.decode) if isinstance(impl, PrefillDecodePair) else (impl, impl)
     by_name = {part.name: part for part in parts}
     function = _attention_function(parts[0].name, parts[1].name, by_name.__getitem__)
@@ -81,7 +81,7 @@ def _make_selectable(name: str, function: AttentionFunction) -> str:
 
 
 def _whole_mask(*args: Any, **kwargs: Any) -> torch.Tensor:
-    """The boolean mask `[B, 1, Q, K]`, never left out: it alone says where padding and empty room are."""
+    """Return the boolean mask `[B, 1, Q, K]` always: only it shows where padding and unused room are."""
     from transformers.masking_utils import sdpa_mask
 
     skipping = {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False}
@@ -142,7 +142,7 @@ def _require_plain(
 
 @dataclass
 class _ModelCall:
-    """One implementation as the layers of models call it."""
+    """One implementation, as the layers of a model call it."""
 
     name: str
     impl: AttentionImpl
@@ -176,9 +176,10 @@ class _ModelCall:
         return part.restore_rows(self._attend(problem, inputs), q_BHQD.shape[2])
 
     def _part_of(self, mask_B1QK: torch.Tensor) -> VisiblePart:
-        """All layers of a step get the same mask: it is looked at once. Holding it keeps its id its own.
+        """Return what counts of a mask. All layers of a step pass the same mask, so it is analysed once.
 
-        One that was written into is looked at again. Raises `InexpressibleMask`.
+        Masks are kept, so that an id is not used again; one that was modified is analysed again. Raises
+        `InexpressibleMask`.
         """
         key = (id(mask_B1QK), 0 if mask_B1QK.is_inference() else mask_B1QK._version)
         known = self._masks.get(key)
@@ -189,7 +190,10 @@ class _ModelCall:
         return known[1]
 
     def _attend(self, problem: AttentionProblem, inputs: AttentionInputs) -> torch.Tensor:
-        """Prepared for each call, as a cache that grows demands, but where that would compile again."""
+        """Prepare and call the implementation.
+
+        It is prepared for each call, since the cache grows, unless that would compile again.
+        """
         key = (problem, torch.is_inference_mode_enabled(), torch.is_grad_enabled())
         if key in self._kept:
             own, prepared = self._kept[key]

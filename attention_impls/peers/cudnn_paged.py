@@ -68,7 +68,7 @@ class CudnnPaged(AttentionImpl):
 def _build(
     problem: AttentionProblem, q_BHQD: torch.Tensor, output_BHQD: torch.Tensor, pages: PagedCache
 ) -> Callable[[], None]:
-    """The graph with its plan, bound to its tensors."""
+    """Build the graph and its plan, and bind its tensors; return a function that executes it."""
     import cudnn
 
     handle = _handle(problem.device)
@@ -107,16 +107,17 @@ def _build(
 
 @cache
 def _handle(device: str) -> Any:
-    """One for all problems of a device: it holds memory and is never given back."""
+    """Create one handle for all problems of a device: it holds memory and is never destroyed."""
     import cudnn
 
     return cudnn.create_handle()
 
 
 def _band(problem: AttentionProblem, bottom_right: Any) -> dict[str, Any]:
-    """The band of keys that queries see; none for a single one that sees all tokens, being the last.
+    """Return the arguments that limit the keys which a query sees.
 
-    cuDNN counts the query's own key to the left bound, as `window` does.
+    There are none for a single query, which is the last token, without a window. cuDNN counts the query's own
+    key in the left bound, as `window` does.
     """
     band: dict[str, Any] = {}
     if looks_back_only(problem) and problem.q_len > 1:
@@ -127,7 +128,7 @@ def _band(problem: AttentionProblem, bottom_right: Any) -> dict[str, Any]:
 
 
 def _tensors(problem: AttentionProblem, q_BHQD: torch.Tensor, pages: PagedCache) -> dict[str, torch.Tensor]:
-    """The arguments of `graph.sdpa`. cuDNN names dimensions in the order of `[pages, G, page_size, D]`."""
+    """Return the arguments of `graph.sdpa`. cuDNN orders the dimensions as `[pages, G, page_size, D]`."""
     assert isinstance(pages.k, torch.Tensor) and isinstance(pages.v, torch.Tensor)
     table_B1P1 = pages.page_table[:, None, :, None]
     lengths_B111 = lengths_on_device(problem)[:, None, None, None]

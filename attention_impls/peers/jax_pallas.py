@@ -33,9 +33,9 @@ PLUGINS = ("jax_cuda13_plugin", "jax_cuda12_plugin")
 
 
 class JaxPallas(AttentionImpl):
-    """Tensors are shared with JAX without a copy. A call waits for JAX, which has a stream of its own.
+    """JAX's decode kernel. Tensors are shared with JAX without a copy; a call waits for JAX's own stream.
 
-    The kernel is for GPUs: on a CPU JAX only interprets it, which measures nothing.
+    The kernel is for GPUs: on a CPU JAX only interprets it, and timing that means nothing.
     """
 
     name = "jax_pallas"

@@ -1,4 +1,4 @@
-"""`torch.nn.attention.varlen.varlen_attn`: PyTorch's FlashAttention for sequences one behind another.
+"""`torch.nn.attention.varlen.varlen_attn`: PyTorch's FlashAttention for concatenated sequences.
 
 Shape suffixes: B batch, H query heads, G key/value heads, Q q_len, K kv_len, D head_dim, T tokens of all.
 """
@@ -81,14 +81,14 @@ class TorchVarlen(AttentionImpl):
 
 
 def _one_behind_another(x_BGKD: torch.Tensor, lengths: list[int]) -> torch.Tensor:
-    """`[T, G, D]`: the tokens that exist of every sequence."""
+    """Concatenate the existing tokens of every sequence, `[T, G, D]`."""
     return torch.cat(
         [x_GKD[:, :length].transpose(0, 1) for x_GKD, length in zip(x_BGKD, lengths, strict=True)]
     )
 
 
 def _parameters() -> frozenset[str]:
-    """What `varlen_attn` of this PyTorch can be told."""
+    """Return the parameters of this PyTorch's `varlen_attn`."""
     from torch.nn.attention.varlen import varlen_attn
 
     return frozenset(inspect.signature(varlen_attn).parameters)

@@ -1,7 +1,7 @@
-"""A git revision of this project as an environment: its files, and an interpreter that its lock allows.
+"""A git revision of this project as an environment: its files, and an interpreter that satisfies its lock.
 
 Both are kept in the user's cache folder. Files come from `git archive`, so that nothing is registered in the
-user's repository, and stand there whole or not at all.
+user's repository, and a tree is either complete or absent.
 """
 
 from __future__ import annotations
@@ -27,12 +27,15 @@ KERNEL_LIBRARIES = re.compile(
 
 
 def cache_folder() -> Path:
-    """Where trees and virtual environments are kept: `XDG_CACHE_HOME/gqabench`, or `~/.cache/gqabench`."""
+    """Return the folder for trees and virtual environments.
+
+    `XDG_CACHE_HOME/gqabench`, or `~/.cache/gqabench`.
+    """
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gqabench"
 
 
 def resolve_revision(repository: Path, revision: str) -> str:
-    """The commit's hash. Raises `UsageError` where there is no such commit."""
+    """Return the commit's hash. Raises `UsageError` if there is no such commit."""
     finished = _git(
         repository, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}"
     )
@@ -45,7 +48,10 @@ def resolve_revision(repository: Path, revision: str) -> str:
 
 
 def checkout(repository: Path, commit: str, cache: Path) -> Path:
-    """The files of a commit, in a folder that is made once. Raises `UsageError` where it is no gqabench."""
+    """Return a folder with the files of a commit, created once.
+
+    Raises `UsageError` for a commit that is not of gqabench.
+    """
     folder = cache / "trees" / commit
     if folder.is_dir():
         return folder
@@ -72,7 +78,10 @@ def _unpack(repository: Path, commit: str, folder: Path) -> None:
 
 
 def revision_environment(name: str, repository: Path, revision: str, own_lock: Path) -> Environment:
-    """The environment of a revision, with packages of its own only where its lock asks for others."""
+    """Return the environment of a revision.
+
+    It has packages of its own only where its lock pins others. Raises `UsageError`.
+    """
     cache = cache_folder()
     tree = checkout(repository, resolve_revision(repository, revision), cache)
     wanted = kernel_pins(tree / LOCK_NAME)
@@ -82,7 +91,7 @@ def revision_environment(name: str, repository: Path, revision: str, own_lock: P
 
 
 def kernel_pins(lock: Path) -> dict[str, str]:
-    """Versions of the locked libraries that can change a measurement; empty where there is no lock."""
+    """Return the locked libraries that can change a measurement, with versions; empty without a lock."""
     try:
         lines = lock.read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -92,7 +101,10 @@ def kernel_pins(lock: Path) -> dict[str, str]:
 
 
 def _virtual_environment(lock: Path, pins: dict[str, str], cache: Path) -> Path:
-    """The interpreter of an environment with the pinned libraries; what they need is held to the lock."""
+    """Return the interpreter of a virtual environment with the pinned libraries, created once.
+
+    The dependencies of the pinned libraries are constrained by the lock.
+    """
     name = hashlib.sha256(repr(sorted(pins.items())).encode()).hexdigest()[:12]
     folder = cache / "environments" / f"{name}-{sys.version_info[0]}.{sys.version_info[1]}"
     python = folder / "bin" / "python"

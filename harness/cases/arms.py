@@ -1,4 +1,4 @@
-"""The arms that a sweep's `impls` name: `impl`, `path/to/file.py:Class`, two of them joined by `+`, or any
+"""The arms that a sweep's `impls` names: `impl`, `path/to/file.py:Class`, two of them joined by `+`, or any
 of these after `environment:`.
 """
 
@@ -19,10 +19,10 @@ _IN_A_FILE = re.compile(r"(.+\.py):([^:/]+)")
 
 
 def read_arms(value: Any, environments: Collection[str], folder: Path) -> tuple[Arm, ...]:
-    """The arms of a configuration's key `impls`. Paths are relative to `folder`.
+    """Parse a configuration's key `impls` into arms. Paths are relative to `folder`.
 
-    Raises `UsageError` for what is no list of names, an arm named twice, an unknown environment, and a file
-    that is not there.
+    Raises `UsageError` for what is not a list of names, an arm named twice, an unknown environment, and a
+    file that does not exist.
     """
     names = [value] if isinstance(value, str) else value
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
@@ -34,7 +34,7 @@ def read_arms(value: Any, environments: Collection[str], folder: Path) -> tuple[
 
 
 def require_known_impls(arms: Collection[Arm], hosts: Mapping[str, dict[str, Any]]) -> None:
-    """Raise `UsageError` for a name that its environment, as its worker describes it, does not know."""
+    """Raise `UsageError` for a name that is not among the impls that its environment's worker lists."""
     for arm in arms:
         if arm.environment in hosts:
             known = hosts[arm.environment]["impls"]
@@ -46,7 +46,7 @@ def require_known_impls(arms: Collection[Arm], hosts: Mapping[str, dict[str, Any
 
 
 def require_no_pairs(arms: Collection[Arm], workload: str) -> None:
-    """Raise `UsageError` for a pair `PREFILL+DECODE` where a call is one implementation's."""
+    """Raise `UsageError` for a pair `PREFILL+DECODE` in a workload whose call has one implementation."""
     pairs = [arm.label for arm in arms if len(arm.parts) == 2]
     if pairs and workload != GENERATE_WORKLOAD:
         raise UsageError(f"impls={pairs[0]}: one for prefill and one for decode, only in workload=generate")
@@ -70,7 +70,10 @@ def _read_arm(name: str, environments: Collection[str], folder: Path) -> Arm:
 
 
 def _file_of(part: str, name: str, folder: Path) -> Path | None:
-    """Where an implementation is, if it is in a file. Raises `UsageError`, which names the whole arm."""
+    """Return the file of an implementation, or None for a listed name.
+
+    Raises `UsageError`, which names the whole arm.
+    """
     match = _IN_A_FILE.fullmatch(part)
     if match is None:
         return None

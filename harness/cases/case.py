@@ -124,7 +124,7 @@ class Case:
         )
 
     def to_open(self) -> dict[str, Any]:
-        """What a worker makes the inputs and answers from, as plain values."""
+        """Return what a worker needs to make the inputs and references, as plain values."""
         arguments = {
             "problem": asdict(self.problem),
             "workload": self.workload,
@@ -135,7 +135,7 @@ class Case:
         return arguments if self.llama is None else arguments | {"llama": asdict(self.llama)}
 
     def shape_fields(self) -> dict[str, Any]:
-        """The record fields that say what was asked for."""
+        """Return the record fields that describe what was asked for."""
         problem = self.problem
         return {
             "model": self.model,
@@ -162,7 +162,7 @@ class Case:
         }
 
     def model_fields(self) -> dict[str, Any]:
-        """The record fields that follow from formulas alone."""
+        """Return the record fields that follow from formulas alone."""
         problem = self.problem
         per_token = kv_cache_bytes_per_token(problem)
         total = kv_cache_bytes(problem)
@@ -177,7 +177,7 @@ class Case:
         }
 
     def _model_cost(self) -> tuple[int, int]:
-        """Bytes that one call must move at least, and its operations."""
+        """Return the bytes that one call must move at least, and its operations."""
         problem = self.problem
         if self.llama is not None:
             return self.llama.step_bytes(problem), self.llama.step_flops(problem)
@@ -190,7 +190,7 @@ class Case:
 
 @dataclass(frozen=True, kw_only=True)
 class InvalidCase:
-    """A point of a sweep whose values do not go together: its arms become `unsupported` rows."""
+    """A point of a sweep whose values are not valid together: its arms become `unsupported` rows."""
 
     reason: str
     arms: tuple[Arm, ...]
@@ -202,12 +202,12 @@ class InvalidCase:
         return short_hash(self.fields)
 
     def shape_fields(self) -> dict[str, Any]:
-        """The record fields that say what was asked for."""
+        """Return the record fields that describe what was asked for."""
         return self.fields
 
 
 def llama_fields(llama: LlamaShape | None) -> dict[str, Any]:
-    """The record fields of a model; none without one."""
+    """Return the record fields of a model; empty without one."""
     if llama is None:
         return {}
     return {

@@ -1,4 +1,4 @@
-"""The model that `workload=generate` asks for, from the keys of a configuration. Imports no torch."""
+"""The model that `workload=generate` builds, from the keys of a configuration. Imports no torch."""
 
 from __future__ import annotations
 
@@ -34,7 +34,10 @@ def require_llama_values(values: dict[str, Any]) -> None:
 
 
 def plan_llama(values: dict[str, Any], problem: AttentionProblem) -> LlamaShape | None:
-    """The model around a problem's heads; None for other workloads. Raises `InvalidCombination`."""
+    """Return the model around a problem's heads; None for other workloads.
+
+    Raises `InvalidCombination`.
+    """
     if values["workload"] != GENERATE_WORKLOAD:
         for key in _ONLY_HERE:
             if values[key] is not None:

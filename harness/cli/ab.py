@@ -1,9 +1,9 @@
 """`gqabench ab BASE HEAD [key=value ...]`: did a change make anything slower, larger or wrong?
 
 BASE and HEAD are git revisions of this project, interpreters, or checkouts (`.` is the working tree). Their
-implementations are measured in pairs of fresh processes, until each cell is decided or the time is spent.
-Exit code: 0 no regression, 1 regression, 2 could not tell or could not compare. `--self-test` compares this
-environment with itself, again and again, and tells how often it raised a false alarm.
+implementations are measured in pairs of fresh processes, until every cell is decided or the time is spent.
+Exit code: 0 no regression, 1 regression, 2 inconclusive or could not compare. `--self-test` compares this
+environment with itself several times, and reports how often that raised a false alarm.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ _DEFAULT_KEYS = ("study=smoke", "measure=pairs")
 
 
 def main(arguments: list[str]) -> int:
+    """Run `gqabench ab` and return its exit code."""
     parsed = _parse(arguments)
     policy = read_policy(parsed.policy)
     cases = _cases(parsed.overrides)
@@ -39,7 +40,7 @@ def main(arguments: list[str]) -> int:
 
 
 def environment_of(side: str, text: str) -> Environment:
-    """The environment that a user's BASE or HEAD stands for. Raises `UsageError`."""
+    """Return the environment that BASE or HEAD stands for. Raises `UsageError`."""
     if not text.strip():
         raise UsageError(f"{side.upper()}: is empty; name a git revision, an interpreter or a checkout")
     path = Path(text).expanduser()

@@ -12,6 +12,7 @@ from gqabench.results import UnreadableRun
 
 
 def main(arguments: list[str]) -> int:
+    """Run `gqabench baseline` and return its exit code."""
     from gqabench.results.store.baselines import BASELINES_FOLDER, THINNING
 
     parser = argparse.ArgumentParser(prog="gqabench baseline", description=__doc__)

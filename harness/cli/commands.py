@@ -1,4 +1,4 @@
-"""The table of commands. Imports nothing of them: a command's module is loaded when it is asked for."""
+"""The table of commands. A command's module is imported only when the command is run."""
 
 from __future__ import annotations
 

@@ -15,6 +15,7 @@ from gqabench.results import UnreadableRun
 
 
 def main(arguments: list[str]) -> int:
+    """Run `gqabench compare` and return its exit code."""
     parser = argparse.ArgumentParser(prog="gqabench compare", description=__doc__)
     parser.add_argument("base", metavar="BASE", help="what it was: a run, or a glob of runs in quotes")
     parser.add_argument("new", metavar="NEW", help="what it is now")

@@ -18,6 +18,7 @@ _DEFAULT_MIN_EFFECT = 0.02
 
 
 def main(arguments: list[str]) -> int:
+    """Run `gqabench history` and return its exit code."""
     parser = argparse.ArgumentParser(prog="gqabench history", description=__doc__)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="folders of runs, or globs in quotes")
     parser.add_argument("--metric", default="latency_ms", choices=list(METRICS), metavar="COLUMN",
@@ -51,7 +52,7 @@ def main(arguments: list[str]) -> int:
 
 
 def change_lines(found: list[Trend]) -> list[str]:
-    """A line for each change: what, how much, and between which revisions."""
+    """Format each change as a line: what, how much, and between which revisions."""
     return [
         f"{_step(change.relative)}  {trend.cell.label}: {trend.metric} {_number(change.before)} to "
         f"{_number(change.after)}, from run {change.first.run_id}: "
@@ -66,7 +67,7 @@ def _step(relative: float) -> str:
 
 
 def _number(value: float) -> str:
-    """Bytes to the last, all else to four digits."""
+    """Format bytes to the last digit, anything else to four digits."""
     return f"{value:,.0f}" if float(value).is_integer() else f"{value:.4g}"
 
 

@@ -1,4 +1,4 @@
-"""What `gqabench list impls` tells, asked in a worker: code from outside may hang or exit on import."""
+"""The content of `gqabench list impls`. A worker asks each implementation: foreign code may hang or exit."""
 
 from __future__ import annotations
 

@@ -18,6 +18,7 @@ _DEFAULT_RESULTS_DIR = Path("results/runs")
 
 
 def main(arguments: list[str]) -> int:
+    """Run `gqabench list` and return its exit code."""
     parser = argparse.ArgumentParser(prog="gqabench list", description=__doc__)
     parser.add_argument("what", choices=LISTINGS)
     parser.add_argument("--results-dir", type=Path, default=_DEFAULT_RESULTS_DIR, help="where `runs` looks")

@@ -1,4 +1,4 @@
-"""`--policy NAME|FILE`: a ready policy of `conf/regression`, or a YAML file of the user's own."""
+"""`--policy NAME|FILE`: a policy of `conf/regression`, or a YAML file of the user's own."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ GROUP = "regression"
 
 
 def read_policy(name: str) -> Policy:
-    """The policy of that name, or of that file. Raises `UsageError`."""
+    """Read the policy of that name, or of that file. Raises `UsageError`."""
     try:
         return Policy.from_dict(name, _values(name))
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""`gqabench sweep`: Hydra composes and launches; this module opens and closes what is around it."""
+"""`gqabench sweep`: Hydra composes and launches; this module starts and finishes the run."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def _measure(arguments: list[str]) -> int:
 
 
 def finish_run(folder: RunFolder, status: str) -> None:
-    """Write the Parquet and the report, and say where they are."""
+    """Write the Parquet file and the report, and print where they are."""
     from gqabench.harness.cli.report import report_runs
     from gqabench.results.store.parquet import write_parquet
     from gqabench.results.store.run_folder import PARQUET_NAME, RECORDS_FOLDER
@@ -92,7 +92,10 @@ def finish_run(folder: RunFolder, status: str) -> None:
 
 
 def hydra_arguments(arguments: list[str]) -> list[str]:
-    """A user's arguments as Hydra's parser wants them: flags first, and names of environments as new keys."""
+    """Convert a user's arguments to those of Hydra's parser.
+
+    Flags come first, and names of environments are marked as new keys.
+    """
     marked = [re.sub(r"^(?=environments[.=])", "++", argument) for argument in arguments]
     return sorted(marked, key=lambda argument: argument not in _MULTIRUN_FLAGS)
 

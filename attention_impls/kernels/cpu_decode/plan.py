@@ -1,7 +1,7 @@
-"""How the work of a call is cut: what each thread takes, what has to be merged, how much memory that needs.
+"""How the work of a call is divided among threads, what has to be merged, and how much memory that needs.
 
-The cut depends on the problem and the number of threads only, never on which thread is how fast. So the same
-sums are made in the same order, and outputs are the same from run to run.
+The division depends only on the problem and the number of threads, never on which thread is faster. So the
+same sums are made in the same order, and outputs are the same from run to run.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Plan:
 
     @classmethod
     def of(cls, problem: AttentionProblem, num_threads: int) -> Plan:
-        """Cut a problem for some threads."""
+        """Divide a problem among some threads."""
         pieces = [
             (sequence, first_row, num_rows, *_visible_keys(problem, sequence, first_row, num_rows))
             for sequence in range(problem.batch_size)
@@ -99,13 +99,16 @@ class Plan:
 
 
 def _row_ranges(problem: AttentionProblem) -> list[tuple[int, int]]:
-    """`(first_row, num_rows)`: parts of at most `MAX_ROWS`. Rows `i * group_size` and on are query `i`."""
+    """Return `(first_row, num_rows)` of parts of at most `MAX_ROWS`.
+
+    The rows from `i * group_size` on are those of query `i`.
+    """
     num_rows = problem.group_size * problem.q_len
     return [(first, min(MAX_ROWS, num_rows - first)) for first in range(0, num_rows, MAX_ROWS)]
 
 
 def _visible_keys(problem: AttentionProblem, sequence: int, first_row: int, num_rows: int) -> tuple[int, int]:
-    """`(first, end)` of the keys that some of these rows see; none where `end == first`."""
+    """Return `(first, end)` of the keys that some of these rows see; none where `end == first`."""
     length = problem.kv_len_of(sequence)
     first_position = length - problem.q_len + first_row // problem.group_size
     last_position = length - problem.q_len + (first_row + num_rows - 1) // problem.group_size
@@ -116,7 +119,7 @@ def _visible_keys(problem: AttentionProblem, sequence: int, first_row: int, num_
 
 
 def _cuts(first: int, end: int, most: int) -> list[tuple[int, int]]:
-    """A range in equal parts of at most `most` keys; an empty range is one part."""
+    """Divide a range into equal parts of at most `most` keys; an empty range is one part."""
     count = max(math.ceil((end - first) / most), 1)
     bounds = [first + (end - first) * i // count for i in range(count + 1)]
     return list(pairwise(bounds))

@@ -1,8 +1,8 @@
-"""Which program reads which keys: the visible keys of every sequence, cut into work items of like size.
+"""Which program reads which keys: the visible keys of every sequence, divided into similar work items.
 
-The items of all sequences go through the GPU in one launch, longest first. How long an item may be is chosen
-by simulating that: few long items leave processors idle at the end, and many short ones pay for starting,
-for partial results, and for merging them.
+The items of all sequences run in one launch, longest first. How long an item may be is chosen by simulating
+that: few long items leave processors idle at the end, and many short ones pay for starting, for partial
+results, and for merging them.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class DecodeSchedule:
 def decode_schedule(
     problem: AttentionProblem, block_n: int, programs_per_item: int, num_slots: int
 ) -> DecodeSchedule:
-    """The schedule whose simulated end comes first.
+    """Return the schedule that ends first in a simulation.
 
     `programs_per_item` is the number of key/value heads times row blocks, `num_slots` how many programs the
     device runs at a time.
@@ -70,7 +70,10 @@ def decode_schedule(
 
 
 def schedule_of(problem: AttentionProblem, block_n: int, most_tiles: int) -> DecodeSchedule:
-    """The schedule whose items have at most so many tiles, those of one sequence equal to within one."""
+    """Return the schedule whose items have at most `most_tiles` tiles.
+
+    The items of one sequence differ by at most one tile.
+    """
     items, num_parts, first_slots = [], [], []
     num_slots = 0
     for sequence in range(problem.batch_size):
@@ -92,19 +95,19 @@ def schedule_of(problem: AttentionProblem, block_n: int, most_tiles: int) -> Dec
 
 
 def first_visible_key(problem: AttentionProblem, sequence: int) -> int:
-    """The first key that any query of a sequence sees."""
+    """Return the first key that any query of a sequence sees."""
     if problem.window is None:
         return 0
     return max(problem.kv_len_of(sequence) - problem.q_len - problem.window + 1, 0)
 
 
 def _tiles_of(problem: AttentionProblem, sequence: int, block_n: int) -> range:
-    """The tiles of keys that hold one that is visible."""
+    """Return the tiles that hold at least one visible key."""
     return range(first_visible_key(problem, sequence) // block_n, -(-problem.kv_len_of(sequence) // block_n))
 
 
 def _simulated_end(tiles: list[int], most_tiles: int, programs_per_item: int, num_slots: int) -> float:
-    """When the last program ends, in tiles, if each slot takes the next longest item when it is free."""
+    """Return when the last program ends, in tiles, if a free slot always takes the longest item left."""
     parts = [-(-count // most_tiles) for count in tiles]
     num_programs = sum(parts) * programs_per_item
     if sum(split for split in parts if split > 1) * programs_per_item > MAX_WAVES * num_slots:

@@ -20,7 +20,10 @@ from gqabench.attention_impls.problem import AttentionProblem
 def choose_decode(
     problem: AttentionProblem, inputs: AttentionInputs, cache: DecodeCache
 ) -> Choice[DecodeConfig]:
-    """Tiles first, then splits, then how to merge: each round starts from the best of the one before."""
+    """Choose the tiles, then the splits, then how to merge.
+
+    Each round starts from the best configuration of the one before.
+    """
     candidates = tile_candidates(problem)
     if is_interpreted():
         return Choice(candidates[0], "interpreted", None)

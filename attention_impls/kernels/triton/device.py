@@ -22,7 +22,7 @@ MOST_HEAD_DIM = 256
 
 
 def is_interpreted() -> bool:
-    """Whether Triton interprets kernels, as `TRITON_INTERPRET=1` asks: right answers, and no speed at all."""
+    """Return whether `TRITON_INTERPRET=1` makes Triton interpret kernels: for correctness, not speed."""
     return os.environ.get("TRITON_INTERPRET", "").lower() in (
         "1",
         "true",
@@ -33,14 +33,14 @@ def is_interpreted() -> bool:
 
 
 def num_processors(device: str) -> int:
-    """Multiprocessors of a CUDA device."""
+    """Return the number of multiprocessors of a CUDA device."""
     if is_interpreted():
         return INTERPRETED_PROCESSORS
     return int(torch.cuda.get_device_properties(torch.device(device)).multi_processor_count)
 
 
 def triton_reasons(problem: AttentionProblem) -> list[str]:
-    """Why a Triton kernel cannot run here."""
+    """Return why a Triton kernel cannot run here; empty means that it can."""
     reasons = device_reasons(problem)
     if problem.device_type == "cpu" and not is_interpreted():
         reasons.append(f"device={problem.device}: needs a CUDA device (Triton has no compiler for this one)")
@@ -54,14 +54,14 @@ def triton_reasons(problem: AttentionProblem) -> list[str]:
 
 
 def _lacks_float8(problem: AttentionProblem) -> bool:
-    """Whether a cache is of float8 and its GPU older than the instructions for it."""
+    """Return whether the cache is float8 and the GPU is too old for it."""
     if problem.kv_dtype != "float8_e4m3" or is_interpreted() or not torch.cuda.is_available():
         return False
     return torch.cuda.get_device_capability(torch.device(problem.device)) < FLOAT8_CAPABILITY
 
 
 def most_head_dim_reasons(problem: AttentionProblem) -> list[str]:
-    """Why heads are too wide for these kernels."""
+    """Return why heads are too wide for these kernels; empty means that they are not."""
     if problem.head_dim <= MOST_HEAD_DIM:
         return []
     return [f"head_dim={problem.head_dim}: these kernels hold at most {MOST_HEAD_DIM} columns"]

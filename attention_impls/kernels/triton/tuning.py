@@ -1,7 +1,7 @@
-"""Which configuration of a kernel is fastest: timed once for a device and a class of problems, and kept.
+"""The fastest configuration of a kernel: timed once for each device and class of problems, and kept.
 
-The answers lie in `$XDG_CACHE_HOME/gqabench/triton`, one JSON file each, under a hash of all that they depend
-on: device, versions of Triton and PyTorch, class of problems, and the source of this package.
+Results are kept in `$XDG_CACHE_HOME/gqabench/triton`, one JSON file each, under a hash of everything that
+they depend on: device, versions of Triton and PyTorch, class of problems, and the source of this package.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ OFF_SWITCH = "GQABENCH_TUNING"
 
 @dataclass(frozen=True)
 class Choice(Generic[Config]):
-    """The configuration to run, and how it was come by."""
+    """The configuration to run, and how it was obtained."""
 
     config: Config
     source: str
@@ -44,7 +44,7 @@ class Choice(Generic[Config]):
     """Time that choosing took; None where nothing was timed or looked up"""
 
     def describe(self, **more: object) -> str:
-        """For the record: `source: key=value, ...`."""
+        """Format the configuration for the record: `source: key=value, ...`."""
         values = asdict(self.config) | more  # type: ignore[call-overload]
         return f"{self.source}: " + ", ".join(f"{key}={value}" for key, value in values.items())
 
@@ -56,9 +56,9 @@ def choose(
     rounds: Sequence[Round],
     time_ms: Callable[[Config], float],
 ) -> Choice[Config]:
-    """The configuration kept for this key, or the fastest of several rounds, which is then kept.
+    """Return the configuration kept for this key, or else time several rounds and keep the fastest.
 
-    One that does not compile or launch on this device is not taken, and a warning says why.
+    A configuration that does not compile or launch on this device is skipped, and a warning says why.
     """
     if os.environ.get(OFF_SWITCH) == "off":
         return Choice(first[0], "default", None)
@@ -86,7 +86,7 @@ def choose(
 
 
 def _time_or_infinity(time_ms: Callable[[Config], float], config: Config) -> float:
-    """What a candidate takes; infinity where Triton, its assembler or the driver refuses it."""
+    """Time a candidate; return infinity if Triton, its assembler or the driver refuses it."""
     try:
         return time_ms(config)
     except (TritonError, RuntimeError) as error:  # the compiler's passes raise the latter
@@ -96,7 +96,7 @@ def _time_or_infinity(time_ms: Callable[[Config], float], config: Config) -> flo
 
 
 def _all_candidates(first: Sequence[Config], rounds: Sequence[Round]) -> set[Config]:
-    """Whatever the rounds could come to."""
+    """Return every configuration that the rounds can reach."""
     candidates = set(first)
     for following in rounds:
         candidates |= {config for best in candidates for config in following(best)}
@@ -104,7 +104,7 @@ def _all_candidates(first: Sequence[Config], rounds: Sequence[Round]) -> set[Con
 
 
 def tuning_key(kernel: str, problem: AttentionProblem) -> dict[str, object]:
-    """All that the fastest configuration depends on. Lengths count by their power of two."""
+    """Return everything that the fastest configuration depends on. Lengths count by their power of two."""
     device = torch.device(problem.device)
     properties = torch.cuda.get_device_properties(device)
     lengths = sum(problem.kv_len_of(sequence) for sequence in range(problem.batch_size))
@@ -132,13 +132,13 @@ def tuning_key(kernel: str, problem: AttentionProblem) -> dict[str, object]:
 
 
 def cache_folder() -> Path:
-    """Where answers are kept: under `$XDG_CACHE_HOME`, or `~/.cache` where that is not set."""
+    """Return where results are kept: under `$XDG_CACHE_HOME`, or `~/.cache` if that is not set."""
     base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return Path(base) / "gqabench" / "triton"
 
 
 def source_hash() -> str:
-    """Hash of every module of this package."""
+    """Return a hash of every module of this package."""
     digest = hashlib.sha256()
     for path in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
@@ -150,7 +150,7 @@ def _digest(key: dict[str, object]) -> str:
 
 
 def _read(path: Path, key: dict[str, object]) -> dict[str, Any] | None:
-    """A kept configuration; None where there is none, or where the file is not of this key."""
+    """Read a kept configuration; return None if there is none, or if the file has another key."""
     try:
         kept = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -160,7 +160,7 @@ def _read(path: Path, key: dict[str, object]) -> dict[str, Any] | None:
 
 
 def _write(path: Path, key: dict[str, object], best: object, times_ms: dict[Config, float]) -> None:
-    """In one step, so that a reader never meets half of it."""
+    """Write in one step, so that a reader never sees half a file."""
     timed = [
         {"config": asdict(config), "ms": None if math.isinf(ms) else ms}  # type: ignore[call-overload]
         for config, ms in times_ms.items()
