@@ -109,7 +109,9 @@ def get_impl(name: str) -> AttentionImpl:
     except (Exception, SystemExit) as error:  # code from outside: whatever it raises is the reason of its row
         raise BrokenImpl(f"impls={name}: {type(error).__name__}: {error}") from error
     if missing := [member for member in _REQUIRED_MEMBERS if not hasattr(impl, member)]:
-        raise BrokenImpl(f"impls={name}: has no {', '.join(missing)}; valid: a class like AttentionImpl")
+        raise BrokenImpl(
+            f"impls={name}: has no {', '.join(missing)}; valid: a class with the members of AttentionImpl"
+        )
     return cast(AttentionImpl, impl)
 
 

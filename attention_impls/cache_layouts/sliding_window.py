@@ -36,11 +36,11 @@ class SlidingWindow(AttentionImpl):
     def unsupported_reasons(self, problem: AttentionProblem) -> list[str]:
         reasons = [*device_reasons(problem), *unpaged_reasons(problem)]
         if problem.window is None:
-            reasons.append("window=null: the buffer holds a window of tokens, so there must be one")
+            reasons.append("window=null: the buffer holds one window of tokens, so a window is needed")
         if problem.q_len != 1:
             reasons.append(
-                f"q_len={problem.q_len}: the buffer holds what the newest query sees, and earlier ones see"
-                " tokens before it; must be 1"
+                f"q_len={problem.q_len}: must be 1; the buffer holds only what the newest query sees, and"
+                " earlier queries see older tokens"
             )
         return reasons
 

@@ -57,7 +57,9 @@ def register(*names: str) -> list[str]:
         parts = parts_of(name)
         for part in parts:
             if len(parts_of(part)) > 1:
-                raise UnknownImpl(f"{name}: at most two, one for several new tokens and one for one")
+                raise UnknownImpl(
+                    f"{name}: at most two implementations, one for several new tokens and one for one"
+                )
             require_known(part)
         registered.append(_make_selectable(name, _attention_function(parts[0], parts[-1], get_impl)))
     return registered
@@ -127,11 +129,13 @@ def _require_plain(
     """Raise `Unsupported` for what a problem does not express."""
     refused = {key: others.get(key) for key in ("s_aux", "position_bias", "head_mask")}
     if given := [key for key, given_value in refused.items() if given_value is not None]:
-        raise Unsupported(f"{PREFIX}{name}: {', '.join(given)} is given, and an attention problem has none")
+        raise Unsupported(
+            f"{PREFIX}{name}: {', '.join(given)} is given, and an attention problem cannot express it"
+        )
     if dropout:
         raise Unsupported(f"{PREFIX}{name}: dropout={dropout}: must be 0; call model.eval()")
     if mask is None:
-        raise Unsupported(f"{PREFIX}{name}: the model gives no attention_mask, so padding is not known")
+        raise Unsupported(f"{PREFIX}{name}: the model passes no attention_mask, so padding is unknown")
     if value.shape[-1] != query.shape[-1]:
         raise Unsupported(
             f"{PREFIX}{name}: values are {value.shape[-1]} wide and queries {query.shape[-1]}: must be equal"

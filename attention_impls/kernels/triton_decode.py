@@ -32,7 +32,7 @@ class TritonDecode(AttentionImpl):
     def unsupported_reasons(self, problem: AttentionProblem) -> list[str]:
         reasons = [*triton_reasons(problem), *most_head_dim_reasons(problem)]
         if problem.q_len > MAX_Q_LEN:
-            reasons.append(f"q_len={problem.q_len}: serves at most {MAX_Q_LEN} new tokens, as a decoder has")
+            reasons.append(f"q_len={problem.q_len}: supports at most {MAX_Q_LEN} new tokens, as in decoding")
         return reasons
 
     def prepare(self, problem: AttentionProblem, inputs: AttentionInputs) -> PreparedAttention:

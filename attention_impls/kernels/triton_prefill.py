@@ -30,7 +30,7 @@ class TritonPrefill(AttentionImpl):
             *triton_reasons(problem), *plain_cache_reasons(problem), *most_head_dim_reasons(problem),
         ]  # fmt: skip
         if problem.q_len == 1:
-            reasons.append("q_len=1: serves prefill and extend; triton_decode serves a decode step")
+            reasons.append("q_len=1: for prefill and extend only; use triton_decode for a decode step")
         return reasons
 
     def prepare(self, problem: AttentionProblem, inputs: AttentionInputs) -> PreparedAttention:

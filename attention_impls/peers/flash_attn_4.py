@@ -44,9 +44,9 @@ class FlashAttn4(AttentionImpl):
         if problem.head_dim > MAX_HEAD_DIM or problem.head_dim % 8:
             reasons.append(f"head_dim={problem.head_dim}: must be a multiple of 8 of at most {MAX_HEAD_DIM}")
         if problem.is_ragged:
-            reasons.append(f"kv_lens={list(problem.kv_lens or ())}: it takes sequences of one length")
+            reasons.append(f"kv_lens={list(problem.kv_lens or ())}: it needs sequences of one length")
         if problem.q_len == 1:
-            reasons.append("q_len=1: it has no split-KV on capability 9.0, and is for prefill and extend")
+            reasons.append("q_len=1: it has no split-KV on capability 9.0; for prefill and extend only")
         return reasons
 
     def prepare(self, problem: AttentionProblem, inputs: AttentionInputs) -> PreparedAttention:

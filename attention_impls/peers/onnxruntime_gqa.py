@@ -96,8 +96,8 @@ def _operator_reasons(problem: AttentionProblem) -> list[str]:
     shortest = min(problem.kv_lens or (problem.kv_len,))
     if shortest < problem.q_len:
         reasons.append(
-            f"kv_lens={list(problem.kv_lens or ())}: GroupQueryAttention counts the new tokens of a sequence"
-            f" among its own, so none may be shorter than q_len={problem.q_len}"
+            f"kv_lens={list(problem.kv_lens or ())}: GroupQueryAttention counts the new tokens among those"
+            f" of their sequence, so none may be shorter than q_len={problem.q_len}"
         )
     return reasons
 

@@ -10,7 +10,7 @@ from gqabench.attention_impls.problem import AttentionProblem
 
 
 class RepeatKvCompiled(RepeatKv):
-    """`repeat_kv` as the compiler makes it: does it still copy the expansion?"""
+    """`repeat_kv` as the compiler makes it: it shows whether the expansion is still copied."""
 
     name = "repeat_kv_compiled"
     compiles_each_problem = True

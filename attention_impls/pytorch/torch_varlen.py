@@ -41,9 +41,9 @@ class TorchVarlen(AttentionImpl):
             *dead_row_reasons(problem),
         ]
         if problem.device_type == "cpu":
-            reasons.append("device=cpu: varlen_attn has kernels for CUDA alone")
+            reasons.append("device=cpu: varlen_attn has kernels for CUDA only")
         if problem.dtype not in HALF_DTYPES:
-            reasons.append(f"dtype={problem.dtype}: varlen_attn computes in {' and '.join(HALF_DTYPES)}")
+            reasons.append(f"dtype={problem.dtype}: varlen_attn supports {' and '.join(HALF_DTYPES)}")
         if problem.page_size is not None and problem.page_size % PAGE_MULTIPLE:
             reasons.append(f"page_size={problem.page_size}: must be a multiple of {PAGE_MULTIPLE}")
         known = _parameters()

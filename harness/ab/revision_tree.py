@@ -41,8 +41,8 @@ def resolve_revision(repository: Path, revision: str) -> str:
     )
     if finished.returncode:
         raise UsageError(
-            f"{revision}: no git revision here, no interpreter and no folder; valid: such as HEAD~1, main,"
-            " path/to/venv/bin/python, path/to/checkout"
+            f"{revision}: is not a git revision here, an interpreter or a folder; valid: for example HEAD~1,"
+            " main, path/to/venv/bin/python, path/to/checkout"
         )
     return finished.stdout.decode().strip()
 
@@ -60,7 +60,7 @@ def checkout(repository: Path, commit: str, cache: Path) -> Path:
     try:
         _unpack(repository, commit, unfinished)
         if not (unfinished / "harness/worker/__main__.py").is_file():
-            raise UsageError(f"{commit}: no revision of gqabench: it has no harness/worker/__main__.py")
+            raise UsageError(f"{commit}: is not a revision of gqabench: it has no harness/worker/__main__.py")
         with suppress(OSError):  # another process was first
             unfinished.rename(folder)
     finally:
@@ -111,7 +111,10 @@ def _virtual_environment(lock: Path, pins: dict[str, str], cache: Path) -> Path:
     stamp = folder / ".ready"
     if stamp.exists():
         return python
-    print(f"making an environment for {', '.join(f'{one}=={pins[one]}' for one in pins)}", file=sys.stderr)
+    print(
+        f"creating a virtual environment with {', '.join(f'{one}=={pins[one]}' for one in pins)}",
+        file=sys.stderr,
+    )
     steps = [
         [sys.executable, "-m", "venv", "--clear", str(folder)],
         [str(python), "-m", "pip", "--disable-pip-version-check", "--no-input", "--quiet", "install",
@@ -120,8 +123,8 @@ def _virtual_environment(lock: Path, pins: dict[str, str], cache: Path) -> Path:
     for step in steps:
         finished = subprocess.run(step, capture_output=True, text=True, check=False)
         if finished.returncode:
-            said = finished.stderr.strip().splitlines() or ["it said nothing"]
-            raise UsageError(f"{lock}: its environment could not be made: {said[-1]}")
+            said = finished.stderr.strip().splitlines() or ["no error message"]
+            raise UsageError(f"{lock}: its virtual environment could not be created: {said[-1]}")
     stamp.touch()
     return python
 

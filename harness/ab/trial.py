@@ -16,7 +16,7 @@ from gqabench.results.comparison.policy import Policy
 from gqabench.results.comparison.verdicts import Answer, CellKey, Verdict
 
 LATENCY = "latency_ms"
-_UNCONFIRMED = "a regression in one pair of processes and not in the next"
+_UNCONFIRMED = "a regression in one pair of processes, but not in the next"
 
 
 @dataclass

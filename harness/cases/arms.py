@@ -1,5 +1,6 @@
-"""The arms that a sweep's `impls` names: `impl`, `path/to/file.py:Class`, two of them joined by `+`, or any
-of these after `environment:`.
+"""Parses the arms that a sweep's `impls` names.
+
+An arm is `impl`, `path/to/file.py:Class`, two of them joined by `+`, or any of these after `environment:`.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ def require_no_pairs(arms: Collection[Arm], workload: str) -> None:
     """Raise `UsageError` for a pair `PREFILL+DECODE` in a workload whose call has one implementation."""
     pairs = [arm.label for arm in arms if len(arm.parts) == 2]
     if pairs and workload != GENERATE_WORKLOAD:
-        raise UsageError(f"impls={pairs[0]}: one for prefill and one for decode, only in workload=generate")
+        raise UsageError(f"impls={pairs[0]}: a pair PREFILL+DECODE needs workload=generate")
 
 
 def _read_arm(name: str, environments: Collection[str], folder: Path) -> Arm:
@@ -58,8 +59,8 @@ def _read_arm(name: str, environments: Collection[str], folder: Path) -> Arm:
         environment, impl = match.groups()
         if environment not in environments:
             raise UsageError(
-                f"impls={name}: no environment {environment}; valid: {', '.join(environments)};"
-                f" environments.{environment}.python=PATH makes it one"
+                f"impls={name}: unknown environment {environment}; valid: {', '.join(environments)};"
+                f" add it with environments.{environment}.python=PATH"
             )
     parts = parts_of(impl)
     match = _IN_A_FILE.fullmatch(impl)
@@ -81,7 +82,7 @@ def _file_of(part: str, name: str, folder: Path) -> Path | None:
     if not file.is_file():
         raise UsageError(f"impls={name}: no file {file}")
     if not match[2].isidentifier():
-        raise UsageError(f"impls={name}: {match[2]} is no class name; valid: path/to/file.py:ClassName")
+        raise UsageError(f"impls={name}: {match[2]} is not a class name; valid: path/to/file.py:ClassName")
     return file
 
 

@@ -114,23 +114,26 @@ def require_counts(values: dict[str, Any]) -> None:
 def _require_phase(workload: str, problem: AttentionProblem) -> None:
     """Raise `InvalidCombination` unless a workload named after a phase has that phase's lengths."""
     if workload == "decode" and problem.q_len != 1:
-        raise InvalidCombination(f"q_len={problem.q_len}: workload=decode has q_len=1; extend has more")
+        raise InvalidCombination(
+            f"q_len={problem.q_len}: workload=decode needs q_len=1; use workload=extend for more"
+        )
     if workload == "prefill" and problem.q_len != problem.kv_len:
         raise InvalidCombination(
-            f"q_len={problem.q_len}: workload=prefill has q_len=kv_len={problem.kv_len}; extend has fewer"
+            f"q_len={problem.q_len}: workload=prefill needs q_len=kv_len={problem.kv_len};"
+            " use workload=extend for fewer"
         )
     if workload == TRAIN_WORKLOAD:
         _require_training(problem)
     if workload == "extend" and not 1 < problem.q_len < problem.kv_len:
         raise InvalidCombination(
-            f"q_len={problem.q_len}: workload=extend has 1 < q_len < kv_len={problem.kv_len}"
+            f"q_len={problem.q_len}: workload=extend needs 1 < q_len < kv_len={problem.kv_len}"
         )
 
 
 def _require_training(problem: AttentionProblem) -> None:
     """Raise `InvalidCombination` unless the problem has whole sequences and no cache, as in training."""
     if problem.q_len != problem.kv_len:
-        raise InvalidCombination(f"q_len={problem.q_len}: workload=train has q_len=kv_len={problem.kv_len}")
+        raise InvalidCombination(f"q_len={problem.q_len}: workload=train needs q_len=kv_len={problem.kv_len}")
     for key in ("kv_dtype", "page_size"):
         if getattr(problem, key) is not None:
             raise InvalidCombination(

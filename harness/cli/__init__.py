@@ -58,6 +58,6 @@ def _usage() -> str:
             "",
             *lines,
             "",
-            "`gqabench COMMAND --help` says more. A first sweep: gqabench sweep study=smoke",
+            "Run `gqabench COMMAND --help` for its options. A first sweep: gqabench sweep study=smoke",
         ]
     )

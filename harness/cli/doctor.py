@@ -37,15 +37,19 @@ _COMPILERS = ("cc", "gcc", "clang")
 def main(arguments: list[str]) -> int:
     """Run `gqabench doctor` and return its exit code."""
     parser = argparse.ArgumentParser(prog="gqabench doctor", description=__doc__)
-    parser.add_argument("--no-roofs", action="store_true", help="look only; measure nothing")
-    parser.add_argument("--json", action="store_true", help="findings, roofs and the machine, as JSON")
-    parser.add_argument("--device", default=AUTO, help="whose roofs: auto, cpu, cuda or cuda:N")
-    parser.add_argument("--results-dir", type=Path, default=_DEFAULT_RESULTS_DIR, help="where runs will go")
+    parser.add_argument("--no-roofs", action="store_true", help="do not measure the roofs")
+    parser.add_argument("--json", action="store_true", help="print findings, roofs and the machine as JSON")
+    parser.add_argument(
+        "--device", default=AUTO, help="device whose roofs are measured: auto, cpu, cuda or cuda:N"
+    )
+    parser.add_argument(
+        "--results-dir", type=Path, default=_DEFAULT_RESULTS_DIR, help="folder that runs will be written to"
+    )
     parsed = parser.parse_args(arguments)
     try:
         observed, device, roofs = _look(parsed)
     except (WorkerFailed, RequestFailed) as failure:
-        raise UsageError(f"could not look: {failure}") from failure
+        raise UsageError(f"could not inspect this machine: {failure}") from failure
     findings = examine(observed)
     if roofs is not None:
         findings.append(check_roofs(roofs))
@@ -68,7 +72,7 @@ def finding_lines(findings: Sequence[Finding]) -> list[str]:
     for finding in findings:
         lines.append(f"{finding.level:<7}  {finding.check:<{width}}  {finding.what}")
         if finding.mend is not None:
-            lines.append(f"{'':<7}  {'':<{width}}  mend: {finding.mend}")
+            lines.append(f"{'':<7}  {'':<{width}}  fix: {finding.mend}")
     return lines
 
 
@@ -79,7 +83,7 @@ def roof_lines(roofs: Roofs, device: str) -> list[str]:
     width = max(map(len, named))
     return [
         "",
-        f"roofs of {device}, the best repetition of the best way:",
+        f"roofs of {device} (best repetition of the best method):",
         *(f"  {name:<{width}}  {_roof_text(roof, unit)}" for name, (roof, unit) in named.items()),
     ]
 

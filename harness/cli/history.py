@@ -24,9 +24,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--metric", default="latency_ms", choices=list(METRICS), metavar="COLUMN",
                         help=f"default: latency_ms; one of {', '.join(METRICS)}")  # fmt: skip
     parser.add_argument("--min-effect", type=float, default=_DEFAULT_MIN_EFFECT, metavar="SHARE",
-                        help="changes of a level below it are not told; default: 0.02")  # fmt: skip
+                        help="smallest relative change to report; default: 0.02")  # fmt: skip
     parser.add_argument("-o", "--output", type=Path, default=Path("history"), metavar="FOLDER",
-                        help="where the figures go; default: history")  # fmt: skip
+                        help="folder of the figures; default: history")  # fmt: skip
     parsed = parser.parse_args(arguments)
     from gqabench.results.comparison.compared_side import NotComparable
     from gqabench.results.history import MIN_RUNS, load_history, trends
@@ -39,12 +39,12 @@ def main(arguments: list[str]) -> int:
     except ModuleNotFoundError as error:
         raise UsageError(f"history needs {error.name}: pip install 'gqabench[history]'") from error
     if not found:
-        raise UsageError(f"--metric {parsed.metric}: no cell has values of two runs and more")
+        raise UsageError(f"--metric {parsed.metric}: no cell has values from two or more runs")
     pages = _write_figures(found, parsed.output, parsed.metric)
     for line in change_lines(found):
         print(line)
     if len(headers) < MIN_RUNS and not METRICS[parsed.metric].is_exact:
-        print(f"{len(headers)} runs: levels are told from scatter with {MIN_RUNS} and more")
+        print(f"{len(headers)} runs: at least {MIN_RUNS} are needed to tell a change of level from scatter")
     num_changed = sum(bool(trend.changes) for trend in found)
     print(f"{num_changed} of {len(found)} cells changed over {len(headers)} runs")
     print(f"figures: {', '.join(map(str, pages))}")

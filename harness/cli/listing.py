@@ -21,9 +21,11 @@ def main(arguments: list[str]) -> int:
     """Run `gqabench list` and return its exit code."""
     parser = argparse.ArgumentParser(prog="gqabench list", description=__doc__)
     parser.add_argument("what", choices=LISTINGS)
-    parser.add_argument("--results-dir", type=Path, default=_DEFAULT_RESULTS_DIR, help="where `runs` looks")
     parser.add_argument(
-        "--timeout", type=float, default=60.0, help="seconds that `impls` waits for each to be imported"
+        "--results-dir", type=Path, default=_DEFAULT_RESULTS_DIR, help="folder whose runs `runs` lists"
+    )
+    parser.add_argument(
+        "--timeout", type=float, default=60.0, help="seconds that `impls` waits for each import"
     )
     parsed = parser.parse_args(arguments)
     _LISTINGS[parsed.what](parsed)

@@ -52,10 +52,13 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         "overrides", nargs="*", metavar="KEY=VALUE", help="keys of a sweep; default: llama3_8b"
     )
     parser.add_argument(
-        "--memory", required=True, metavar="SIZE", help="of the device, such as 80GB or 79.6GiB"
+        "--memory", required=True, metavar="SIZE", help="memory of the device, such as 80GB or 79.6GiB"
     )
     parser.add_argument(
-        "--reserved", default="0", metavar="SIZE", help="what the cache cannot have: weights, activations"
+        "--reserved",
+        default="0",
+        metavar="SIZE",
+        help="memory that the cache cannot use: weights, activations",
     )
     parsed, unknown = parser.parse_known_intermixed_args(arguments)
     if unknown:

@@ -54,7 +54,7 @@ def _measure(arguments: list[str]) -> int:
     except UsageError as error:
         if request.folder is None:
             raise
-        raise UsageError(f"{error}; what was measured is in {request.folder.path}") from error
+        raise UsageError(f"{error}; the records so far are in {request.folder.path}") from error
     finally:
         close_job_process()
         if request.folder is not None and status == "partial":

@@ -23,19 +23,19 @@ def add_output_arguments(parser: argparse.ArgumentParser) -> None:
         ("markdown", "a table for a pull request"),
         ("junit", "JUnit XML, a test case for each verdict"),
         ("benchmark-action", "the JSON of github-action-benchmark (customSmallerIsBetter)"),
-        ("figure", "effects with their intervals: .png or .svg"),
+        ("figure", "a figure of effects with their intervals: .png or .svg"),
     ):
         group.add_argument(f"--{name}", type=_file, metavar="FILE", help=what)
     group.add_argument(
         "--annotations",
         action="store_true",
-        help="lines that GitHub shows; so it is on GitHub Actions anyway",
+        help="print annotations for GitHub; always on in GitHub Actions",
     )
     group.add_argument(
         "--inconclusive",
         choices=INCONCLUSIVE_POLICIES,
         default="warn",
-        help="what cells that cannot tell mean: exit code 2 (fail), a warning, or nothing; default: warn",
+        help="how to treat inconclusive cells: exit code 2 (fail), a warning, or nothing; default: warn",
     )
 
 

@@ -54,7 +54,7 @@ def _explain(error: BaseException) -> str | None:
         if isinstance(cause, WorkerFailed):
             return f"the worker process did not start: {cause}"
         if isinstance(cause, OverrideParseException):
-            return f"{cause.override}: does not parse: {str(cause).splitlines()[0]}"
+            return f"{cause.override}: cannot be parsed: {str(cause).splitlines()[0]}"
         if isinstance(cause, MissingConfigException):
             return _explain_missing(cause)
         if isinstance(cause, OSError):

@@ -56,7 +56,9 @@ class JobProcess:
         environments = read_environments(_plain(config.environments), folder)
         for name, environment in environments.items():
             if self.environments.setdefault(name, environment) != environment:
-                raise UsageError(f"environments.{name}: is the same in all cases of a sweep; use two names")
+                raise UsageError(
+                    f"environments.{name}: must be the same in all cases of a sweep; use two names"
+                )
         arms = read_arms(_plain(config.impls), environments, folder)
         used = dict.fromkeys([CURRENT_ENVIRONMENT, *(arm.environment for arm in arms)])
         hosts = self.pool.hosts(environments[name] for name in used)

@@ -117,7 +117,7 @@ def _reopen_run(config: DictConfig, cases: Sequence[Case | InvalidCase], results
     try:
         job_process().hold(folder)
     except BlockingIOError:
-        raise UsageError(f"resume={resume}: another gqabench sweep is measuring into it") from None
+        raise UsageError(f"resume={resume}: another gqabench sweep is writing to it") from None
     planned = sum(len(case.arms) for case in cases)
     environments = header.machine.get("environments", {})
     now = _other_environments(cases)

@@ -87,8 +87,8 @@ def test_a_byte_more_for_each_token_is_found_exactly_and_named_alone(
     ("arguments", "complaint"),
     [
         (["HEAD"], "HEAD: needs BASE and HEAD"),
-        (["nowhere", "HEAD"], "nowhere: no git revision here, no interpreter and no folder"),
-        (["--self-test", "HEAD"], "HEAD: needs no sides"),
+        (["nowhere", "HEAD"], "nowhere: is not a git revision here, an interpreter or a folder"),
+        (["--self-test", "HEAD"], "HEAD: --self-test takes neither BASE nor HEAD"),
         ([".", ".", "kv_len=none"], "kv_len=none: must be a whole number"),
         ([".", ".", "--budget", "0"], "--budget 0: must be positive"),
         (["", "."], "BASE: is empty; name a git revision"),

@@ -104,7 +104,9 @@ def require_cpu(cpuinfo: Path) -> None:
     try:
         found = re.search(r"^flags\s*:(.*)$", cpuinfo.read_text(), re.MULTILINE)
     except OSError as error:
-        raise CannotBuild(f"{cpuinfo} cannot be read, so what this CPU can do is not known") from error
+        raise CannotBuild(
+            f"{cpuinfo} cannot be read, so the instruction sets of this CPU are unknown"
+        ) from error
     missing = sorted(set(_NEEDED_CPU_FLAGS) - set(found[1].split() if found else ()))
     if missing:
         raise CannotBuild(f"the kernel is written for x86-64 with AVX2; this CPU lacks {', '.join(missing)}")
@@ -114,7 +116,7 @@ def openmp_runtime(maps: Path) -> str:
     """Return the path of the OpenMP runtime that PyTorch has loaded here. Raises `CannotBuild`."""
     paths = (line.split(maxsplit=5)[-1].strip() for line in maps.read_text().splitlines())
     if not (found := sorted({path for path in paths if _OPENMP_RUNTIME.search(path)}, key=_of_torch)):
-        raise CannotBuild("PyTorch has loaded no OpenMP runtime here, whose threads the kernel would share")
+        raise CannotBuild("PyTorch has loaded no OpenMP runtime here, and the kernel shares its threads")
     return found[0]
 
 
@@ -138,7 +140,7 @@ def _build(library: Path, arguments: list[str], runtime: str) -> bool:
         raise CannotBuild(f"CXX={os.environ['CXX']}: {error}") from error
     if not compiler or shutil.which(compiler[0]) is None:
         raise CannotBuild(
-            f"the kernel is compiled here: no C++ compiler {' '.join(compiler)} on PATH (CXX names another)"
+            f"the kernel is compiled on first use: no C++ compiler {' '.join(compiler)} on PATH (set CXX)"
         )
     try:
         library.parent.mkdir(parents=True, exist_ok=True)
@@ -146,7 +148,7 @@ def _build(library: Path, arguments: list[str], runtime: str) -> bool:
     except OSError as error:
         raise CannotBuild(
             f"{library.parent}: {error.strerror}, so the kernel cannot be built there"
-            f" ({CACHE_VARIABLE} names another folder)"
+            f" (set {CACHE_VARIABLE} to another folder)"
         ) from error
     with folder, _turn(library.parent):
         if _is_whole(library):
@@ -178,7 +180,7 @@ def _run(command: list[str]) -> None:
     try:
         ended = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
     except subprocess.TimeoutExpired as error:
-        raise CannotBuild(f"{command[0]} did not end within {_TIMEOUT_S} s") from error
+        raise CannotBuild(f"{command[0]} did not finish within {_TIMEOUT_S} s") from error
     except OSError as error:
         raise CannotBuild(f"{command[0]} cannot be run: {error.strerror}") from error
     if ended.returncode != 0:

@@ -50,7 +50,7 @@ class CpuDecode(AttentionImpl):
 
     def unsupported_reasons(self, problem: AttentionProblem) -> list[str]:
         if problem.device_type != "cpu":
-            return [f"device={problem.device}: this kernel is written for CPUs"]
+            return [f"device={problem.device}: this kernel runs on CPUs only"]
         reasons = unpaged_reasons(problem)
         if problem.kv_dtype not in (None, "int8"):
             reasons.append(f"kv_dtype={problem.kv_dtype}: this kernel reads a cache in dtype, or in int8")

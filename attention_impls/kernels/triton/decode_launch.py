@@ -74,7 +74,7 @@ class DecodeCache:
     def strides(self) -> tuple[int, ...]:
         """Strides in elements, in the order of the kernel's arguments."""
         token_axis = 3 - self.head_axis
-        assert self.k.stride(token_axis) == self.v.stride(token_axis), "`of` sees to it"
+        assert self.k.stride(token_axis) == self.v.stride(token_axis), "`of` ensures it"
         scales = (0, 0, 0)
         if self.k_scales is not None:
             scale_strides = self.k_scales.stride()

@@ -43,10 +43,10 @@ def triton_reasons(problem: AttentionProblem) -> list[str]:
     """Return why a Triton kernel cannot run here; empty means that it can."""
     reasons = device_reasons(problem)
     if problem.device_type == "cpu" and not is_interpreted():
-        reasons.append(f"device={problem.device}: needs a CUDA device (Triton has no compiler for this one)")
+        reasons.append(f"device={problem.device}: needs a CUDA device (Triton has no compiler for CPUs)")
     elif _lacks_float8(problem) and not reasons:
         major, minor = FLOAT8_CAPABILITY
-        what = f"Triton reads it from compute capability {major}.{minor} on"
+        what = f"Triton supports it from compute capability {major}.{minor} on"
         reasons.append(f"kv_dtype={problem.kv_dtype}: {what}")
     if importlib.util.find_spec("triton") is None:
         reasons.append("package triton is not installed")

@@ -81,7 +81,7 @@ def choose(
     try:
         _write(path, key, best, times_ms)
     except OSError as error:
-        warnings.warn(f"{path}: {error.strerror}: what was tuned is not kept", stacklevel=2)
+        warnings.warn(f"{path}: {error.strerror}: the tuning result is not kept", stacklevel=2)
     return Choice(best, "tuned", (time.perf_counter() - started) * 1e3)
 
 
@@ -91,7 +91,7 @@ def _time_or_infinity(time_ms: Callable[[Config], float], config: Config) -> flo
         return time_ms(config)
     except (TritonError, RuntimeError) as error:  # the compiler's passes raise the latter
         said = (str(error).splitlines() or [""])[0]
-        warnings.warn(f"{config} is no candidate here: {type(error).__name__}: {said}", stacklevel=2)
+        warnings.warn(f"{config} cannot be used here: {type(error).__name__}: {said}", stacklevel=2)
         return math.inf
 
 

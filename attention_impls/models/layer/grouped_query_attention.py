@@ -142,7 +142,7 @@ class GroupedQueryAttention(nn.Module):
     def _require_served(self, problem: AttentionProblem) -> None:
         is_ready = self._step is not None and self._step.problem == problem
         if not is_ready and (reasons := stated_reasons(self.impl, problem)):
-            raise ValueError(f"impl={self.impl.name}: cannot serve this layer: {'; '.join(reasons)}")
+            raise ValueError(f"impl={self.impl.name}: cannot be used in this layer: {'; '.join(reasons)}")
 
     def _split_heads(self, projected_BLX: torch.Tensor) -> torch.Tensor:
         """Reshape `[B, L, heads * head_dim]` to `[B, heads, L, head_dim]`."""
@@ -172,5 +172,5 @@ def layer_shape_reasons(attention: AttentionProblem) -> list[str]:
     if attention.head_dim % 2:
         reasons.append(f"head_dim={attention.head_dim}: RoPE rotates pairs, so it must be even")
     if not attention.causal:
-        reasons.append("causal=False: the layer is of a decoder; must be true")
+        reasons.append("causal=False: the layer is a decoder's; must be true")
     return reasons

@@ -23,10 +23,10 @@ def compiler_reasons(problem: AttentionProblem) -> list[str]:
     if problem.device_type != "cpu":
         if is_installed("triton"):
             return []
-        return ["torch.compile for CUDA makes Triton kernels, and triton is not installed"]
+        return ["torch.compile generates Triton kernels for CUDA, and triton is not installed"]
     compiler = os.environ.get("CXX", "g++")
     if shutil.which(compiler) is None:
-        return [f"torch.compile for a CPU makes C++: no C++ compiler {compiler} on PATH (CXX names another)"]
+        return [f"torch.compile generates C++ for a CPU: no C++ compiler {compiler} on PATH (set CXX)"]
     return []
 
 

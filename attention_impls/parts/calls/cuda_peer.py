@@ -21,9 +21,9 @@ def cuda_peer_reasons(
     """Return why a CUDA library that computes in some dtypes cannot be used here. Imports nothing."""
     reasons = device_reasons(problem)
     if problem.device_type == "cpu":
-        reasons.append("device=cpu: it has kernels for CUDA alone")
+        reasons.append("device=cpu: it has kernels for CUDA only")
     if problem.dtype not in dtypes:
-        reasons.append(f"dtype={problem.dtype}: it computes in {' and '.join(dtypes)}")
+        reasons.append(f"dtype={problem.dtype}: it supports {' and '.join(dtypes)}")
     return [*reasons, *package_reasons(module, extra)]
 
 
