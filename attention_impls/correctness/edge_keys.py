@@ -1,4 +1,4 @@
-"""The keys at both ends of what a query sees, where masks and lengths go wrong by one.
+"""The keys at both ends of what a query sees, where masks and lengths are off by one.
 
 One key of many has a share `p` of about `1/n`, while the rounding errors of all together are about
 `u/sqrt(n)` of a value's size: over long contexts a missing key is smaller than what rounding adds to a row.

@@ -1,12 +1,12 @@
 """How far from the reference an output may be and still count as correct.
 
-The budget is derived from the data. An output is correct when it keeps to all three criteria.
+The budget is derived from the data. An output is correct when it meets all three criteria.
 
 1. The largest error of all, against `BUDGET_FACTOR` times the largest error that the textbook formula makes
    on the same inputs, when every tensor that textbook code stores (logits, probabilities, output, and with
    a quantised cache the dequantised K and V) is rounded to the problem's dtype and arithmetic is in
-   float32. A correct kernel stores no more than that, and the factor allows for the luck of other roundings.
-   In small problems the textbook may be exact by luck (one key: the output is `v` itself), so
+   float32. A correct kernel stores no more than that, and the factor allows for other roundings.
+   In small problems the textbook may be exact by chance (one key: the output is `v` itself), so
    `FLOOR_ROUNDOFFS` units of roundoff of the largest output are added, and for the sums of `kv_len` terms,
    and of `head_dim` terms in a logit, `sqrt(n)` units of roundoff of float32.
 
@@ -24,7 +24,7 @@ different keys cancel, but its terms do not. While outputs shrink with the conte
 values of random sign, that bound does not: beyond some thousand keys it exceeds the outputs in bfloat16, and
 an output of zeros would pass.
 
-What cannot be seen stands in docs/adr/0003-error-budgets-are-derived.md, with numbers.
+What these criteria cannot detect is listed in docs/adr/0003-error-budgets-are-derived.md, with numbers.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ An output is `o = sum_j p_j v_j`. Let `u` be the unit roundoff of the dtype in w
   high probability (Higham and Mary 2019, SIAM J. Sci. Comput. 41(5), A2815).
 
 With a quantised cache textbook code stores a dequantised K and V. Rounding `k_j` moves a logit by about
-`u X`, and rounding `v_j` is as good as rounding `p_j`: both terms count twice then.
+`u X`, and rounding `v_j` has the effect of rounding `p_j`: then both terms count twice.
 
 Hence, in all, the variance of one element is about
 

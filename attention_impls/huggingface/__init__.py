@@ -5,8 +5,8 @@
     huggingface.register()
     model = AutoModelForCausalLM.from_pretrained(path, attn_implementation="gqabench:grouped_matmul")
 
-`gqabench:PREFILL+DECODE` uses one implementation for several new tokens and another for one, since some can
-do only one of both. What an implementation cannot compute raises `Unsupported`; nothing runs in its place.
+`gqabench:PREFILL+DECODE` uses one implementation for several new tokens and another for one, since some
+support only one of the two. What an implementation cannot compute raises `Unsupported`; nothing replaces it.
 
 Shape suffixes: B batch, H query heads, G key/value heads, Q new tokens, K keys of the cache, D head_dim.
 """
@@ -38,7 +38,7 @@ __all__ = ["PREFIX", "InexpressibleMask", "Unsupported", "register", "register_i
 
 PREFIX = "gqabench:"
 MAX_KEPT = 64
-"""Compiled implementations that are kept for problems that come again."""
+"""Compiled implementations that are kept for problems that recur."""
 _MAX_MASKS = 4
 _DTYPES = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
 

@@ -23,7 +23,7 @@ from gqabench.attention_impls.parts.calls.cuda_peer import (
 from gqabench.attention_impls.problem import AttentionProblem
 
 PAGE_MULTIPLE = 256
-"""Of FlashAttention-2 inside PyTorch, as in flash-attn itself."""
+"""The requirement of FlashAttention-2 inside PyTorch, as in flash-attn itself."""
 
 
 class TorchVarlen(AttentionImpl):

@@ -37,9 +37,9 @@ class PairRunner:
     """Measures cells in pairs of fresh processes, in a new random order each time."""
 
     environments: Mapping[str, Environment]
-    """Under `BASE` and `NEW`."""
+    """By side: `BASE` and `NEW`."""
     cases: Sequence[Case]
-    """With the implementations to compare as arms of the current environment."""
+    """Their arms are the implementations to compare, in the current environment."""
     seed: int = 0
     num_pairs: int = 0
 

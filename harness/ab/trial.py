@@ -31,7 +31,7 @@ class AbTrial:
     pairs: list[Pair] = field(default_factory=list)
     trials: dict[CellKey, Trial] = field(default_factory=dict)
     unpaired: dict[CellKey, int] = field(default_factory=dict)
-    """Cells that gave no time in some pair of processes, and how many pairs they had until then."""
+    """Cells without a latency in some pair of processes, and how many pairs they had before it."""
     is_out_of_time: bool = False
 
     def run(self) -> list[Verdict]:

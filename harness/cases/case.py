@@ -34,19 +34,19 @@ class Arm:
     """An implementation in an environment: what is compared."""
 
     impl: str
-    """A name, `path/to/file.py:Class`, or a pair `PREFILL+DECODE` of them, as it was asked for."""
+    """A name, `path/to/file.py:Class`, or a pair `PREFILL+DECODE` of them, as given in `impls`."""
     environment: str = CURRENT_ENVIRONMENT
     files: tuple[Path | None, ...] = ()
-    """Where those of its parts are that are in files, absolute; None for the other part of a pair."""
+    """Absolute paths of the parts that are in files; None for a part that is not."""
 
     @property
     def label(self) -> str:
-        """What stands for the arm in `impls`."""
+        """The arm as written in `impls`."""
         return self.impl if self.environment == CURRENT_ENVIRONMENT else f"{self.environment}:{self.impl}"
 
     @property
     def target(self) -> str:
-        """What the registry of the environment is asked for."""
+        """The name that the environment's registry resolves."""
         if not self.files:
             return self.impl
         targets = (
@@ -57,7 +57,7 @@ class Arm:
 
     @property
     def parts(self) -> list[str]:
-        """The one implementation that it names, or the two."""
+        """Its one implementation, or the two of a pair."""
         return [self.impl] if len(self.files) == 1 else parts_of(self.impl)
 
 
@@ -111,7 +111,7 @@ class Case:
 
     @property
     def case_id(self) -> str:
-        """The same for the same problem, workload and model, in every run."""
+        """A hash that is equal for the same problem, workload and model in every run."""
         return short_hash(
             {
                 "problem": asdict(self.problem),

@@ -25,7 +25,7 @@ COMMANDS = {
     ),
     "list": ("gqabench.harness.cli.listing", "list impls, shapes, studies or runs"),
 }
-"""A command's module, and what it does."""
+"""The module of each command, and what the command does."""
 
 LISTINGS = ("impls", "shapes", "studies", "runs")
 """What `gqabench list` lists."""

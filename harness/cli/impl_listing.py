@@ -16,7 +16,7 @@ from gqabench.harness.workers.pool import WorkerPool
 from gqabench.harness.workers.process import RequestFailed, WorkerFailed
 
 PHASES = {"decode": (1, 1024), "prefill": (1024, 1024), "extend": (16, 1024)}
-"""Query tokens and visible keys of what each implementation is asked about."""
+"""New tokens and visible keys of the problems that each implementation is asked about."""
 
 _ENVIRONMENT = Environment(CURRENT_ENVIRONMENT)
 

@@ -19,13 +19,13 @@ STRIP = 16
 LANES = 8
 """As in vectors.h and tile.h."""
 BLOCK_BYTES = 12 * 2**10
-"""Of the keys of a block, and of its values: both fit a first-level cache of 32 KiB, with what goes along."""
+"""Bytes of a block's keys, and of its values: both fit in a first-level cache of 32 KiB, with some room."""
 BLOCK_BYTES_OF_ONE_ROW = 4 * 2**10
-"""With one row there is little to compute, so that less has to be fetched in a burst."""
+"""With one row there is little to compute, so smaller blocks keep the bursts of fetches short."""
 CHUNKS_PER_THREAD = 8
-"""More even out threads of different speed; fewer leave less to merge."""
+"""More chunks balance threads of different speed; fewer leave less to merge."""
 MIN_CHUNK_KEYS = 128
-"""Shorter chunks cost more to start and merge than they bring."""
+"""Shorter chunks cost more to start and merge than they gain."""
 
 
 class Chunk(NamedTuple):
@@ -38,7 +38,7 @@ class Chunk(NamedTuple):
     first_key: int
     end_key: int
     slot: int
-    """Where its partial result goes; -1 for a chunk that has all keys of its rows"""
+    """The slot of its partial result; -1 for a chunk that has all keys of its rows"""
 
 
 class Merge(NamedTuple):

@@ -1,4 +1,4 @@
-"""How the decode kernel may be built for a problem: the candidates that tuning chooses from."""
+"""The ways to build the decode kernel for a problem: the candidates that tuning chooses from."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class DecodeConfig:
     """Keys of a tile"""
     num_warps: int
     num_stages: int
-    """Of the pipeline: with 3 a tile is on its way while another is computed with, with 2 none is."""
+    """Stages of the pipeline. With 3, one tile is loaded while another is computed with; with 2, none is."""
     programs_per_sm: int
-    """What the schedule takes a processor to run at a time"""
+    """Programs that the schedule assumes a processor runs at a time"""
     merge: str
     """`last_arrival`, in the same launch, or `second_kernel`"""
 

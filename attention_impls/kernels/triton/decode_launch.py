@@ -100,8 +100,8 @@ class DecodeLaunch:
         self._block_rows = block_rows_of(problem)
         self._num_row_blocks = -(-self._num_rows // self._block_rows)
         per_item = problem.num_kv_heads * self._num_row_blocks
-        slots = num_processors(problem.device) * config.programs_per_sm
-        self.schedule: DecodeSchedule = decode_schedule(problem, config.block_n, per_item, slots)
+        num_resident = num_processors(problem.device) * config.programs_per_sm
+        self.schedule: DecodeSchedule = decode_schedule(problem, config.block_n, per_item, num_resident)
         device = inputs.q.device
         self._items = _int32([astuple(item) for item in self.schedule.items], device)
         self._first_slots = _int32(self.schedule.first_slots, device)

@@ -1,4 +1,4 @@
-"""Where a kernel runs: on a CUDA device, or step by step in Triton's interpreter."""
+"""The device of a kernel: a CUDA device, or Triton's interpreter."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gqabench.attention_impls.abilities import device_reasons
 from gqabench.attention_impls.problem import AttentionProblem
 
 INTERPRETED_PROCESSORS = 4
-"""Processors that a schedule is made for in the interpreter: few, and enough to split what it must show."""
+"""Processors that a schedule assumes in the interpreter: few, but enough to split long sequences."""
 
 
 FLOAT8_CAPABILITY = (8, 9)

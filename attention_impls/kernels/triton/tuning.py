@@ -27,7 +27,7 @@ from gqabench.attention_impls.problem import AttentionProblem
 
 Config = TypeVar("Config")
 Round = Callable[[Any], Sequence[Any]]
-"""The best configuration so far to those to try next, itself among them"""
+"""Maps the best configuration so far to those to try next, itself included"""
 
 OFF_SWITCH = "GQABENCH_TUNING"
 """`GQABENCH_TUNING=off` in the environment: take the first candidate, as tests of correctness want."""

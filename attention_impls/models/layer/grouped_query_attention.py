@@ -28,7 +28,7 @@ class _PreparedStep:
     """`[B, H, L, D]`: what the prepared attention reads when called"""
     attention: PreparedAttention
     mode: tuple[bool, torch.device]
-    """Whether it was set up in `torch.inference_mode`, whose tensors are of no use outside, and the device"""
+    """Whether it was prepared in `torch.inference_mode`, whose tensors are useless outside, and the device"""
 
 
 class GroupedQueryAttention(nn.Module):

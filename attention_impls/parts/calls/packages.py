@@ -17,7 +17,7 @@ REQUIREMENTS = {
     "cudnn": "nvidia-cudnn-frontend>=1.26",
     "jax": "jax[cuda13]>=0.6",
 }
-"""What the extras of pyproject.toml ask for: an environment that only measures has no gqabench to install."""
+"""The requirements of pyproject.toml's extras: an environment that only measures cannot install extras."""
 
 
 def is_installed(module: str) -> bool:
