@@ -40,20 +40,21 @@ NOUNS_STILL_IN = (
 )  # fmt: skip
 
 VERBS = """
-Accept Add Adjust Align Allocate Allow Analyse Answer Append Apply Ask Assert Assign Attend Begin Bind
-Bring Build Bundle Calculate Call Check Choose Claim Classify Clear Close Collect Combine Compare Compile
-Complete Compose Compute Concatenate Connect Construct Continue Convert Copy Count Cover Create Cut Decide
-Declare Decode Define Delete Dequantise Derive Describe Detect Determine Discard Display Divide Draw Drop
-Empty End Ensure Enter Estimate Evaluate Examine Exit Expand Explain Export Extend Extract Fail Fetch Fill
-Filter Find Finish Fit Fix Flag Flush Fold Follow Forget Format Gather Generate Get Give Go Group Guard
-Handle Hash Hide Hold Import Infer Initialise Insert Inspect Install Interrupt Join Judge Keep Kill Label
-Launch Leave Let Lift Limit Link List Load Lock Look Lower Make Map Mark Match Measure Merge Move Name
-Normalise Observe Open Order Pad Parse Pass Pick Place Plan Plot Poll Prepare Print Probe Publish Put
-Quantise Quote Raise Rank Read Record Reduce Refuse Register Reject Release Remove Rename Render Repeat
-Replace Report Request Require Reset Reshape Resolve Restore Return Rewind Rotate Round Run Save Say
-Search See Select Send Serialise Serve Set Show Shuffle Signal Simulate Skip Sleep Sort Split Start Stop
-Store Strip Subtract Sum Summarise Swap Switch Sync Take Tell Test Time Transform Try Turn Undo Unpack
-Update Use Validate Verify Wait Wake Walk Warn Weight Wrap Write Yield
+Accept Add Adjust Align Allocate Allow Analyse Answer Append Apply Ask Assert Assign Attend Attribute
+Begin Bind Bring Build Bundle Calculate Call Capture Check Choose Claim Classify Clear Close Collect
+Combine Compare Compile Complete Compose Compute Concatenate Connect Construct Continue Convert Copy Count
+Cover Create Cut Decide Declare Decode Define Delete Dequantise Derive Describe Detect Determine Discard
+Display Divide Do Draw Drop Empty End Ensure Enter Escape Estimate Evaluate Examine Exit Expand Explain
+Export Extend Extract Fail Fetch Fill Filter Find Finish Fit Fix Flag Flatten Flush Fold Follow Forget
+Format Free Gather Generate Get Give Go Group Guard Handle Hash Have Hide Hold Import Infer Initialise
+Insert Inspect Install Interrupt Invert Join Judge Keep Kill Label Launch Leave Let Lift Limit Link List
+Load Lock Look Lower Make Map Mark Match Measure Merge Move Name Normalise Note Observe Open Order Pad
+Parse Pass Pick Place Plan Plot Poll Prepare Print Probe Publish Put Quantise Quote Raise Rank Read Record
+Reduce Refuse Register Reject Release Remove Rename Render Repeat Replace Report Request Require Reset
+Reshape Resolve Restore Return Rewind Rotate Round Run Sample Save Say Search See Select Send Serialise
+Serve Set Show Shuffle Signal Simulate Skip Sleep Sort Split Spread Start Stop Store Strip Subtract Sum
+Summarise Swap Switch Sync Take Tell Test Thin Time Transform Try Turn Undo Unpack Update Use Validate
+Verify Wait Wake Walk Warn Watch Weight Wrap Write Yield
 """
 """Words that may begin the docstring of a public function. A verb that is missing is added here."""
 

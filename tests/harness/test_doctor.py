@@ -464,7 +464,7 @@ def test_the_exit_code_tells_whether_something_disturbs(
     monkeypatch.setattr(command, "_look", look)
     assert command.main([]) == code
     printed = capsys.readouterr().out
-    assert ("roofs of cpu, Some CPU, the best repetition" in printed) is (measured is not None)
+    assert ("roofs of cpu, Some CPU (best repetition" in printed) is (measured is not None)
     assert command.main(["--json"]) == code
     values = json.loads(capsys.readouterr().out)
     assert values["roofs"] == (None if measured is None else measured.to_dict())
