@@ -181,7 +181,7 @@ def _as_int(value: Any) -> Any:
         return value
     try:
         return operator.index(value)
-    except TypeError:  # an array of several, for one
+    except TypeError:  # for example, an array of several numbers
         return value
 
 

@@ -106,7 +106,10 @@ def get_impl(name: str) -> AttentionImpl:
         )
     try:
         impl = _load_class(name)()
-    except (Exception, SystemExit) as error:  # code from outside: whatever it raises is the reason of its row
+    except (
+        Exception,
+        SystemExit,
+    ) as error:  # code from outside: whatever it raises becomes the reason of its row
         raise BrokenImpl(f"impls={name}: {type(error).__name__}: {error}") from error
     if missing := [member for member in _REQUIRED_MEMBERS if not hasattr(impl, member)]:
         raise BrokenImpl(

@@ -80,7 +80,7 @@ class ErrorBudget:
         if not math.isfinite(largest):
             return ObservedError(largest, math.inf, "finite numbers")
         ratios = {"largest error": _ratio(largest, self.max_error)}
-        # One sequence after another bounds the memory of the difference.
+        # One sequence at a time, to bound the memory of the difference.
         for sequence, reference_part in enumerate(reference):
             error = output[sequence].to(reference.dtype) - reference_part
             allowed = self.row_rms[sequence].to(reference.dtype)
@@ -180,7 +180,7 @@ def max_error(output: torch.Tensor, reference: torch.Tensor) -> float:
     if not output.is_floating_point():
         raise OutputMismatch(f"the output has dtype {output.dtype}, expected a floating-point dtype")
     largest = 0.0
-    # One sequence after another bounds the memory of the difference.
+    # One sequence at a time, to bound the memory of the difference.
     for output_part, reference_part in zip(output, reference, strict=True):
         difference = (output_part.to(torch.float64) - reference_part).abs()
         if not bool(torch.isfinite(difference).all()):

@@ -203,7 +203,7 @@ class _ModelCall:
             own, prepared = self._kept[key]
             for mine, given in zip((own.q, own.k, own.v), (inputs.q, inputs.k, inputs.v), strict=True):
                 mine.copy_(given)
-            return prepared().clone()  # the next layer writes into what it reads, and maybe into what it gave
+            return prepared().clone()  # the next layer overwrites what this call reads, and maybe its output
         self._require_supported(problem, inputs)
         if getattr(self.impl, "compiles_each_problem", False) and reads_cache_in_place(self.impl):
             inputs = AttentionInputs(*(x.detach().clone() for x in (inputs.q, inputs.k, inputs.v)))

@@ -44,7 +44,7 @@ class CudnnPaged(AttentionImpl):
             *dead_row_reasons(problem),
         ]
         if problem.logits_soft_cap is not None:
-            # sdpa has no soft cap but as a `score_mod`, which it refuses beside padding, and pages need that.
+            # sdpa has a soft cap only as a `score_mod`, which it refuses with padding; pages need padding.
             reasons.append(f"logits_soft_cap={problem.logits_soft_cap}: cuDNN has no soft cap with pages")
         widest = OLD_MAX_HEAD_DIM if (torch.backends.cudnn.version() or 0) <= OLD_VERSION else MAX_HEAD_DIM
         if problem.head_dim > widest or problem.head_dim % 8:
@@ -98,7 +98,7 @@ def _build(
     pack = {nodes[name]: tensor for name, tensor in bound.items()} | {output: output_BHQD}
 
     def execute() -> None:
-        # A handle keeps to the stream that it was given last, and a CUDA graph is captured on another.
+        # A handle keeps using the last stream that it was given, and a CUDA graph is captured on another.
         cudnn.set_stream(handle=handle, stream=torch.cuda.current_stream(problem.device).cuda_stream)
         graph.execute(pack, scratch, handle=handle)
 

@@ -32,7 +32,7 @@ class FlashAttn4(AttentionImpl):
     timed_call = TimedCall()
 
     def unsupported_reasons(self, problem: AttentionProblem) -> list[str]:
-        # The package puts `cute` into the namespace of flash-attn, so only its distribution tells it.
+        # The package puts `cute` into the namespace of flash-attn, so only its distribution shows it.
         reasons = [*cuda_peer_reasons(problem, "torch", "flash-attn-4"), *plain_cache_reasons(problem)]
         if package_version("flash-attn-4") is None:
             reasons.append(

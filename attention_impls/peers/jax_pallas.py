@@ -76,7 +76,7 @@ class JaxPallas(AttentionImpl):
             q: Any = from_dlpack(inputs.q.reshape(heads))
             output = mqa(q, k, v, starts, ends, sm_scale=problem.scale, block_k=BLOCK_K)
             output_NSD: torch.Tensor = torch.utils.dlpack.from_dlpack(output.block_until_ready())
-            # Its merge of the splits ends in float32, whatever came in.
+            # Its merge of the splits returns float32, whatever the inputs.
             return output_NSD.to(inputs.q.dtype).view(inputs.q.shape)
 
         return PreparedAttention(run, k_NKD.nbytes + v_NKD.nbytes)

@@ -61,7 +61,7 @@ def checkout(repository: Path, commit: str, cache: Path) -> Path:
         _unpack(repository, commit, unfinished)
         if not (unfinished / "harness/worker/__main__.py").is_file():
             raise UsageError(f"{commit}: is not a revision of gqabench: it has no harness/worker/__main__.py")
-        with suppress(OSError):  # another process was first
+        with suppress(OSError):  # another process created it first
             unfinished.rename(folder)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)

@@ -65,7 +65,7 @@ def _read_arm(name: str, environments: Collection[str], folder: Path) -> Arm:
     parts = parts_of(impl)
     match = _IN_A_FILE.fullmatch(impl)
     if match and match[2].isidentifier() and _file(match[1], folder).is_file():
-        parts = [impl]  # a `+` in the path of a file that is there joins nothing
+        parts = [impl]  # a `+` in the path of an existing file separates nothing
     files = tuple(_file_of(part, name, folder) for part in parts)
     return Arm(impl, environment, files if any(files) else ())
 

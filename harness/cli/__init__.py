@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED_EXIT_CODE
     except BrokenPipeError:
-        sys.stderr.close()  # the reader of our output has left
+        sys.stderr.close()  # the reader of our output has closed the pipe
         return 1
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 COMMANDS = {
-    "sweep": ("gqabench.harness.cli.sweep", "measure cases: a Hydra application"),
+    "sweep": ("gqabench.harness.cli.sweep", "measure cases (a Hydra application)"),
     "report": ("gqabench.harness.cli.report", "make figures, tables and a page from runs"),
     "compare": ("gqabench.harness.cli.compare", "check whether stored runs became slower, larger or wrong"),
     "history": (

@@ -108,7 +108,7 @@ def _look(parsed: argparse.Namespace) -> tuple[Observed, str, Roofs | None]:
             if parsed.no_roofs:
                 return observed, name, None
             measured = ask_for_roofs(worker, device)
-    measure_roofs_again(device, host, lambda: measured)  # the next sweep knows them
+    measure_roofs_again(device, host, lambda: measured)  # stored for the next sweep
     return observed, name, Roofs.from_dict(measured)
 
 

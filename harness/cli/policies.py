@@ -28,7 +28,7 @@ def _values(name: str) -> Any:
     if name in list_presets(GROUP):
         return read_preset(GROUP, name).values
     try:
-        # Hydra's reader of YAML: unlike PyYAML's own it refuses a key that stands twice.
+        # OmegaConf's YAML loader: unlike PyYAML's own it refuses a duplicate key.
         return OmegaConf.to_container(OmegaConf.create(Path(name).expanduser().read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise ValueError(

@@ -25,7 +25,7 @@ _MULTIRUN_FLAGS = ("-m", "--multirun")
 
 def main(arguments: list[str]) -> int:
     """Run Hydra on the arguments, then finish the run with its report."""
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then lets its exceptions through, to be worded here
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then passes its exceptions on, to be explained here
     interrupt_between_imports()
     if any(argument.split("=")[0] in _WITHOUT_MEASURING for argument in arguments):
         _run_hydra(arguments)
@@ -58,7 +58,7 @@ def _measure(arguments: list[str]) -> int:
     finally:
         close_job_process()
         if request.folder is not None and status == "partial":
-            with suppress(OSError):  # a full disk, which something else has said already
+            with suppress(OSError):  # a full disk, which was reported already
                 request.folder.set_status(status)
     assert request.folder is not None
     finish_run(request.folder, status)
@@ -87,7 +87,7 @@ def finish_run(folder: RunFolder, status: str) -> None:
     print(f"{len(rows)} records{of_planned}: {count_outcomes(outcomes)}")
     if rows and not outcomes[Outcome.OK]:
         print("gqabench sweep: nothing could be measured; the report gives the reasons", file=sys.stderr)
-    print(f"run: {folder.path}", flush=True)  # before the report, which a full disk may refuse
+    print(f"run: {folder.path}", flush=True)  # before the report, which a full disk may prevent
     print(f"report: {report_runs([str(folder.path)], folder.path)}")
 
 

@@ -62,7 +62,7 @@ class JobProcess:
         arms = read_arms(_plain(config.impls), environments, folder)
         used = dict.fromkeys([CURRENT_ENVIRONMENT, *(arm.environment for arm in arms)])
         hosts = self.pool.hosts(environments[name] for name in used)
-        self.pool.host(environments[CURRENT_ENVIRONMENT])  # raises why it does not start
+        self.pool.host(environments[CURRENT_ENVIRONMENT])  # raises the reason if it does not start
         return hosts
 
     def hold(self, folder: RunFolder) -> None:
@@ -125,7 +125,7 @@ def run_job(config: DictConfig) -> None:
     """Measure the case of one composed configuration into the run's folder."""
     process = job_process()
     runtime = HydraConfig.get().runtime
-    folder = Path(runtime.cwd)  # of the command, wherever a launcher runs this
+    folder = Path(runtime.cwd)  # the command's folder, wherever a launcher runs this
     hosts = process.hosts(config, folder)
     runner = process.open_run(RunFolder(Path(runtime.output_dir)))
     case = plan_case(config, hosts, folder)

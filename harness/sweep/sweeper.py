@@ -90,7 +90,7 @@ class CaseSweeper(Sweeper):
         for start in range(0, len(jobs), self._max_batch_size or len(jobs)):
             batch = jobs[start : start + (self._max_batch_size or len(jobs))]
             finished = self.launcher.launch(batch, initial_job_idx=start)
-            _ = [job.return_value for job in finished]  # raises what a job raised
+            _ = [job.return_value for job in finished]  # re-raises the error of a job
             returns.append(finished)
         return returns
 

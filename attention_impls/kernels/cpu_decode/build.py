@@ -154,7 +154,7 @@ def _build(library: Path, arguments: list[str], runtime: str) -> bool:
         if _is_whole(library):
             return False
         built = Path(folder.name) / library.name
-        # The runtime stands in place of the compiler's own, which -fopenmp would link.
+        # The runtime replaces the compiler's own, which -fopenmp would link.
         objects = Path(folder.name) / "kernel.o"
         compile_only = [flag for flag in FLAGS if flag != "-shared"]
         _run([*compiler, *compile_only, "-c", *arguments, "-o", str(objects)])

@@ -86,7 +86,7 @@ class Plan:
                 chunks += [Chunk(*place, *cut, num_slots + i) for i, cut in enumerate(cuts)]
                 merges.append(Merge(*place, num_slots, len(cuts)))
                 num_slots += len(cuts)
-        # The longest first: what is left for the end is short, and threads end together.
+        # The longest first: the last chunks are short, so that threads finish together.
         chunks.sort(key=lambda chunk: (chunk.first_key - chunk.end_key) * chunk.num_rows)
         max_rows = max(_padded(chunk.num_rows, 4) for chunk in chunks)
         width = _padded(problem.head_dim, STRIP)

@@ -128,7 +128,7 @@ def decode_kernel(
     is_element = tl.expand_dims(rows < num_rows, KEY_AXIS) & tl.expand_dims(dims < HEAD_DIM, 1 - KEY_AXIS)
     elements = tl.expand_dims(rows, KEY_AXIS) * HEAD_DIM + tl.expand_dims(dims, 1 - KEY_AXIS)
     q = tl.load(q_ptr + group * num_rows * HEAD_DIM + elements, is_element, 0.0)
-    # Triton's interpreter computes bfloat16 wrongly, so there all is float32.
+    # Triton's interpreter computes bfloat16 wrongly, so everything is float32 there.
     compute_dtype = tl.float32 if IS_INTERPRETED else q.dtype
     q = q.to(compute_dtype)
     head = head.to(tl.int64)
@@ -143,7 +143,7 @@ def decode_kernel(
     for start in tl.range(begin, end, BLOCK_N):
         is_key = (start + keys >= first_key) & (start + keys < end)
         if PAGE_SIZE:
-            # Pages are looked up a tile ahead: within one, Triton would wait for the table before it fetches.
+            # Pages are looked up one tile ahead: otherwise Triton would wait for the table before fetching.
             is_next = start + BLOCK_N + keys < end
             next_outer, next_inner = token_offsets(
                 sequence, start + BLOCK_N, keys, is_next, table_ptr, table_stride, PAGE_SIZE

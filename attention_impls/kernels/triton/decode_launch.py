@@ -142,7 +142,7 @@ class DecodeLaunch:
     def _kernel_constants(self) -> dict[str, object]:
         problem, config = self._problem, self.config
         return decode_constants(problem, config) | {
-            # Other row blocks read the same keys soon, from the L2.
+            # Other row blocks will soon read the same keys from the L2.
             "EVICTION": "evict_first" if self._num_row_blocks == 1 else "",
             "MERGES_HERE": config.merge == "last_arrival" and self.schedule.num_slots > 0,
         }

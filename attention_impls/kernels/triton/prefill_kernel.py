@@ -70,7 +70,7 @@ def prefill_kernel(
     is_element = (rows < num_rows)[:, None] & (dims < HEAD_DIM)[None, :]
     group_offset = group.to(tl.int64) * num_rows * HEAD_DIM
     q = tl.load(q_ptr + group_offset + elements, is_element, 0.0)
-    # Triton's interpreter computes bfloat16 wrongly, so there all is float32.
+    # Triton's interpreter computes bfloat16 wrongly, so everything is float32 there.
     q = q.to(tl.float32) if IS_INTERPRETED else q
     k_ptr += sequence * k_outer_stride + head * k_head_stride
     v_ptr += sequence * v_outer_stride + head * v_head_stride

@@ -67,7 +67,7 @@ def merge_parts(
     row_max = tl.full([BLOCK_ROWS], float("-inf"), tl.float32)
     row_sum = tl.zeros([BLOCK_ROWS], tl.float32)
     for _ in tl.range(0, num_parts, num_stages=NUM_STAGES):
-        # .cg: other programs wrote these, and the L1 of this one must not answer for them.
+        # .cg: other programs wrote these, and this one may have stale copies in its L1.
         log_sum = tl.load(log_sums_ptr + rows, is_row, float("-inf"), cache_modifier=".cg")
         part_out = tl.load(partial_ptr + offsets, is_element, 0.0, cache_modifier=".cg")
         log_sums_ptr += part_stride

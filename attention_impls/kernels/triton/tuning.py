@@ -76,7 +76,7 @@ def choose(
                 times_ms[config] = _time_or_infinity(time_ms, config)
         best = min(times_ms, key=lambda config: times_ms[config])
         candidates = [] if following is None else following(best)
-    if math.isinf(times_ms[best]):  # none of them fits this device: launching says why
+    if math.isinf(times_ms[best]):  # none of them runs on this device: launching says why
         return Choice(first[0], "default", (time.perf_counter() - started) * 1e3)
     try:
         _write(path, key, best, times_ms)

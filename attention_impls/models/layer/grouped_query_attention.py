@@ -101,7 +101,7 @@ class GroupedQueryAttention(nn.Module):
         try:
             output_BHLD = self._attend(problem, q_BHLD)
         except BaseException:
-            self.cache.rewind(new.start)  # a call that fails has appended nothing
+            self.cache.rewind(new.start)  # a call that fails must append nothing
             raise
         return self.w_o(output_BHLD.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 

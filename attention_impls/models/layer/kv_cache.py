@@ -25,7 +25,7 @@ class KvCache(nn.Module):
         shape = (max_batch_size, num_kv_heads, max_kv_len, head_dim)
         self._k: torch.Tensor
         self._v: torch.Tensor
-        # Buffers, so that they move with the layer; not persistent, since they are no weights.
+        # Buffers, so that they move with the layer; not persistent, since they are not weights.
         self.register_buffer("_k", torch.zeros(shape, dtype=dtype, device=device), persistent=False)
         self.register_buffer("_v", torch.zeros(shape, dtype=dtype, device=device), persistent=False)
         self._batch_size = 0

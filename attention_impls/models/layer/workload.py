@@ -64,5 +64,5 @@ def prepare_layer(
         layer.rewind(past_len)
         return layer(inputs.hidden)  # type: ignore[no-any-return]
 
-    run()  # sets the implementation up for this position, compiling what it compiles
+    run()  # prepares the implementation for this position, compilation included
     return PreparedAttention(run, layer.kv_cache_bytes)

@@ -35,7 +35,7 @@ def compile_call(run: Callable[[], torch.Tensor]) -> tuple[Callable[[], torch.Te
 
     Call it in the grad mode that it was compiled in (`torch.inference_mode()` or not), or it compiles again.
     """
-    # fullgraph: whatever cannot be compiled is an error, never run uncompiled instead.
+    # fullgraph: what cannot be compiled is an error, and never runs uncompiled instead.
     compiled = torch.compile(run, fullgraph=True, dynamic=False)
     with compiling() as compile_ms:
         compiled()
