@@ -1,4 +1,4 @@
-"""`gqabench list impls|shapes|studies|runs`: implementations, and which can run here; models; studies; runs."""
+"""`gqabench list impls|shapes|studies|runs`: implementations, and which run here; models; studies; runs."""
 
 from __future__ import annotations
 
