@@ -65,13 +65,14 @@ docs: $(READY) ## write the reference pages in docs/ from the tables of the code
 reference-runs: $(READY) ## measure the reference studies of this machine, part by part: for a GPU
 	$(PY) tests/benchmarks/reference_runs.py $(ARGS)
 
-check: $(READY) ## formatting, lint, types and tests: what CI runs
+check: $(READY) ## formatting, lint, spelling, types and tests: what CI runs
 	$(PY) -m ruff format --check .
 	$(PY) -m ruff check .
+	$(PY) -m codespell_lib
 	$(PY) -m mypy
 	$(RUN_TESTS)
 
-format: $(READY) ## format the code and mend what ruff can mend
+format: $(READY) ## format the code and fix what ruff can fix
 	$(PY) -m ruff format .
 	$(PY) -m ruff check --fix .
 

@@ -38,7 +38,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    """`GroupedQueryAttention` is imported when it is first asked for, since it needs torch (PEP 562)."""
+    """Import `GroupedQueryAttention` on first use, since it needs torch (PEP 562)."""
     if name == "GroupedQueryAttention":
         from gqabench.attention_impls.models.layer import GroupedQueryAttention
 

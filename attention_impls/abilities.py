@@ -1,4 +1,4 @@
-"""Reasons for `unsupported` that many implementations share."""
+"""Reasons for `unsupported` that several implementations share."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from gqabench.attention_impls.problem import AttentionProblem
 
 
 def device_reasons(problem: AttentionProblem) -> list[str]:
-    """Why PyTorch cannot use the problem's device here."""
+    """Return why PyTorch cannot use the problem's device here; empty means that it can."""
     if problem.device_type == "cpu":
         return []
     if not torch.cuda.is_available():
@@ -20,26 +20,26 @@ def device_reasons(problem: AttentionProblem) -> list[str]:
 
 
 def plain_cache_reasons(problem: AttentionProblem) -> list[str]:
-    """Why an implementation that keeps one contiguous cache in the problem's dtype cannot serve."""
+    """Return why one contiguous cache in the problem's dtype does not suffice: `kv_dtype`, `page_size`."""
     return [*unquantised_reasons(problem), *unpaged_reasons(problem)]
 
 
 def unquantised_reasons(problem: AttentionProblem) -> list[str]:
-    """Why an implementation that keeps the cache in the problem's dtype cannot serve."""
+    """Return why a cache in the problem's dtype does not suffice: the problem has a `kv_dtype`."""
     if problem.kv_dtype is None:
         return []
     return [f"kv_dtype={problem.kv_dtype}: this implementation stores the cache unquantised, in dtype"]
 
 
 def unpaged_reasons(problem: AttentionProblem) -> list[str]:
-    """Why an implementation that keeps the cache contiguous cannot serve."""
+    """Return why a contiguous cache does not suffice: the problem has a `page_size`."""
     if problem.page_size is None:
         return []
     return [f"page_size={problem.page_size}: this implementation keeps the cache contiguous, without pages"]
 
 
 def no_soft_cap_reasons(problem: AttentionProblem) -> list[str]:
-    """Why an implementation without a soft cap cannot serve."""
+    """Return why `scaled_dot_product_attention` does not suffice: the problem has a soft cap."""
     if problem.logits_soft_cap is None:
         return []
     return [

@@ -1,4 +1,4 @@
-"""What an implementation promises: the types that every file of this package meets. Imports no torch."""
+"""The contract of an implementation: the types that every file of this package uses. Imports no torch."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 class AttentionInputs:
     """The tensors of one problem, in the problem's dtype and on its device.
 
-    The harness writes new queries into `q` between calls, as a decoder does. `q` is contiguous. So are `k`
-    and `v` in the harness, but in a layer they are the filled part of a longer cache, and in a model without
-    one the tokens may stand before the heads: only the elements of a token are sure to stand together.
+    The harness writes new queries into `q` between calls, as a decoder does. `q` is contiguous. `k` and `v`
+    are contiguous in the harness. In a layer they are the filled part of a longer cache, and in a model
+    without a cache tokens may come before heads: only the elements of one token are always contiguous.
     """
 
     q: torch.Tensor
@@ -44,14 +44,14 @@ class PreparedAttention:
     autotune_ms: float | None = None
     plan_ms: float | None = None
     kernel_config: str | None = None
-    """What an implementation that chooses among kernels took for this problem, and how it was come by."""
+    """The kernel configuration that was chosen for this problem, and how it was obtained."""
 
     def __call__(self) -> torch.Tensor:
         return self.run()
 
 
 class Copying(StrEnum):
-    """How much of K and V a call makes a temporary copy of, for some purpose."""
+    """How much of K and V a call copies temporarily, for one purpose."""
 
     NONE = "no"
     TILES = "tiles"
@@ -64,10 +64,10 @@ class Copying(StrEnum):
 
 @dataclass(frozen=True, kw_only=True)
 class TimedCall:
-    """What a timed call contains beside attention over K and V that are in the cache: the fairness contract.
+    """What a timed call does besides attention over the cached K and V: the fairness contract.
 
-    What is not in the call is done in `prepare`. Two implementations are compared fairly only by a reader
-    who knows where they differ in this.
+    Work that is not in the call is done in `prepare`. To compare two implementations fairly, a reader has to
+    know how they differ here.
     """
 
     cache_append: bool = False
@@ -91,7 +91,7 @@ class AttentionImpl(ABC):
     """
 
     name: ClassVar[str]
-    """The name under which it is asked for, and a promise of what runs."""
+    """The name that selects it, and a promise of what runs."""
 
     devices: ClassVar[tuple[str, ...]] = ("cpu", "cuda")
     """Kinds of device that it has code for. What else it needs there, `unsupported_reasons` says."""
@@ -106,7 +106,7 @@ class AttentionImpl(ABC):
     """
 
     compiles_each_problem: ClassVar[bool] = False
-    """Whether `prepare` compiles code for new problems or kinds of them, for seconds: tests give it fewer."""
+    """Whether `prepare` compiles for seconds for each new problem or class of them: tests use fewer then."""
 
     has_backward: ClassVar[bool] = False
     """Whether autograd can differentiate a call by `inputs.q`, `inputs.k` and `inputs.v`."""
@@ -125,8 +125,12 @@ class AttentionImpl(ABC):
 
     @abstractmethod
     def unsupported_reasons(self, problem: AttentionProblem) -> list[str]:
-        """Why this implementation cannot compute the problem here; empty means that it can."""
+        """Return why this implementation cannot compute the problem here; empty means that it can."""
 
     @abstractmethod
     def prepare(self, problem: AttentionProblem, inputs: AttentionInputs) -> PreparedAttention:
-        """Take K and V into the cache and do all work that is not part of a call."""
+        """Store K and V in the cache, and do all work that is not part of a call.
+
+        That includes layout conversion, masks, page tables, compilation and autotuning. Only the call is
+        timed.
+        """

@@ -13,34 +13,38 @@ SCALE_ITEMSIZE = 4
 
 
 def kv_cache_bytes_per_token(problem: AttentionProblem) -> int:
-    """Cache bytes of one token in one layer: `2 * num_kv_heads * (head_dim * itemsize [+ scale])`."""
+    """Return the cache bytes of one token in one layer.
+
+    `2 * num_kv_heads * (head_dim * itemsize [+ scale])`.
+    """
     scale_bytes = SCALE_ITEMSIZE if problem.kv_dtype is not None else 0
     return 2 * problem.num_kv_heads * (problem.head_dim * problem.kv_itemsize + scale_bytes)
 
 
 def kv_cache_bytes(problem: AttentionProblem) -> int:
-    """Cache bytes of one layer by the formula: every existing token of every sequence, no padding.
+    """Return the cache bytes of one layer by the formula: every existing token, no padding.
 
-    A sliding window does not shrink it: an implementation with a ring buffer holds less and says so.
+    A sliding window does not shrink it: an implementation with a ring buffer holds less, and reports that
+    itself.
     """
     num_tokens = sum(problem.kv_len_of(sequence) for sequence in range(problem.batch_size))
     return num_tokens * kv_cache_bytes_per_token(problem)
 
 
 def kv_input_bytes(problem: AttentionProblem) -> int:
-    """Bytes of the K and V that an implementation is given: in `dtype`, every sequence at full length."""
+    """Return the bytes of the K and V passed to an implementation: in `dtype`, sequences at full length."""
     return (
         2 * problem.batch_size * problem.num_kv_heads * problem.kv_len * problem.head_dim * problem.itemsize
     )
 
 
 def visible_pairs(problem: AttentionProblem) -> int:
-    """Query-key pairs that are not masked, over the batch, for one head."""
+    """Count the query-key pairs that are not masked, over the batch, for one head."""
     return sum(_visible_pairs_of(problem, problem.kv_len_of(b)) for b in range(problem.batch_size))
 
 
 def visible_keys(problem: AttentionProblem) -> int:
-    """Keys that at least one query sees, over the batch: what one pass over the cache must read."""
+    """Count the keys that at least one query sees, over the batch: what one pass over the cache reads."""
     total = 0
     for sequence in range(problem.batch_size):
         length = problem.kv_len_of(sequence)
@@ -51,48 +55,53 @@ def visible_keys(problem: AttentionProblem) -> int:
 
 
 def model_flops(problem: AttentionProblem) -> int:
-    """Multiply-adds of both matrix products, two operations each: `4 * pairs * num_q_heads * head_dim`.
+    """Count the operations of both matrix products: `4 * pairs * num_q_heads * head_dim`.
 
-    The convention of FlashAttention's benchmarks (Dao 2023, arXiv 2307.08691, section 4.1), with the
-    visible pairs counted exactly where they halve for a causal mask. Softmax is not counted.
+    A multiply-add is two operations. This is the convention of FlashAttention's benchmarks (Dao 2023, arXiv
+    2307.08691, section 4.1), except that visible pairs are counted exactly where those halve a causal mask.
+    The softmax is not counted.
     """
     return 4 * visible_pairs(problem) * problem.num_q_heads * problem.head_dim
 
 
 def model_bytes(problem: AttentionProblem) -> int:
-    """Bytes that must move at least once: visible K and V (and scales), queries in, outputs out."""
+    """Return the bytes that must move at least once: visible K and V (and scales), queries, outputs."""
     cache = visible_keys(problem) * kv_cache_bytes_per_token(problem)
     activations = 2 * problem.batch_size * problem.num_q_heads * problem.q_len * problem.head_dim
     return cache + activations * problem.itemsize
 
 
 def train_flops(problem: AttentionProblem) -> int:
-    """A forward and a backward pass: five matrix products beside the forward pass's two.
+    """Count the operations of a forward and a backward pass: 3.5 times those of the forward pass.
 
-    So the convention of FlashAttention's benchmarks: 2.5 times the forward pass for the backward one, 3.5 for
-    both (Dao 2023, arXiv 2307.08691, section 4.1). Recomputing the probabilities is among the five.
+    The backward pass has five matrix products, the forward pass two; recomputing the probabilities is among
+    the five. This is the convention of FlashAttention's benchmarks (Dao 2023, arXiv 2307.08691, section 4.1).
     """
     return model_flops(problem) * 7 // 2
 
 
 def train_bytes(problem: AttentionProblem) -> int:
-    """Bytes that move at least once: q, k, v and the outputs' gradient in; outputs, dq, dk and dv out."""
+    """Return the bytes that must move at least once in a forward and a backward pass.
+
+    Read: q, k, v and the outputs' gradient. Written: outputs, dq, dk and dv.
+    """
     queries = problem.batch_size * problem.num_q_heads * problem.q_len * problem.head_dim
     keys = problem.num_kv_heads * visible_keys(problem) * problem.head_dim
     return 4 * (queries + keys) * problem.itemsize
 
 
 def projection_parameters(problem: AttentionProblem, hidden_size: int | None = None) -> int:
-    """Weights of W_q, W_k, W_v and W_o: `2 * hidden_size * head_dim * (num_q_heads + num_kv_heads)`.
+    """Count the parameters of W_q, W_k, W_v and W_o.
 
-    `hidden_size` None means `num_q_heads * head_dim`.
+    `2 * hidden_size * head_dim * (num_q_heads + num_kv_heads)`. `hidden_size` None means `num_q_heads *
+    head_dim`.
     """
     width = problem.num_q_heads * problem.head_dim if hidden_size is None else hidden_size
     return 2 * width * problem.head_dim * (problem.num_q_heads + problem.num_kv_heads)
 
 
 def layer_flops(problem: AttentionProblem, hidden_size: int | None = None) -> int:
-    """Operations of an attention layer: two for each weight and new token, and those of attention.
+    """Count the operations of an attention layer: two for each parameter and new token, plus attention.
 
     RoPE and the softmax are not counted.
     """
@@ -101,10 +110,10 @@ def layer_flops(problem: AttentionProblem, hidden_size: int | None = None) -> in
 
 
 def layer_bytes(problem: AttentionProblem, hidden_size: int | None = None) -> int:
-    """Bytes that must move at least once: weights, hidden states in and out, visible K and V.
+    """Return the bytes that must move at least once: parameters, hidden states, visible K and V.
 
-    Of the visible tokens, past ones are read from the cache and new ones are written to it. Queries and the
-    output of attention could stay on the chip, and do not count.
+    Hidden states are read and written. Of the visible tokens, past ones are read from the cache and new ones
+    are written to it. Queries and the output of attention could stay on the chip, and do not count.
     """
     width = problem.num_q_heads * problem.head_dim if hidden_size is None else hidden_size
     weights = projection_parameters(problem, hidden_size) * problem.itemsize
@@ -113,7 +122,7 @@ def layer_bytes(problem: AttentionProblem, hidden_size: int | None = None) -> in
 
 
 def _visible_pairs_of(problem: AttentionProblem, length: int) -> int:
-    """Visible pairs of one sequence with `length` tokens."""
+    """Count the visible pairs of one sequence with `length` tokens."""
     if not problem.causal and problem.window is None:
         return problem.q_len * length
     last = length  # the last query sees min(length, window) keys, the one before it one fewer, and so on

@@ -10,10 +10,13 @@ _TORCH_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16":
 
 
 def torch_dtype(problem: AttentionProblem) -> torch.dtype:
-    """Dtype of the problem's queries and outputs, and of an unquantised cache."""
+    """Return the dtype of the problem's queries and outputs, and of an unquantised cache."""
     return _TORCH_DTYPES[problem.dtype]
 
 
 def unit_roundoff(dtype: torch.dtype) -> float:
-    """Largest relative error of rounding: `2^-24` for float32, `2^-11` for float16, `2^-8` for bfloat16."""
+    """Return the largest relative error of rounding to a dtype.
+
+    `2^-24` for float32, `2^-11` for float16, `2^-8` for bfloat16.
+    """
     return torch.finfo(dtype).eps / 2

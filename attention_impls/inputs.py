@@ -37,9 +37,10 @@ class Stream(IntEnum):
 
 
 def make_inputs(problem: AttentionProblem, seed: int) -> AttentionInputs:
-    """Standard normals in the problem's dtype and on its device.
+    """Draw standard normals in the problem's dtype and on its device.
 
-    Keys and values past `kv_lens` hold such values too: an implementation that reads them is wrong visibly.
+    Keys and values beyond `kv_lens` are drawn too, so that an implementation that reads them is visibly
+    wrong.
     """
     q_shape = (problem.batch_size, problem.num_q_heads, problem.q_len, problem.head_dim)
     kv_shape = (problem.batch_size, problem.num_kv_heads, problem.kv_len, problem.head_dim)
@@ -51,7 +52,10 @@ def make_inputs(problem: AttentionProblem, seed: int) -> AttentionInputs:
 
 
 def make_queries(problem: AttentionProblem, seed: int, count: int) -> torch.Tensor:
-    """Queries to write into `inputs.q` in turn: `[count, batch_size, num_q_heads, q_len, head_dim]`."""
+    """Draw queries to write into `inputs.q` one after another.
+
+    `[count, batch_size, num_q_heads, q_len, head_dim]`.
+    """
     shape = (count, problem.batch_size, problem.num_q_heads, problem.q_len, problem.head_dim)
     return problem_normals(problem, shape, seed, Stream.QUERY_VARIANTS)
 
@@ -59,12 +63,12 @@ def make_queries(problem: AttentionProblem, seed: int, count: int) -> torch.Tens
 def problem_normals(
     problem: AttentionProblem, shape: tuple[int, ...], seed: int, stream: Stream
 ) -> torch.Tensor:
-    """Standard normals of one stream, in the problem's dtype and on its device."""
+    """Draw standard normals of one stream, in the problem's dtype and on its device."""
     return block_normals(shape, seed * len(Stream) + stream, torch_dtype(problem), problem.device)
 
 
 def block_normals(shape: tuple[int, ...], seed: int, dtype: torch.dtype, device: str) -> torch.Tensor:
-    """Standard normals of a seed of their own; beyond `BLOCK_LENGTH` they repeat."""
+    """Draw standard normals from a seed; beyond `BLOCK_LENGTH` they repeat."""
     # Drawn on the CPU whatever the device, since generators of different devices give different numbers.
     generator = torch.Generator().manual_seed(seed)
     num_elements = math.prod(shape)

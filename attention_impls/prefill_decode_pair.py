@@ -1,4 +1,4 @@
-"""Two implementations as one arm of a model, `PREFILL+DECODE`, since some can do only one of both."""
+"""Two implementations as one arm of a model, `PREFILL+DECODE`, since some support only one phase."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _PAIR = re.compile(r"(.+\.py:\w+|[^+]+)\+(.+)")
 class PrefillDecodePair:
     """One implementation for several new tokens, another for one.
 
-    A timed call is a decode step: what the pair declares is what that one declares.
+    A timed call is a decode step, so the pair declares what its decode implementation declares.
     """
 
     prefill: AttentionImpl
@@ -53,6 +53,6 @@ class PrefillDecodePair:
 
 
 def parts_of(name: str) -> list[str]:
-    """The names that a name is made of: itself, or those of a pair, of which each may be in a file."""
+    """Split a name into the names of a pair, or return it alone. Each may be `path/to/file.py:ClassName`."""
     match = _PAIR.fullmatch(name)
     return [match[1], match[2]] if match else [name]

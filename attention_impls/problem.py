@@ -20,11 +20,11 @@ _DEVICE_PATTERN = re.compile(r"cpu|cuda(:\d+)?")
 
 
 class InvalidProblem(ValueError):
-    """A value that no attention problem can have. The message names key, value and what is valid."""
+    """A value that no attention problem can have. The message names the key, the value and what is valid."""
 
 
 class InvalidCombination(InvalidProblem):
-    """Values that are each valid, but not together: in a sweep such a point is a row, not the end."""
+    """Values that are each valid, but not together. In a sweep such a point becomes a row, not an error."""
 
 
 @dataclass(frozen=True)
@@ -111,11 +111,11 @@ class AttentionProblem:
         return self.kv_lens is not None and any(length != self.kv_len for length in self.kv_lens)
 
     def kv_len_of(self, sequence: int) -> int:
-        """Tokens that exist in one sequence."""
+        """Return the number of tokens in one sequence."""
         return self.kv_len if self.kv_lens is None else self.kv_lens[sequence]
 
     def _normalise(self) -> None:
-        """Numbers of other libraries, such as NumPy's, become Python's own, and a list of lengths a tuple."""
+        """Convert numbers of other libraries (NumPy's) to Python's, and a list of lengths to a tuple."""
         for key in (*_COUNTS, "window", "page_size"):
             object.__setattr__(self, key, _as_int(getattr(self, key)))
         for key in ("softmax_scale", "logits_soft_cap"):
@@ -171,22 +171,22 @@ class AttentionProblem:
 
 
 def divisors(number: int) -> list[int]:
-    """The divisors of a positive number, ascending."""
+    """Return the divisors of a positive number, ascending."""
     return [candidate for candidate in range(1, number + 1) if number % candidate == 0]
 
 
 def _as_int(value: Any) -> Any:
-    """A whole number of any type as an int; anything else, and a bool, as it is."""
+    """Convert a whole number of any type to int; return anything else, and a bool, unchanged."""
     if isinstance(value, bool) or not hasattr(value, "__index__"):
         return value
     try:
         return operator.index(value)
-    except TypeError:  # an array of several, for one
+    except TypeError:  # for example, an array of several numbers
         return value
 
 
 def _as_float(value: Any) -> Any:
-    """A real number of any type as a float; anything else, and a bool, as it is."""
+    """Convert a real number of any type to float; return anything else, and a bool, unchanged."""
     return float(value) if isinstance(value, Real) and not isinstance(value, bool) else value
 
 

@@ -1,4 +1,4 @@
-"""The table of implementations: a name to where its class stands, resolved on use. Imports no torch."""
+"""The table of implementations: a name and its class, which is imported on use. Imports no torch."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ _REQUIRED_MEMBERS = ("name", "unsupported_reasons", "prepare")
 
 
 class UnknownImpl(ValueError):
-    """A name that stands for no implementation. The message names the valid ones."""
+    """A name that no implementation has. The message lists the valid ones."""
 
 
 class BrokenImpl(Exception):
@@ -60,15 +60,16 @@ class BrokenImpl(Exception):
 
 
 def list_impls() -> list[str]:
-    """Names of all implementations: the built-in ones in the table's order, then installed plug-ins.
+    """Return the names of all implementations.
 
-    A built-in name is a promise of what runs, so no plug-in can take it.
+    The built-in ones come first, in the order of the table, then installed plug-ins. A built-in name is a
+    promise of what runs, so no plug-in can take it.
     """
     return [*BUILT_IN_IMPLS, *(name for name in plugin_names() if name not in BUILT_IN_IMPLS)]
 
 
 def require_known(name: str) -> None:
-    """Raise `UnknownImpl` unless `name` is listed or is the path of a file that exists with a class name.
+    """Raise `UnknownImpl` unless `name` is listed, or is `path/to/file.py:ClassName` of an existing file.
 
     Imports nothing, so that a plan can be checked before any implementation is loaded.
     """
@@ -88,12 +89,12 @@ def require_known(name: str) -> None:
 
 
 def get_impl(name: str) -> AttentionImpl:
-    """An instance of the implementation `name`: a listed name, or `path/to/file.py:ClassName`.
+    """Return an instance of the implementation `name`: a listed name, or `path/to/file.py:ClassName`.
 
-    Two of them joined by `+` are a `PrefillDecodePair`.
+    Two of them joined by `+` make a `PrefillDecodePair`.
 
-    Raises `UnknownImpl` for a name that stands for nothing and `BrokenImpl` for code from outside that
-    fails on import, has no such class, or whose class lacks members of `AttentionImpl`.
+    Raises `UnknownImpl` for an unknown name, and `BrokenImpl` for code from outside that fails on import, has
+    no such class, or whose class lacks members of `AttentionImpl`.
     """
     require_known(name)
     if len(parts := _parts(name)) == 2:
@@ -105,15 +106,20 @@ def get_impl(name: str) -> AttentionImpl:
         )
     try:
         impl = _load_class(name)()
-    except (Exception, SystemExit) as error:  # code from outside: whatever it raises is the reason of its row
+    except (
+        Exception,
+        SystemExit,
+    ) as error:  # code from outside: whatever it raises becomes the reason of its row
         raise BrokenImpl(f"impls={name}: {type(error).__name__}: {error}") from error
     if missing := [member for member in _REQUIRED_MEMBERS if not hasattr(impl, member)]:
-        raise BrokenImpl(f"impls={name}: has no {', '.join(missing)}; valid: a class like AttentionImpl")
+        raise BrokenImpl(
+            f"impls={name}: has no {', '.join(missing)}; valid: a class with the members of AttentionImpl"
+        )
     return cast(AttentionImpl, impl)
 
 
 def _parts(name: str) -> list[str]:
-    """Two names of a pair, or the one; a `+` in the path of a file that is there joins nothing."""
+    """Split a pair into its two names; a `+` in the path of an existing file separates nothing."""
     return [name] if is_in_a_file(name) and split_name(name)[0].is_file() else parts_of(name)
 
 

@@ -1,4 +1,4 @@
-"""A user's mistake: one clear line, exit code 2."""
+"""A user's mistake: one clear line on standard error, exit code 2."""
 
 
 class UsageError(ValueError):

@@ -8,6 +8,6 @@ from typing import Any
 
 
 def short_hash(values: dict[str, Any]) -> str:
-    """Twelve hexadecimal digits that stand for some plain values."""
+    """Hash some plain values to twelve hexadecimal digits."""
     text = json.dumps(values, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:12]

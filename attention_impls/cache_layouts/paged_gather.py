@@ -1,4 +1,4 @@
-"""A paged cache through a kernel that knows no pages: gather all of them, then attend."""
+"""A paged cache for a kernel without page tables: gather all pages, then attend."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from gqabench.attention_impls.problem import AttentionProblem
 
 
 class PagedGather(AttentionImpl):
-    """What paging costs without a kernel for it: a call copies the whole cache, then is `grouped_matmul`."""
+    """Paging without a paged kernel: each call copies the whole cache, then runs `grouped_matmul`."""
 
     name = "paged_gather"
     reads_cache_in_place = False

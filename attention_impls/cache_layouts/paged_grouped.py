@@ -16,7 +16,7 @@ from gqabench.attention_impls.problem import AttentionProblem
 
 
 class PagedGrouped(AttentionImpl):
-    """`blockwise` over pages: they are gathered tile by tile, so that no copy grows with the context."""
+    """`blockwise` over pages, gathered tile by tile, so that no copy grows with the context."""
 
     name = "paged_grouped"
     reads_cache_in_place = False

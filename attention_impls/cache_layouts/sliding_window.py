@@ -23,10 +23,10 @@ from gqabench.attention_impls.problem import AttentionProblem
 
 
 class SlidingWindow(AttentionImpl):
-    """Token `t` stands in slot `t % window` (Mistral's rolling buffer: Jiang et al. 2023, arXiv 2310.06825).
+    """Token `t` is in slot `t % window` (Mistral's rolling buffer: Jiang et al. 2023, arXiv 2310.06825).
 
-    A new token overwrites the one that it no longer sees, and attention does not ask for the order of keys:
-    so the newest query sees what the buffer holds, and needs no mask.
+    A new token overwrites the one that just left the window, and attention does not depend on the order of
+    keys. So the newest query sees exactly what the buffer holds, and needs no mask.
     """
 
     name = "sliding_window"
@@ -36,11 +36,11 @@ class SlidingWindow(AttentionImpl):
     def unsupported_reasons(self, problem: AttentionProblem) -> list[str]:
         reasons = [*device_reasons(problem), *unpaged_reasons(problem)]
         if problem.window is None:
-            reasons.append("window=null: the buffer holds a window of tokens, so there must be one")
+            reasons.append("window=null: the buffer holds one window of tokens, so a window is needed")
         if problem.q_len != 1:
             reasons.append(
-                f"q_len={problem.q_len}: the buffer holds what the newest query sees, and earlier ones see"
-                " tokens before it; must be 1"
+                f"q_len={problem.q_len}: must be 1; the buffer holds only what the newest query sees, and"
+                " earlier queries see older tokens"
             )
         return reasons
 
@@ -66,7 +66,7 @@ class SlidingWindow(AttentionImpl):
 
 
 def _in_slots(kv_BGKD: torch.Tensor, lengths: list[int], num_slots: int) -> torch.Tensor:
-    """`[B, G, W, D]`: the newest tokens of each sequence, each in its slot; zero in slots not yet used."""
+    """Return `[B, G, W, D]`: the newest tokens of each sequence, each in its slot; unused slots are zero."""
     batch_size, num_kv_heads, _, head_dim = kv_BGKD.shape
     slots_BGWD = kv_BGKD.new_zeros(batch_size, num_kv_heads, num_slots, head_dim)
     for sequence, length in enumerate(lengths):

@@ -1,1 +1,1 @@
-"""What outputs and gradients are held against, and how far from it they may be."""
+"""The float64 reference for outputs and gradients, and how far from it they may be."""

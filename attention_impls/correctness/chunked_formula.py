@@ -34,7 +34,7 @@ class Precision:
     store: torch.dtype
 
     def stored(self, values: torch.Tensor) -> torch.Tensor:
-        """The values as they would be read back after being stored."""
+        """Return the values as they would be read back after being stored."""
         return values if self.store == self.compute else values.to(self.store).to(self.compute)
 
 
@@ -79,11 +79,11 @@ class FormulaChunk:
         return self.sequence, self.kv_head, self.rows
 
     def output(self) -> torch.Tensor:
-        """`[N, D]`, stored."""
+        """Return the output rows `[N, D]`, rounded as they would be stored."""
         return self.precision.stored(self.weighted_sum(self.probs))
 
     def weighted_sum(self, weights_NK: torch.Tensor) -> torch.Tensor:
-        """Sums of the values with weights of one's own, `[N, D]`."""
+        """Return the sums of the values under the given weights, `[N, D]`."""
         shape = (len(weights_NK), self.v.shape[1])
         output_ND = torch.zeros(shape, dtype=self.precision.compute, device=weights_NK.device)
         for chunk in key_chunks(self.v):
@@ -97,11 +97,11 @@ def chunked_formula(
     precision: Precision,
     query_rows: torch.Tensor | None = None,
 ) -> torch.Tensor:
-    """`softmax(mask(cap(q k^T scale))) v`, `[batch_size, num_q_heads, q_len or num_rows, head_dim]`.
+    """Return `softmax(mask(cap(q k^T scale))) v`, `[batch_size, num_q_heads, q_len or num_rows, head_dim]`.
 
-    In `precision.compute`. Temporaries stay below 512 MiB whatever the problem, and beside them one head of
-    a quantised cache is held in float32.
-    `query_rows` selects queries by index (int64, `[num_rows]`); None means all.
+    In `precision.compute`. Temporaries stay below 512 MiB for any problem; beside them, one head of a
+    quantised cache is held in float32. `query_rows` selects queries by index (int64, `[num_rows]`); None
+    means all.
     """
     num_rows = problem.q_len if query_rows is None else len(query_rows)
     shape = grouped_shape(problem, num_rows)
@@ -112,12 +112,12 @@ def chunked_formula(
 
 
 def grouped_shape(problem: AttentionProblem, num_rows: int) -> tuple[int, int, int]:
-    """`[B, G, N]`: one entry for each query row of each query head."""
+    """Return the sizes `[B, G, N]`: one entry for each query row of each query head."""
     return problem.batch_size, problem.num_kv_heads, problem.group_size * num_rows
 
 
 def ungrouped(values_BGN: torch.Tensor, num_rows: int) -> torch.Tensor:
-    """`[B, G, N, ...]` as `[B, H, R, ...]`."""
+    """Reshape `[B, G, N, ...]` to `[B, H, R, ...]`."""
     batch_size, num_kv_heads = values_BGN.shape[:2]
     return values_BGN.reshape(
         batch_size, num_kv_heads * values_BGN.shape[2] // num_rows, num_rows, *values_BGN.shape[3:]
@@ -130,7 +130,7 @@ def formula_chunks(
     precision: Precision,
     query_rows: torch.Tensor | None = None,
 ) -> Iterator[FormulaChunk]:
-    """All query rows, as many at a time as memory allows."""
+    """Yield all query rows in chunks that fit in memory."""
     q_BHRD = inputs.q if query_rows is None else inputs.q.index_select(2, query_rows)
     first_BR, end_BR = key_ranges(problem, query_rows)
     rows_per_chunk = max(MAX_CHUNK_ELEMENTS // problem.kv_len, 1)
@@ -148,14 +148,14 @@ def formula_chunks(
 
 
 def _held(problem: AttentionProblem, precision: Precision, kv_KD: torch.Tensor) -> torch.Tensor:
-    """Keys or values as they enter the formula: textbook code stores what it dequantises."""
+    """Return keys or values as they enter the formula: textbook code stores what it dequantises."""
     held_KD = read_back(kv_KD, problem.kv_dtype)
     is_stored = problem.kv_dtype is not None and precision.store != precision.compute
     return held_KD.to(precision.store) if is_stored else held_KD
 
 
 def read_back(kv_KD: torch.Tensor, kv_dtype: str | None) -> torch.Tensor:
-    """Keys or values as the cache gives them back: unchanged, or through `kv_dtype`, in float32."""
+    """Return keys or values as the cache returns them: unchanged, or through `kv_dtype`, in float32."""
     if kv_dtype is None:
         return kv_KD
     held_KD = torch.empty(kv_KD.shape, device=kv_KD.device)
@@ -196,7 +196,7 @@ def _logits(
 
 
 def capped(problem: AttentionProblem, precision: Precision, logits: torch.Tensor) -> torch.Tensor:
-    """The logits after the problem's soft cap, if it has one."""
+    """Apply the problem's soft cap to the logits, if it has one."""
     if problem.logits_soft_cap is None:
         return logits
     cap = problem.logits_soft_cap
@@ -204,7 +204,7 @@ def capped(problem: AttentionProblem, precision: Precision, logits: torch.Tensor
 
 
 def key_chunks(kv_KD: torch.Tensor) -> list[slice]:
-    """Slices of the keys, so that one slice of K or V is no larger than a chunk."""
+    """Divide the keys into slices, so that one slice of K or V is no larger than a chunk."""
     num_keys, head_dim = kv_KD.shape
     step = max(MAX_CHUNK_ELEMENTS // head_dim, 1)
     return [slice(start, min(start + step, num_keys)) for start in range(0, num_keys, step)]

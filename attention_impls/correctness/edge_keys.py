@@ -1,4 +1,4 @@
-"""The keys at both ends of what a query sees, where masks and lengths go wrong by one.
+"""The keys at both ends of what a query sees, where masks and lengths are off by one.
 
 One key of many has a share `p` of about `1/n`, while the rounding errors of all together are about
 `u/sqrt(n)` of a value's size: over long contexts a missing key is smaller than what rounding adds to a row.
@@ -55,7 +55,11 @@ class EdgeKeys:
     """`[B, H, R]`: what rounding may do to the share"""
 
     def deviations(self, sequence: int, error_HRD: torch.Tensor, noise_HR: torch.Tensor) -> torch.Tensor:
-        """How many times the noise the heads' errors point at this key, `[R]`, for one sequence."""
+        """Return how far the heads' errors point at this key, in units of the noise.
+
+        `[R]`, for one sequence. `error_HRD` is the output minus the reference, `noise_HR` the noise of one
+        element.
+        """
         v_GRD = self.v[sequence].index_select(1, self.position[sequence])
         v_GRD = read_back(v_GRD.flatten(0, 1), self.kv_dtype).view(v_GRD.shape).to(error_HRD.dtype)
         v_HRD = v_GRD.repeat_interleave(len(error_HRD) // len(v_GRD), dim=0)
@@ -70,7 +74,7 @@ class EdgeKeys:
 
 
 class EdgeCollector:
-    """Gathers the edges of a problem while the chunks of the formula go by."""
+    """Collects the edges of a problem, chunk by chunk."""
 
     def __init__(
         self, problem: AttentionProblem, v_BGKD: torch.Tensor, query_rows: torch.Tensor | None
@@ -96,7 +100,7 @@ class EdgeCollector:
         self._share_noises = torch.zeros(shape, device=v_BGKD.device)
 
     def add(self, chunk: FormulaChunk) -> None:
-        """Take from a chunk what its rows hold of their edges."""
+        """Record how much of its edge keys each row of a chunk holds."""
         problem, roundoff = self._problem, unit_roundoff(torch_dtype(self._problem))
         log_sum_N = chunk.logits.logsumexp(-1)
         typical_N = typical_logit(problem, chunk)
@@ -116,6 +120,7 @@ class EdgeCollector:
             self._share_noises[edge][chunk.place] = SHARE_ROUNDOFFS * roundoff * share_N * sizes_N
 
     def edges(self) -> tuple[EdgeKeys, ...]:
+        """Return the edges, in the order of `EDGES`, once all chunks were added."""
         return tuple(
             EdgeKeys(
                 name,

@@ -1,12 +1,12 @@
 """How far from the reference an output may be and still count as correct.
 
-The budget is derived from the data. An output is correct when it keeps to all three criteria.
+The budget is derived from the data. An output is correct when it meets all three criteria.
 
 1. The largest error of all, against `BUDGET_FACTOR` times the largest error that the textbook formula makes
    on the same inputs, when every tensor that textbook code stores (logits, probabilities, output, and with
    a quantised cache the dequantised K and V) is rounded to the problem's dtype and arithmetic is in
-   float32. A correct kernel stores no more than that, and the factor allows for the luck of other roundings.
-   In small problems the textbook may be exact by luck (one key: the output is `v` itself), so
+   float32. A correct kernel stores no more than that, and the factor allows for other roundings.
+   In small problems the textbook may be exact by chance (one key: the output is `v` itself), so
    `FLOOR_ROUNDOFFS` units of roundoff of the largest output are added, and for the sums of `kv_len` terms,
    and of `head_dim` terms in a logit, `sqrt(n)` units of roundoff of float32.
 
@@ -24,7 +24,7 @@ different keys cancel, but its terms do not. While outputs shrink with the conte
 values of random sign, that bound does not: beyond some thousand keys it exceeds the outputs in bfloat16, and
 an output of zeros would pass.
 
-What cannot be seen stands in docs/adr/0003-error-budgets-are-derived.md, with numbers.
+What these criteria cannot detect is listed in docs/adr/0003-error-budgets-are-derived.md, with numbers.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class OutputMismatch(ValueError):
 
 @dataclass(frozen=True)
 class ObservedError:
-    """An output held against its reference."""
+    """How an output compares with its reference."""
 
     max_error: float
     """Largest absolute difference; infinite where the output holds NaN or infinity"""
@@ -75,12 +75,12 @@ class ErrorBudget:
     edges: tuple[EdgeKeys, ...] = ()
 
     def excess(self, output: torch.Tensor, reference: torch.Tensor) -> ObservedError:
-        """Hold an output against its reference. Raises `OutputMismatch` where they cannot be compared."""
+        """Compare an output with its reference. Raises `OutputMismatch` where they cannot be compared."""
         largest = max_error(output, reference)
         if not math.isfinite(largest):
             return ObservedError(largest, math.inf, "finite numbers")
         ratios = {"largest error": _ratio(largest, self.max_error)}
-        # One sequence after another bounds the memory of the difference.
+        # One sequence at a time, to bound the memory of the difference.
         for sequence, reference_part in enumerate(reference):
             error = output[sequence].to(reference.dtype) - reference_part
             allowed = self.row_rms[sequence].to(reference.dtype)
@@ -98,7 +98,7 @@ def error_budget(
     reference: torch.Tensor,
     query_rows: torch.Tensor | None = None,
 ) -> ErrorBudget:
-    """The budget of outputs for these queries. `reference` is of the same `query_rows`."""
+    """Return the budget of outputs for these queries. `reference` is of the same `query_rows`."""
     textbook = textbook_pass(problem, inputs, query_rows)
     summation = attention_summation_error(problem, typical_attention_logit(problem, inputs))
     largest = max_error_budget(problem, textbook.output, reference, summation)
@@ -106,12 +106,12 @@ def error_budget(
 
 
 def row_budget(textbook: torch.Tensor, reference: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-    """Largest root mean square error of each row, in the dtype of the reference."""
+    """Return the largest allowed root mean square error of each row, in the dtype of the reference."""
     return ROW_FACTOR * row_errors(textbook, reference) + noise.to(reference.dtype)
 
 
 def row_errors(output: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
-    """Root mean square difference of each row."""
+    """Return the root mean square difference of each row."""
     rows = torch.empty(reference.shape[:-1], dtype=reference.dtype, device=reference.device)
     for sequence, reference_part in enumerate(reference):
         difference = output[sequence].to(reference.dtype) - reference_part
@@ -120,25 +120,31 @@ def row_errors(output: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
 
 
 def row_sizes(values: torch.Tensor) -> torch.Tensor:
-    """Root mean square of each row."""
+    """Return the root mean square of each row."""
     return values.square().mean(-1).sqrt()
 
 
 def typical_attention_logit(problem: AttentionProblem, inputs: AttentionInputs) -> float:
-    """Root mean square logit of independent queries and keys: `scale sqrt(head_dim) rms(q) rms(k)`."""
+    """Return the root mean square logit of independent queries and keys.
+
+    That is `scale sqrt(head_dim) rms(q) rms(k)`.
+    """
     spread = _root_mean_square(inputs.q) * _root_mean_square(inputs.k)
     return problem.scale * math.sqrt(problem.head_dim) * spread
 
 
 def attention_summation_error(problem: AttentionProblem, logit: float) -> float:
-    """Relative error of the sums of one attention, in units of roundoff, with logits of this typical size."""
+    """Return the relative error of the sums of one attention, in units of roundoff.
+
+    `logit` is the typical size of its logits.
+    """
     return math.sqrt(problem.kv_len) + math.sqrt(problem.head_dim) * logit
 
 
 def max_error_budget(
     problem: AttentionProblem, textbook: torch.Tensor, reference: torch.Tensor, summation_error: float
 ) -> float:
-    """The largest difference, from an output of the textbook formula in `textbook_precision`.
+    """Return the largest allowed difference, given the textbook formula's output in `textbook_precision`.
 
     `summation_error` is relative to the largest output, in units of roundoff of float32.
     """
@@ -155,7 +161,7 @@ def _ratio(error: float, allowed: float) -> float:
 
 
 def _worst_ratio(errors: torch.Tensor, allowed: torch.Tensor) -> float:
-    """Rows without error count as 0, even where nothing is allowed: a query that sees no key."""
+    """Return the worst ratio; rows without error count as 0 even where nothing is allowed (no key seen)."""
     return float(torch.where(errors == 0, 0.0, errors / allowed).max())
 
 
@@ -165,7 +171,7 @@ def _root_mean_square(values: torch.Tensor) -> float:
 
 
 def max_error(output: torch.Tensor, reference: torch.Tensor) -> float:
-    """Largest absolute difference; infinite where the output holds NaN or infinity.
+    """Return the largest absolute difference; infinite where the output holds NaN or infinity.
 
     Raises `OutputMismatch` where the shapes differ or the output does not hold floating-point numbers.
     """
@@ -174,7 +180,7 @@ def max_error(output: torch.Tensor, reference: torch.Tensor) -> float:
     if not output.is_floating_point():
         raise OutputMismatch(f"the output has dtype {output.dtype}, expected a floating-point dtype")
     largest = 0.0
-    # One sequence after another bounds the memory of the difference.
+    # One sequence at a time, to bound the memory of the difference.
     for output_part, reference_part in zip(output, reference, strict=True):
         difference = (output_part.to(torch.float64) - reference_part).abs()
         if not bool(torch.isfinite(difference).all()):
@@ -184,7 +190,7 @@ def max_error(output: torch.Tensor, reference: torch.Tensor) -> float:
 
 
 def output_mismatch(problem: AttentionProblem, output: object) -> str | None:
-    """What is wrong with the type, shape or dtype of an output of this problem; None when they are right."""
+    """Return what is wrong with an output's type, shape or dtype for this problem; None if nothing is."""
     shape = [problem.batch_size, problem.num_q_heads, problem.q_len, problem.head_dim]
     if not isinstance(output, torch.Tensor):
         return f"the output is {type(output).__name__}, expected a tensor"

@@ -56,7 +56,7 @@ class TrainStep:
     """`[B, G, K, D]`"""
 
     def of_head(self, sequence: int, kv_head: int, group_size: int) -> TrainStep:
-        """The part that belongs to one key/value head of one sequence, sizes of B and G one."""
+        """Return the part of one key/value head of one sequence; B and G become 1."""
         rows = slice(kv_head * group_size, (kv_head + 1) * group_size)
         one, kv_head_only = slice(sequence, sequence + 1), slice(kv_head, kv_head + 1)
         return TrainStep(
@@ -74,7 +74,7 @@ class TrainBudget:
     """By tensor: the largest root mean square difference of each row"""
 
     def excess(self, step: TrainStep, reference: TrainStep) -> ObservedError:
-        """Hold a step against its reference."""
+        """Compare a step with its reference."""
         worst = ObservedError(0.0, 0.0, "largest error")
         for name in TENSORS:
             output, exact = getattr(step, name), getattr(reference, name)
@@ -101,7 +101,7 @@ TENSORS = tuple(item.name for item in fields(TrainStep))
 
 
 def head_problem(problem: AttentionProblem, sequence: int) -> AttentionProblem:
-    """The problem of one key/value head of one sequence: gradients of different ones do not mix."""
+    """Return the problem of one key/value head of one sequence; gradients of different heads do not mix."""
     kv_lens = None if problem.kv_lens is None else (problem.kv_lens[sequence],)
     return replace(problem, batch_size=1, num_q_heads=problem.group_size, num_kv_heads=1, kv_lens=kv_lens)
 
@@ -109,18 +109,18 @@ def head_problem(problem: AttentionProblem, sequence: int) -> AttentionProblem:
 def reference_step(
     problem: AttentionProblem, inputs: AttentionInputs, grad_output: torch.Tensor
 ) -> TrainStep:
-    """Outputs and gradients in float64."""
+    """Return outputs and gradients in float64."""
     return train_formula(problem, inputs, grad_output, EXACT)
 
 
 def train_budget(
     problem: AttentionProblem, inputs: AttentionInputs, grad_output: torch.Tensor, reference: TrainStep
 ) -> TrainBudget:
-    """The budget of a step, as for outputs (`gqabench.attention_impls.correctness.error_budget`).
+    """Return the budget of a step, as for outputs (`gqabench.attention_impls.correctness.error_budget`).
 
     A few times the errors of the formula in the problem's own dtype and, for each row, the size that
-    independent rounding errors have there: a gradient may cancel to nothing, but not the rounding of what
-    cancels (the first query of a causal mask has `dq = 0`).
+    independent rounding errors have there: a gradient may cancel to nothing, but the rounding of the terms
+    that cancel does not (the first query of a causal mask has `dq = 0`).
     """
     textbook, noise = _step_and_noise(problem, inputs, grad_output, textbook_precision(problem))
     summation = (problem.kv_len**0.5 + problem.head_dim**0.5) * unit_roundoff(torch.float32)
@@ -137,7 +137,7 @@ def train_budget(
 def train_formula(
     problem: AttentionProblem, inputs: AttentionInputs, grad_output: torch.Tensor, precision: Precision
 ) -> TrainStep:
-    """Outputs and gradients in `precision.compute`, rounded where textbook code stores a tensor."""
+    """Return outputs and gradients in `precision.compute`, rounded where textbook code stores a tensor."""
     step, _ = _step_and_noise(problem, inputs, grad_output, precision)
     return step
 
@@ -145,7 +145,7 @@ def train_formula(
 def _step_and_noise(
     problem: AttentionProblem, inputs: AttentionInputs, grad_output: torch.Tensor, precision: Precision
 ) -> tuple[TrainStep, TrainStep]:
-    """The step, and the size of rounding errors in each row: `[..., 1]` instead of `[..., D]`."""
+    """Return the step, and the size of rounding errors in each row: `[..., 1]` instead of `[..., D]`."""
     step, variance = (_Accumulator(problem, inputs, precision, width) for width in (problem.head_dim, 1))
     grad_BGND = grad_output.reshape(step.dq.shape)
     for chunk in formula_chunks(problem, inputs, precision):
@@ -169,7 +169,7 @@ def _step_and_noise(
 
 
 class _Accumulator:
-    """The tensors of a step while the chunks of the formula go by, queries grouped by key/value head."""
+    """The tensors of a step while the chunks of the formula are added, queries grouped by key/value head."""
 
     def __init__(
         self, problem: AttentionProblem, inputs: AttentionInputs, precision: Precision, width: int
@@ -192,16 +192,16 @@ def gradient_variances(
     grad_ND: torch.Tensor,
     dp_NK: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Variances of rounding in the probabilities and in the gradients of the logits, each `[N, K]`.
+    """Return the variances of rounding in the probabilities and in the logit gradients, each `[N, K]`.
 
     To first order, with `u` and `w` the roundoff of the dtype and of float32, and errors of a stored `p`, of
-    its logit `x` (typical size `X`) and of `dp` (typical size `T`) as in `truth.rounding_noise`:
+    its logit `x` (typical size `X`) and of `dp` (typical size `T`) as in `correctness.rounding_noise`:
 
         var p  = p^2 (u^2 (2 + x^2 + X^2) + 8 w^2 D X^2)
         var dx = var p f^2 + p^2 (u^2 (f^2 + 2 sum do^2 o^2) + 8 w^2 D T^2),  f^2 = dp^2 + (sum do o)^2
 
-    Kernels compute `sum p dp` as `sum do o` from stored outputs (Dao et al., appendix B.2), whose rounding
-    does not cancel where probabilities near one make `dp - sum p dp` small.
+    Kernels compute `sum p dp` as `sum do o` from stored outputs (Dao et al., appendix B.2). The rounding of
+    those outputs does not cancel where probabilities near one make `dp - sum p dp` small.
     """
     u2, w2 = unit_roundoff(torch_dtype(problem)) ** 2, unit_roundoff(torch.float32) ** 2
     x2_NK = chunk.logits.masked_fill(chunk.logits == float("-inf"), 0).square()
@@ -219,7 +219,7 @@ def gradient_variances(
 
 
 def _logit_gradients(problem: AttentionProblem, chunk: FormulaChunk, dp_NK: torch.Tensor) -> torch.Tensor:
-    """Gradients of the products `q k^T scale`, `[N, K]`."""
+    """Return the gradients of the products `q k^T scale`, `[N, K]`."""
     stored = chunk.precision.stored
     dx_NK = stored(chunk.probs * (dp_NK - (chunk.probs * dp_NK).sum(-1, keepdim=True)))
     if problem.logits_soft_cap is not None:
@@ -230,5 +230,5 @@ def _logit_gradients(problem: AttentionProblem, chunk: FormulaChunk, dp_NK: torc
 
 
 def _ratio(errors: torch.Tensor, allowed: torch.Tensor) -> float:
-    """The worst error as a share of what is allowed; no error is 0 even where nothing is allowed."""
+    """Return the worst error as a share of what is allowed; no error is 0 even where nothing is allowed."""
     return float(torch.where(errors == 0, 0.0, errors / allowed).max())

@@ -1,4 +1,4 @@
-"""The reference: the formula in float64. What it computes is what every implementation must compute."""
+"""The reference: the formula in float64, which defines what every implementation must compute."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from gqabench.attention_impls.problem import AttentionProblem
 def reference_attention(
     problem: AttentionProblem, inputs: AttentionInputs, query_rows: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """The exact answer, float64 `[batch_size, num_q_heads, q_len or num_rows, head_dim]`.
+    """Return the exact answer, float64 `[batch_size, num_q_heads, q_len or num_rows, head_dim]`.
 
-    `query_rows` selects queries by index (int64, `[num_rows]`), where all would take too long.
-    The values in `inputs` are taken as exact, but K and V go through the problem's `kv_dtype`, as through a
-    quantised cache. `page_size` does not matter here.
+    `query_rows` selects queries by index (int64, `[num_rows]`), where all of them would take too long. The
+    values in `inputs` are taken as exact, except that K and V pass through the problem's `kv_dtype`, as in a
+    quantised cache. `page_size` has no effect here.
     """
     return chunked_formula(problem, inputs, EXACT, query_rows)
 
@@ -38,7 +38,7 @@ def quantisation_error(
     reference: torch.Tensor,
     query_rows: torch.Tensor | None = None,
 ) -> float:
-    """Largest absolute difference that the problem's `kv_dtype` makes to the exact answer.
+    """Return the largest absolute change that the problem's `kv_dtype` makes to the exact answer.
 
     `reference` is that of the quantised cache, for the same `query_rows`.
     """

@@ -17,7 +17,7 @@ An output is `o = sum_j p_j v_j`. Let `u` be the unit roundoff of the dtype in w
   high probability (Higham and Mary 2019, SIAM J. Sci. Comput. 41(5), A2815).
 
 With a quantised cache textbook code stores a dequantised K and V. Rounding `k_j` moves a logit by about
-`u X`, and rounding `v_j` is as good as rounding `p_j`: both terms count twice then.
+`u X`, and rounding `v_j` has the effect of rounding `p_j`: then both terms count twice.
 
 Hence, in all, the variance of one element is about
 
@@ -38,7 +38,7 @@ from gqabench.attention_impls.problem import AttentionProblem
 
 
 def row_noise(problem: AttentionProblem, chunk: FormulaChunk, output_ND: torch.Tensor) -> torch.Tensor:
-    """The root of the variance above for each row of a chunk, `[N]`, in the dtype of the chunk."""
+    """Return the root of the variance above for each row of a chunk, `[N]`, in the chunk's dtype."""
     roundoff = unit_roundoff(torch_dtype(problem))
     float32_part = (unit_roundoff(torch.float32) / roundoff) ** 2  # w^2 / u^2
     squares_K = mean_squares(chunk.v)
@@ -46,7 +46,7 @@ def row_noise(problem: AttentionProblem, chunk: FormulaChunk, output_ND: torch.T
     num_keys_N = len(squares_K) - hidden_NK.sum(-1)
 
     def spread(weights_NK: torch.Tensor) -> torch.Tensor:
-        """`sum_j weights_j (v_j - o)^2`."""
+        """Return `sum_j weights_j (v_j - o)^2`, `[N]`."""
         crossed_N = (chunk.weighted_sum(weights_NK) * output_ND).mean(-1)
         own_N = weights_NK.sum(-1) * output_ND.square().mean(-1)
         return (weights_NK @ squares_K - 2 * crossed_N + own_N).clamp(min=0)
@@ -63,14 +63,18 @@ def row_noise(problem: AttentionProblem, chunk: FormulaChunk, output_ND: torch.T
 
 
 def typical_logit(problem: AttentionProblem, chunk: FormulaChunk) -> torch.Tensor:
-    """`X` of each row: the root mean square logit of random keys as large as those seen, before any cap."""
+    """Return `X` of each row, `[N]`.
+
+    It is the root mean square logit of random keys as large as those that the chunk sees, before any soft
+    cap.
+    """
     key_size = mean_squares(chunk.k).mean().sqrt() if len(chunk.k) else 0.0
     sizes_N: torch.Tensor = problem.scale * chunk.q.square().sum(-1).sqrt() * key_size
     return sizes_N
 
 
 def mean_squares(kv_KD: torch.Tensor) -> torch.Tensor:
-    """Mean square of each key or value, `[K]` in float32."""
+    """Return the mean square of each key or value, `[K]` in float32."""
     squares_K = torch.empty(len(kv_KD), device=kv_KD.device)
     for chunk in key_chunks(kv_KD):
         squares_K[chunk] = kv_KD[chunk].float().square().mean(-1)

@@ -1,4 +1,4 @@
-"""What the textbook formula makes of a problem in its dtype, and how large its rounding errors should be."""
+"""The output of the textbook formula in the problem's dtype, and the expected size of its rounding errors."""
 
 from __future__ import annotations
 
@@ -31,14 +31,17 @@ class TextbookPass:
 
 
 def textbook_precision(problem: AttentionProblem) -> Precision:
-    """Arithmetic in float32, as matrix units accumulate, and storage in the problem's dtype."""
+    """Return the textbook's precision: arithmetic in float32, storage in the problem's dtype."""
     return Precision(compute=torch.float32, store=torch_dtype(problem))
 
 
 def textbook_pass(
     problem: AttentionProblem, inputs: AttentionInputs, query_rows: torch.Tensor | None = None
 ) -> TextbookPass:
-    """`query_rows` selects queries by index (int64, `[num_rows]`); None means all."""
+    """Run the textbook formula, as matrix units do: sums in float32, tensors stored in the problem's dtype.
+
+    `query_rows` selects queries by index (int64, `[num_rows]`); None means all.
+    """
     precision = textbook_precision(problem)
     num_rows = problem.q_len if query_rows is None else len(query_rows)
     shape, device = grouped_shape(problem, num_rows), inputs.q.device

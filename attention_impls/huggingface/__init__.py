@@ -1,12 +1,12 @@
 """Implementations inside Hugging Face models: `attn_implementation="gqabench:NAME"`.
 
-    from attention_impls import hf
+    from gqabench.attention_impls import huggingface
 
-    hf.register()
+    huggingface.register()
     model = AutoModelForCausalLM.from_pretrained(path, attn_implementation="gqabench:grouped_matmul")
 
-`gqabench:PREFILL+DECODE` uses one implementation for several new tokens and another for one, since some can
-do only one of both. What an implementation cannot compute raises `Unsupported`; nothing runs in its place.
+`gqabench:PREFILL+DECODE` uses one implementation for several new tokens and another for one, since some
+support only one of the two. What an implementation cannot compute raises `Unsupported`; nothing replaces it.
 
 Shape suffixes: B batch, H query heads, G key/value heads, Q new tokens, K keys of the cache, D head_dim.
 """
@@ -38,7 +38,7 @@ __all__ = ["PREFIX", "InexpressibleMask", "Unsupported", "register", "register_i
 
 PREFIX = "gqabench:"
 MAX_KEPT = 64
-"""Compiled implementations that are kept for problems that come again."""
+"""Compiled implementations that are kept for problems that recur."""
 _MAX_MASKS = 4
 _DTYPES = {torch.float32: "float32", torch.float16: "float16", torch.bfloat16: "bfloat16"}
 
@@ -50,21 +50,23 @@ def register(*names: str) -> list[str]:
     """Make implementations selectable in models, and return the names to select them by.
 
     `names`: listed names, `path/to/file.py:ClassName`, or two of them joined by `+`; none means all listed.
-    Nothing is imported before a model calls it. Raises `UnknownImpl` for a name that stands for nothing.
+    Nothing is imported until a model calls it. Raises `UnknownImpl` for an unknown name.
     """
     registered = []
     for name in names or list_impls():
         parts = parts_of(name)
         for part in parts:
             if len(parts_of(part)) > 1:
-                raise UnknownImpl(f"{name}: at most two, one for several new tokens and one for one")
+                raise UnknownImpl(
+                    f"{name}: at most two implementations, one for several new tokens and one for one"
+                )
             require_known(part)
         registered.append(_make_selectable(name, _attention_function(parts[0], parts[-1], get_impl)))
     return registered
 
 
 def register_impl(impl: AttentionImpl | PrefillDecodePair) -> str:
-    """Make one instance, or a `PrefillDecodePair`, selectable under a name of its own, which is returned."""
+    """Make one instance, or a `PrefillDecodePair`, selectable; return the unique name to select it by."""
     parts = (impl.prefill, impl.decode) if isinstance(impl, PrefillDecodePair) else (impl, impl)
     by_name = {part.name: part for part in parts}
     function = _attention_function(parts[0].name, parts[1].name, by_name.__getitem__)
@@ -81,7 +83,7 @@ def _make_selectable(name: str, function: AttentionFunction) -> str:
 
 
 def _whole_mask(*args: Any, **kwargs: Any) -> torch.Tensor:
-    """The boolean mask `[B, 1, Q, K]`, never left out: it alone says where padding and empty room are."""
+    """Return the boolean mask `[B, 1, Q, K]` always: only it shows where padding and unused room are."""
     from transformers.masking_utils import sdpa_mask
 
     skipping = {"allow_is_causal_skip": False, "allow_is_bidirectional_skip": False}
@@ -127,11 +129,13 @@ def _require_plain(
     """Raise `Unsupported` for what a problem does not express."""
     refused = {key: others.get(key) for key in ("s_aux", "position_bias", "head_mask")}
     if given := [key for key, given_value in refused.items() if given_value is not None]:
-        raise Unsupported(f"{PREFIX}{name}: {', '.join(given)} is given, and an attention problem has none")
+        raise Unsupported(
+            f"{PREFIX}{name}: {', '.join(given)} is given, and an attention problem cannot express it"
+        )
     if dropout:
         raise Unsupported(f"{PREFIX}{name}: dropout={dropout}: must be 0; call model.eval()")
     if mask is None:
-        raise Unsupported(f"{PREFIX}{name}: the model gives no attention_mask, so padding is not known")
+        raise Unsupported(f"{PREFIX}{name}: the model passes no attention_mask, so padding is unknown")
     if value.shape[-1] != query.shape[-1]:
         raise Unsupported(
             f"{PREFIX}{name}: values are {value.shape[-1]} wide and queries {query.shape[-1]}: must be equal"
@@ -142,7 +146,7 @@ def _require_plain(
 
 @dataclass
 class _ModelCall:
-    """One implementation as the layers of models call it."""
+    """One implementation, as the layers of a model call it."""
 
     name: str
     impl: AttentionImpl
@@ -176,9 +180,10 @@ class _ModelCall:
         return part.restore_rows(self._attend(problem, inputs), q_BHQD.shape[2])
 
     def _part_of(self, mask_B1QK: torch.Tensor) -> VisiblePart:
-        """All layers of a step get the same mask: it is looked at once. Holding it keeps its id its own.
+        """Return what counts of a mask. All layers of a step pass the same mask, so it is analysed once.
 
-        One that was written into is looked at again. Raises `InexpressibleMask`.
+        Masks are kept, so that an id is not used again; one that was modified is analysed again. Raises
+        `InexpressibleMask`.
         """
         key = (id(mask_B1QK), 0 if mask_B1QK.is_inference() else mask_B1QK._version)
         known = self._masks.get(key)
@@ -189,13 +194,16 @@ class _ModelCall:
         return known[1]
 
     def _attend(self, problem: AttentionProblem, inputs: AttentionInputs) -> torch.Tensor:
-        """Prepared for each call, as a cache that grows demands, but where that would compile again."""
+        """Prepare and call the implementation.
+
+        It is prepared for each call, since the cache grows, unless that would compile again.
+        """
         key = (problem, torch.is_inference_mode_enabled(), torch.is_grad_enabled())
         if key in self._kept:
             own, prepared = self._kept[key]
             for mine, given in zip((own.q, own.k, own.v), (inputs.q, inputs.k, inputs.v), strict=True):
                 mine.copy_(given)
-            return prepared().clone()  # the next layer writes into what it reads, and maybe into what it gave
+            return prepared().clone()  # the next layer overwrites what this call reads, and maybe its output
         self._require_supported(problem, inputs)
         if getattr(self.impl, "compiles_each_problem", False) and reads_cache_in_place(self.impl):
             inputs = AttentionInputs(*(x.detach().clone() for x in (inputs.q, inputs.k, inputs.v)))

@@ -1,4 +1,4 @@
-"""Lets a name such as `gqabench:sdpa_flash` be ours.
+"""Makes names such as `gqabench:sdpa_flash` usable in Transformers.
 
 Transformers takes every `attn_implementation` with `flash` in it for one of its own and looks for it on its
 hub (`is_flash_attention_requested` in `transformers/utils/generic.py`, as of 5.24). This can go when it asks
@@ -16,7 +16,7 @@ _QUESTION = "is_flash_attention_requested"
 
 
 def claim_names(prefix: str) -> None:
-    """Answer no to that question for names that begin with `prefix`, wherever it is asked. Idempotent."""
+    """Make that function return False for names that begin with `prefix`, wherever it is used. Idempotent."""
     from transformers.utils import generic
 
     asked = getattr(generic, _QUESTION)

@@ -18,16 +18,16 @@ from gqabench.attention_impls.problem import AttentionProblem
 
 
 class Unsupported(ValueError):
-    """A call of a model that the chosen implementation cannot compute; the message says why."""
+    """A call of a model that the chosen implementation cannot compute. The message says why."""
 
 
 class InexpressibleMask(Unsupported):
-    """A mask that no attention problem has. The message says what about it."""
+    """A mask that no attention problem has. The message says why."""
 
 
 @dataclass(frozen=True)
 class VisiblePart:
-    """What is left of a model's queries and keys when padding and empty room are taken away."""
+    """What is left of a model's queries and keys once padding and unused room are removed."""
 
     keys: slice | torch.Tensor
     """The keys that count: a slice where they stand together in all sequences, else indices `[B, L]`."""
@@ -39,19 +39,19 @@ class VisiblePart:
     """`q_len`, `kv_len`, `kv_lens`, `causal` and `window` of the problem"""
 
     def select_keys(self, kv_BGKD: torch.Tensor) -> torch.Tensor:
-        """`[B, G, L, D]`: a view where they stand together, else a copy."""
+        """Select `[B, G, L, D]`: a view where the keys are consecutive, else a copy."""
         if isinstance(self.keys, slice):
             return kv_BGKD[:, :, self.keys]
         return kv_BGKD.take_along_dim(self.keys[:, None, :, None], dim=2)
 
     def select_rows(self, q_BHQD: torch.Tensor) -> torch.Tensor:
-        """`[B, H, R, D]`, contiguous."""
+        """Select the queries that count, `[B, H, R, D]`, contiguous."""
         if isinstance(self.rows, slice):
             return q_BHQD[:, :, self.rows].contiguous()
         return q_BHQD.take_along_dim(self.rows[:, None, :, None], dim=2)
 
     def restore_rows(self, output_BHRD: torch.Tensor, num_queries: int) -> torch.Tensor:
-        """`[B, Q, H, D]`, as models have it; 0 for queries that are padding."""
+        """Put outputs back in a model's layout, `[B, Q, H, D]`; 0 for queries that are padding."""
         output_BRHD = output_BHRD.transpose(1, 2)
         batch_size, num_rows = output_BRHD.shape[:2]
         if num_rows == num_queries and isinstance(self.rows, slice):
@@ -67,7 +67,10 @@ class VisiblePart:
 
 
 def visible_part(mask_B1QK: torch.Tensor) -> VisiblePart:
-    """The part of a boolean mask that counts, True where a query sees a key. Raises `InexpressibleMask`."""
+    """Return the part of a boolean mask that counts.
+
+    `mask_B1QK` is True where a query sees a key. Raises `InexpressibleMask`.
+    """
     if mask_B1QK.dtype != torch.bool or mask_B1QK.dim() != 4 or mask_B1QK.shape[1] != 1:
         raise InexpressibleMask(
             f"attention_mask of shape {list(mask_B1QK.shape)} and dtype {mask_B1QK.dtype}:"
@@ -114,7 +117,10 @@ def _keys(used_BK: torch.Tensor, lengths: list[int]) -> slice | torch.Tensor:
 
 
 def _live_rows(part_BQL: torch.Tensor) -> tuple[slice | torch.Tensor, torch.Tensor | None]:
-    """Queries that see a key which those before them do not: padding sees none, or none that is new."""
+    """Return the queries that see a key which no query before them sees, and where they are real.
+
+    Padding sees no key, or no new one.
+    """
     num_queries, num_keys = part_BQL.shape[1:]
     keys_L = torch.arange(1, num_keys + 1, device=part_BQL.device)
     end_BQ = (part_BQL * keys_L).amax(dim=-1)
@@ -130,7 +136,7 @@ def _live_rows(part_BQL: torch.Tensor) -> tuple[slice | torch.Tensor, torch.Tens
 
 
 def _window(mask_BRL: torch.Tensor, causal: bool) -> int | None:
-    """The widest row, where some row does not see all keys up to its last."""
+    """Return the length of the widest row, if some row does not see all keys up to its last; else None."""
     keys_L = torch.arange(1, mask_BRL.shape[-1] + 1, device=mask_BRL.device)
     width_BR = mask_BRL.sum(dim=-1)
     if not causal or bool((width_BR == (mask_BRL * keys_L).amax(dim=-1)).all()):

@@ -1,4 +1,4 @@
-"""Our own decode: split-KV attention in Triton, a whole group sharing one pass over K and V."""
+"""Our decode kernel: split-KV attention in Triton, a whole group sharing one pass over K and V."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ MAX_Q_LEN = 16
 
 
 class TritonDecode(AttentionImpl):
-    """Split-KV decode in one launch. `docs/kernels.md` says how it works and what bounds it.
+    """Split-KV decode in one launch. `docs/kernels.md` explains how it works and what limits it.
 
-    A contiguous cache in `dtype` is read in place; a quantised or paged one is a copy that `prepare` makes.
-    Under `TRITON_INTERPRET=1` it runs on a CPU too, through Triton's interpreter, untuned: for tests of
+    A contiguous cache in `dtype` is read in place; a quantised or paged one is a copy made by `prepare`.
+
+    Under `TRITON_INTERPRET=1` it also runs on a CPU, through Triton's interpreter, untuned: for tests of
     correctness. The record's `kernel_config` says so.
     """
 
@@ -32,7 +33,7 @@ class TritonDecode(AttentionImpl):
     def unsupported_reasons(self, problem: AttentionProblem) -> list[str]:
         reasons = [*triton_reasons(problem), *most_head_dim_reasons(problem)]
         if problem.q_len > MAX_Q_LEN:
-            reasons.append(f"q_len={problem.q_len}: serves at most {MAX_Q_LEN} new tokens, as a decoder has")
+            reasons.append(f"q_len={problem.q_len}: supports at most {MAX_Q_LEN} new tokens, as in decoding")
         return reasons
 
     def prepare(self, problem: AttentionProblem, inputs: AttentionInputs) -> PreparedAttention:

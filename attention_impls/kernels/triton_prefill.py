@@ -1,4 +1,4 @@
-"""Our own prefill and extend: attention in Triton, the heads of a group in one block of rows."""
+"""Our prefill and extend kernel: attention in Triton, the heads of a group in one block of rows."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from gqabench.attention_impls.problem import AttentionProblem
 
 
 class TritonPrefill(AttentionImpl):
-    """Attention of many new tokens, which are computed with and not read for. See `docs/kernels.md`.
+    """Attention for many new tokens, which is limited by arithmetic, not by reads. See `docs/kernels.md`.
 
-    Under `TRITON_INTERPRET=1` it runs on a CPU too, through Triton's interpreter, untuned: for tests of
+    Under `TRITON_INTERPRET=1` it also runs on a CPU, through Triton's interpreter, untuned: for tests of
     correctness. The record's `kernel_config` says so.
     """
 
@@ -31,7 +31,7 @@ class TritonPrefill(AttentionImpl):
             *triton_reasons(problem), *plain_cache_reasons(problem), *most_head_dim_reasons(problem),
         ]  # fmt: skip
         if problem.q_len == 1:
-            reasons.append("q_len=1: serves prefill and extend; triton_decode serves a decode step")
+            reasons.append("q_len=1: for prefill and extend only; use triton_decode for a decode step")
         return reasons
 
     def prepare(self, problem: AttentionProblem, inputs: AttentionInputs) -> PreparedAttention:

@@ -1,1 +1,1 @@
-"""Other projects' implementations, each called as its authors mean it."""
+"""Other projects' implementations, each called as its authors intend."""

@@ -46,7 +46,7 @@ class CudnnPaged(AttentionImpl):
             *dead_row_reasons(problem),
         ]
         if problem.logits_soft_cap is not None:
-            # sdpa has no soft cap but as a `score_mod`, which it refuses beside padding, and pages need that.
+            # sdpa has a soft cap only as a `score_mod`, which it refuses with padding; pages need padding.
             reasons.append(f"logits_soft_cap={problem.logits_soft_cap}: cuDNN has no soft cap with pages")
         widest = OLD_MAX_HEAD_DIM if (torch.backends.cudnn.version() or 0) <= OLD_VERSION else MAX_HEAD_DIM
         if problem.head_dim > widest or problem.head_dim % 8:
@@ -70,7 +70,7 @@ class CudnnPaged(AttentionImpl):
 def _build(
     problem: AttentionProblem, q_BHQD: torch.Tensor, output_BHQD: torch.Tensor, pages: PagedCache
 ) -> Callable[[], None]:
-    """The graph with its plan, bound to its tensors."""
+    """Build the graph and its plan, and bind its tensors; return a function that executes it."""
     import cudnn
 
     handle = _handle(problem.device)
@@ -100,7 +100,7 @@ def _build(
     pack = {nodes[name]: tensor for name, tensor in bound.items()} | {output: output_BHQD}
 
     def execute() -> None:
-        # A handle keeps to the stream that it was given last, and a CUDA graph is captured on another.
+        # A handle keeps using the last stream that it was given, and a CUDA graph is captured on another.
         cudnn.set_stream(handle=handle, stream=torch.cuda.current_stream(problem.device).cuda_stream)
         graph.execute(pack, scratch, handle=handle)
 
@@ -109,16 +109,17 @@ def _build(
 
 @cache
 def _handle(device: str) -> Any:
-    """One for all problems of a device: it holds memory and is never given back."""
+    """Create one handle for all problems of a device: it holds memory and is never destroyed."""
     import cudnn
 
     return cudnn.create_handle()
 
 
 def _band(problem: AttentionProblem, bottom_right: Any) -> dict[str, Any]:
-    """The band of keys that queries see; none for a single one that sees all tokens, being the last.
+    """Return the arguments that limit the keys which a query sees.
 
-    cuDNN counts the query's own key to the left bound, as `window` does.
+    There are none for a single query, which is the last token, without a window. cuDNN counts the query's own
+    key in the left bound, as `window` does.
     """
     band: dict[str, Any] = {}
     if looks_back_only(problem) and problem.q_len > 1:
@@ -129,7 +130,7 @@ def _band(problem: AttentionProblem, bottom_right: Any) -> dict[str, Any]:
 
 
 def _tensors(problem: AttentionProblem, q_BHQD: torch.Tensor, pages: PagedCache) -> dict[str, torch.Tensor]:
-    """The arguments of `graph.sdpa`. cuDNN names dimensions in the order of `[pages, G, page_size, D]`."""
+    """Return the arguments of `graph.sdpa`. cuDNN orders the dimensions as `[pages, G, page_size, D]`."""
     assert isinstance(pages.k, torch.Tensor) and isinstance(pages.v, torch.Tensor)
     table_B1P1 = pages.page_table[:, None, :, None]
     lengths_B111 = lengths_on_device(problem)[:, None, None, None]

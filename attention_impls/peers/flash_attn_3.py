@@ -50,7 +50,7 @@ class FlashAttn3(AttentionImpl):
 
 
 def _left_out_reasons(problem: AttentionProblem) -> list[str]:
-    """What the installed build left out of FlashAttention-3, as its `flash_attn_config` says."""
+    """Return the needed parts that this build of FlashAttention-3 left out, by its `flash_attn_config`."""
     if not is_installed("flash_attn_config"):
         return []
     flags = import_module("flash_attn_config").CONFIG["build_flags"]

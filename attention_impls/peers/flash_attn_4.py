@@ -34,7 +34,7 @@ class FlashAttn4(AttentionImpl):
     timed_call = TimedCall()
 
     def unsupported_reasons(self, problem: AttentionProblem) -> list[str]:
-        # The package puts `cute` into the namespace of flash-attn, so only its distribution tells it.
+        # The package puts `cute` into the namespace of flash-attn, so only its distribution shows it.
         reasons = [*cuda_peer_reasons(problem, "torch", "flash-attn-4"), *plain_cache_reasons(problem)]
         if package_version("flash-attn-4") is None:
             reasons.append(
@@ -46,9 +46,9 @@ class FlashAttn4(AttentionImpl):
         if problem.head_dim > MAX_HEAD_DIM or problem.head_dim % 8:
             reasons.append(f"head_dim={problem.head_dim}: must be a multiple of 8 of at most {MAX_HEAD_DIM}")
         if problem.is_ragged:
-            reasons.append(f"kv_lens={list(problem.kv_lens or ())}: it takes sequences of one length")
+            reasons.append(f"kv_lens={list(problem.kv_lens or ())}: it needs sequences of one length")
         if problem.q_len == 1:
-            reasons.append("q_len=1: it has no split-KV on capability 9.0, and is for prefill and extend")
+            reasons.append("q_len=1: it has no split-KV on capability 9.0; for prefill and extend only")
         return reasons
 
     def prepare(self, problem: AttentionProblem, inputs: AttentionInputs) -> PreparedAttention:

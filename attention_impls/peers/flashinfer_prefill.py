@@ -44,7 +44,7 @@ class FlashinferPrefill(AttentionImpl):
             *dead_row_reasons(problem),
         ]
         if problem.q_len == 1:
-            reasons.append("q_len=1: one new token is for flashinfer_decode")
+            reasons.append("q_len=1: use flashinfer_decode for one new token")
         return reasons
 
     def prepare(self, problem: AttentionProblem, inputs: AttentionInputs) -> PreparedAttention:

@@ -49,7 +49,7 @@ class FlashinferXqa(AttentionImpl):
             reasons.append(f"head_dim={problem.head_dim}: must be a multiple of 16 of at most {MAX_HEAD_DIM}")
         if problem.group_size > MAX_GROUP_SIZE:
             reasons.append(
-                f"num_kv_heads={problem.num_kv_heads}: XQA takes groups of at most {MAX_GROUP_SIZE}, not"
+                f"num_kv_heads={problem.num_kv_heads}: XQA supports groups of at most {MAX_GROUP_SIZE}, not"
                 f" {problem.group_size}"
             )
         if not reasons and torch.cuda.get_device_capability(problem.device)[0] not in CAPABILITIES:

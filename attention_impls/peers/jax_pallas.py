@@ -33,9 +33,9 @@ PLUGINS = ("jax_cuda13_plugin", "jax_cuda12_plugin")
 
 
 class JaxPallas(AttentionImpl):
-    """Tensors are shared with JAX without a copy. A call waits for JAX, which has a stream of its own.
+    """JAX's decode kernel. Tensors are shared with JAX without a copy; a call waits for JAX's own stream.
 
-    The kernel is for GPUs: on a CPU JAX only interprets it, which measures nothing.
+    The kernel is for GPUs: on a CPU JAX only interprets it, and timing that means nothing.
     """
 
     name = "jax_pallas"
@@ -78,7 +78,7 @@ class JaxPallas(AttentionImpl):
             q: Any = from_dlpack(inputs.q.reshape(heads))
             output = mqa(q, k, v, starts, ends, sm_scale=problem.scale, block_k=BLOCK_K)
             output_NSD: torch.Tensor = torch.utils.dlpack.from_dlpack(output.block_until_ready())
-            # Its merge of the splits ends in float32, whatever came in.
+            # Its merge of the splits returns float32, whatever the inputs.
             return output_NSD.to(inputs.q.dtype).view(inputs.q.shape)
 
         return PreparedAttention(run, k_NKD.nbytes + v_NKD.nbytes)

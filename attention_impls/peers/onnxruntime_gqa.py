@@ -32,7 +32,7 @@ _CUDA = "CUDAExecutionProvider"
 
 
 class OnnxruntimeGqa(AttentionImpl):
-    """The operator with its cache appended to in the call, as its decoders use it.
+    """The operator, which appends to its cache within the call, as its decoders use it.
 
     Inputs and outputs are torch's memory, bound once. It gets as many threads as torch has, which stop
     spinning when a call ends, so that they do not disturb what is measured next.
@@ -75,7 +75,7 @@ class OnnxruntimeGqa(AttentionImpl):
 
 
 def _keeping(run: Callable[[], torch.Tensor], tensors: dict[str, torch.Tensor]) -> Callable[[], torch.Tensor]:
-    """The same call, which also keeps the tensors alive whose addresses are bound."""
+    """Return the same call, which also keeps the tensors alive whose addresses are bound."""
 
     def run_with_tensors(_tensors: dict[str, torch.Tensor] = tensors) -> torch.Tensor:
         return run()
@@ -88,7 +88,7 @@ def _extra(problem: AttentionProblem) -> str:
 
 
 def _operator_reasons(problem: AttentionProblem) -> list[str]:
-    """The operator's tokens are the last of their sequence, and causal."""
+    """Return why the operator cannot compute a problem: its new tokens are the last ones, and causal."""
     reasons = []
     if problem.head_dim % 8:
         reasons.append(f"head_dim={problem.head_dim}: GroupQueryAttention needs a multiple of 8")
@@ -97,14 +97,14 @@ def _operator_reasons(problem: AttentionProblem) -> list[str]:
     shortest = min(problem.kv_lens or (problem.kv_len,))
     if shortest < problem.q_len:
         reasons.append(
-            f"kv_lens={list(problem.kv_lens or ())}: GroupQueryAttention counts the new tokens of a sequence"
-            f" among its own, so none may be shorter than q_len={problem.q_len}"
+            f"kv_lens={list(problem.kv_lens or ())}: GroupQueryAttention counts the new tokens among those"
+            f" of their sequence, so none may be shorter than q_len={problem.q_len}"
         )
     return reasons
 
 
 def _provider_reasons(problem: AttentionProblem) -> list[str]:
-    """Imports ONNX Runtime only where its answer is needed."""
+    """Return why no execution provider computes the problem; imports ONNX Runtime only if needed."""
     provider = _CPU if problem.device_type == "cpu" else _CUDA
     unknown = {_CPU: "bfloat16", _CUDA: "float32"}[provider]
     if problem.dtype == unknown:
@@ -125,7 +125,7 @@ def _provider_reasons(problem: AttentionProblem) -> list[str]:
 
 @cache
 def _knows_query_lengths() -> bool:
-    """Whether this ONNX Runtime's operator has the input, as its own schema says."""
+    """Return whether this ONNX Runtime's operator has the input, according to its schema."""
     from onnxruntime.capi import onnxruntime_pybind11_state
 
     return any(
@@ -163,7 +163,7 @@ def _run_options(problem: AttentionProblem) -> onnxruntime.RunOptions:
 
 
 def _tensors(problem: AttentionProblem, inputs: AttentionInputs) -> dict[str, torch.Tensor]:
-    """What is bound: the inputs in the operator's layouts, with a cache and an output of its own."""
+    """Return what is bound: the inputs in the operator's layouts, with a cache and an output of its own."""
     shapes = tensor_shapes(problem)
     lengths_B = [problem.kv_len_of(b) for b in range(problem.batch_size)]
 

@@ -59,6 +59,6 @@ class TransformersEager(AttentionImpl):
 
 
 def _all_visible(problem: AttentionProblem, inputs: AttentionInputs) -> AdditiveMask:
-    """The mask that its models build and add even where nothing is masked."""
+    """Build the mask of zeros that its models add even where nothing is masked."""
     bias_B1QK = inputs.q.new_zeros(problem.batch_size, 1, problem.q_len, problem.kv_len)
     return AdditiveMask(bias_B1QK, None)

@@ -58,9 +58,9 @@ class TransformersSdpa(AttentionImpl):
 
 
 def _boolean_mask(problem: AttentionProblem) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-    """The mask, True where a query sees a key, and the rows that see none, which the mask lets see all.
+    """Return the mask, True where a query sees a key, and the rows that see none; these see all in the mask.
 
-    As in the library there is none where `is_causal`, which the module says, or no mask at all will do.
+    As in the library, there is no mask where `is_causal`, which the module sets, or no mask at all suffices.
     """
     if mask_kind(problem) is not MaskKind.GENERAL:
         return None, None

@@ -66,7 +66,7 @@ class XformersSplitk(AttentionImpl):
 
 
 def _bias(problem: AttentionProblem) -> Any:
-    """Which keys of its sequence the last token sees: all that exist, or those of the window."""
+    """Return which keys of its sequence the last token sees: all that exist, or those of the window."""
     from xformers.ops.fmha import attn_bias
 
     lengths = [problem.kv_len_of(sequence) for sequence in range(problem.batch_size)]

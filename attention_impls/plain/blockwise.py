@@ -16,7 +16,7 @@ from gqabench.attention_impls.problem import AttentionProblem
 
 
 class Blockwise(AttentionImpl):
-    """`grouped_matmul` with a running softmax: what it makes of a quantised cache stays small."""
+    """`grouped_matmul` with a running softmax, so that what it dequantises stays small."""
 
     name = "blockwise"
     timed_call = TimedCall(dequantisation=Copying.TILES)

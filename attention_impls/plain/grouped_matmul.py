@@ -18,7 +18,7 @@ from gqabench.attention_impls.problem import AttentionProblem
 
 
 class GroupedMatmul(AttentionImpl):
-    """Two matrix products and a softmax. An unquantised cache is read in place, a quantised one copied."""
+    """Two matrix products and a softmax. An unquantised cache is read in place, a quantised one is copied."""
 
     name = "grouped_matmul"
     has_backward = True

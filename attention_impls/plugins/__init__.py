@@ -1,1 +1,1 @@
-"""Implementations that are not in the table: how they are found, and held against the contract."""
+"""Implementations that are not in the table: how they are loaded, and checked against the contract."""

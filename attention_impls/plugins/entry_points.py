@@ -14,22 +14,22 @@ class AmbiguousPlugin(Exception):
 
 
 def plugin_names() -> list[str]:
-    """Names of all plug-ins, in alphabetical order."""
+    """Return the names of all plug-ins, in alphabetical order."""
     return sorted(_plugins())
 
 
 def plugin_versions() -> dict[str, str]:
-    """The packages, with their versions, that offer each plug-in."""
+    """Return the packages, with their versions, that offer each plug-in."""
     return {name: " and ".join(map(_package, points)) for name, points in _plugins().items()}
 
 
 def shadowed_plugins(taken: Collection[str]) -> dict[str, str]:
-    """Plug-ins that can never be reached, since their names are `taken`, and their packages."""
+    """Return the unreachable plug-ins, whose names are `taken`, with their packages."""
     return {name: package for name, package in plugin_versions().items() if name in taken}
 
 
 def load_plugin(name: str) -> Any:
-    """The class of a plug-in. Raises `AmbiguousPlugin`, or whatever importing it raises."""
+    """Import the class of a plug-in. Raises `AmbiguousPlugin`, or whatever importing it raises."""
     points = _plugins()[name]
     if len(points) > 1:
         raise AmbiguousPlugin(f"offered by {' and by '.join(map(_package, points))}; uninstall all but one")

@@ -1,4 +1,4 @@
-"""Implementations in files that nobody installed: `path/to/file.py:ClassName`. Imports no torch."""
+"""Implementations in files that are not installed: `path/to/file.py:ClassName`. Imports no torch."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from types import ModuleType
 
 
 def is_in_a_file(name: str) -> bool:
-    """Whether a name is of the form `path/to/file.py:ClassName`."""
+    """Return whether a name is of the form `path/to/file.py:ClassName`."""
     file, _, class_name = name.rpartition(":")
     return file.endswith(".py") and class_name.isidentifier()
 
 
 def split_name(name: str) -> tuple[Path, str]:
-    """The file and the class of a name of that form; `~` is the user's home."""
+    """Split a name of that form into its file and its class; `~` is the user's home."""
     file, _, class_name = name.rpartition(":")
     return Path(file).expanduser(), class_name
 
 
 def load_file(path: Path) -> ModuleType:
-    """The file as a module, executed once. It may import modules that stand beside it, at its top.
+    """Import the file as a module, executed once. It may import modules beside it, at its top.
 
-    The folder comes last in the search path: a file of the user's called `triton.py` must not stand in for
-    the package, for whichever implementation asks for it next.
+    The folder comes last in the search path: a file of the user's called `triton.py` must not replace the
+    package for whichever implementation imports it next.
     """
     path = path.resolve()
     module_name = f"gqabench_file_{path.stem}_{abs(hash(path))}"
@@ -49,9 +49,9 @@ _FOLDERS: list[str] = []
 
 
 def _make_siblings_importable(folder: Path) -> None:
-    """Let a folder's modules be found, and forget what another such folder gave under the same names.
+    """Make a folder's modules importable, and forget those of another folder with the same names.
 
-    Whoever imported that keeps it: two folders may each have a `helpers.py` of their own.
+    Modules that already imported them keep them: two folders may each have a `helpers.py` of their own.
     """
     text = str(folder)
     if text in _FOLDERS:

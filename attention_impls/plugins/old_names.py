@@ -1,6 +1,6 @@
 """Import names from before `gqabench`, such as `attention_impls.contract`, which outside code may still use.
 
-They stand for the modules of today, with one warning. Imports no torch.
+They stand for today's modules, with one warning. Imports no torch.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _SOURCE_ROOT = Path(__file__).resolve().parents[2]
 
 
 class OldNames:
-    """A finder that gives the modules of today for the names of yesterday.
+    """A finder that resolves the old names to today's modules.
 
     Another project's regular package of such a name takes precedence. This project's own folders on the
     search path do not, since their modules would be loaded twice.
@@ -74,7 +74,7 @@ class OldNames:
 
 
 class _Alias(Loader):
-    """A loader that hands out a module under another name, as it is."""
+    """A loader that returns an existing module under another name."""
 
     def __init__(self, new_name: str) -> None:
         self._new_name = new_name
@@ -93,14 +93,14 @@ _notices: list[str] = []
 
 
 def take_notices() -> list[str]:
-    """Return what was said of old names since this was last called: a worker passes it on to its parent."""
+    """Return the warnings about old names since the last call; a worker passes them to its parent."""
     taken = _notices[:]
     _notices.clear()
     return taken
 
 
 def accept_old_names() -> None:
-    """Let code that is imported from now on use the old names. Once is enough."""
+    """Let code that is imported from now on use the old names. Idempotent."""
     if not any(isinstance(finder, OldNames) for finder in sys.meta_path):
         sys.meta_path.insert(0, OldNames())
 

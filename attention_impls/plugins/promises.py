@@ -1,4 +1,4 @@
-"""What implementations give, held against the contract: some come from outside. Imports no torch."""
+"""Checks what implementations return against the contract, since some come from outside. Imports no torch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _TIMES = ("compile_ms", "autotune_ms", "plan_ms")
 
 
 def stated_reasons(impl: AttentionImpl, problem: AttentionProblem) -> list[str]:
-    """Why an implementation says that it cannot compute a problem. Raises `TypeError` for anything else."""
+    """Return why an implementation says that it cannot compute a problem. Raises `TypeError` if malformed."""
     reasons: object = impl.unsupported_reasons(problem)
     if not isinstance(reasons, (list, tuple)) or not all(isinstance(reason, str) for reason in reasons):
         raise TypeError(f"unsupported_reasons returned {_shown(reasons)}, must return a list of str")
@@ -22,7 +22,7 @@ def stated_reasons(impl: AttentionImpl, problem: AttentionProblem) -> list[str]:
 
 
 def declared_timed_call(impl: AttentionImpl) -> TimedCall | None:
-    """What an implementation declares; None where it does not. Raises `TypeError` for anything else."""
+    """Return what an implementation declares of its call, or None. Raises `TypeError` if malformed."""
     declared = getattr(impl, "timed_call", None)  # a class from outside need not have it
     if declared is not None and not isinstance(declared, TimedCall):
         raise TypeError(f"timed_call is {type(declared).__name__}, must be TimedCall or None")
@@ -30,12 +30,12 @@ def declared_timed_call(impl: AttentionImpl) -> TimedCall | None:
 
 
 def reads_cache_in_place(impl: AttentionImpl) -> bool:
-    """Whether a prepared call sees what is later written into the cache; so it does where nothing is said."""
+    """Return whether a prepared call sees later writes to the cache; True unless declared otherwise."""
     return bool(getattr(impl, "reads_cache_in_place", True))
 
 
 def promised_operators(impl: AttentionImpl) -> tuple[str, ...]:
-    """The operators that a call promises to run. Raises `TypeError` for anything but texts."""
+    """Return the operators that a call promises to run. Raises `TypeError` for anything but strings."""
     promised = getattr(impl, "promised_operators", ())
     if not isinstance(promised, (list, tuple)) or not all(isinstance(name, str) for name in promised):
         raise TypeError(f"promised_operators is {_shown(promised)}, must be a tuple of str")
@@ -43,9 +43,10 @@ def promised_operators(impl: AttentionImpl) -> tuple[str, ...]:
 
 
 def as_prepared(returned: object) -> PreparedAttention:
-    """What `prepare` returned, with its numbers as Python's own; anything with the same members will do.
+    """Convert what `prepare` returned to a `PreparedAttention` with Python numbers.
 
-    Raises `TypeError` for what is not like a `PreparedAttention`, `ValueError` for impossible numbers.
+    Any object with the same members will do. Raises `TypeError` for one without them, and `ValueError` for
+    impossible numbers.
     """
     if not callable(returned):
         raise TypeError(f"prepare returned {_shown(returned)}, must return a PreparedAttention")
@@ -80,6 +81,6 @@ def _time(name: str, value: object) -> float | None:
 
 
 def _shown(value: object) -> str:
-    """The type of a value, and the value itself where that is short."""
+    """Return the type of a value, and the value itself where that is short."""
     text = repr(value) if isinstance(value, (str, int, float)) else ""
     return f"{type(value).__name__} {text[:40]}".rstrip()

@@ -31,8 +31,8 @@ ScoreMod = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor, tor
 class Flex(AttentionImpl):
     """`flex_attention(enable_gqa=True)`, compiled in `prepare` for the static shapes of the problem.
 
-    Call it in the grad mode that it was prepared in (`torch.inference_mode()` or not), lest it compile anew.
-    On CUDA, few new tokens and a power-of-two group get its split-KV decode kernel, others its general one.
+    Call it in the grad mode that it was prepared in (`torch.inference_mode()` or not), or it compiles again.
+    On CUDA, few new tokens with a power-of-two group use its split-KV decode kernel, others its general one.
     """
 
     name = "flex"
@@ -73,7 +73,7 @@ class Flex(AttentionImpl):
 
 
 def flex_reasons(problem: AttentionProblem) -> list[str]:
-    """Why PyTorch's `flex_attention` does not compute a problem, whoever calls it."""
+    """Return why PyTorch's `flex_attention` cannot compute a problem, whoever calls it."""
     if problem.device_type != "cpu":
         if problem.head_dim >= MIN_HEAD_DIM_ON_CUDA:
             return []
@@ -92,10 +92,11 @@ def flex_reasons(problem: AttentionProblem) -> list[str]:
 
 
 def _overtaxes_decode_kernel(problem: AttentionProblem) -> bool:
-    """Whether PyTorch's decode kernel would take all rows of a KV head in a block larger than the mask's.
+    """Return whether PyTorch's decode kernel would put all rows of a KV head in too large a block.
 
-    It then finds no configuration at all (`torch/_inductor/kernel/flex/flex_decoding.py`, PyTorch 2.11). From
-    128 new tokens on it is not considered anyway.
+    It finds no configuration for a block larger than the mask's
+    (`torch/_inductor/kernel/flex/flex_decoding.py`, PyTorch 2.11). From 128 new tokens on, that kernel is not
+    considered anyway.
     """
     rows = 1 << (problem.q_len * problem.group_size - 1).bit_length()
     return problem.device_type == "cuda" and rows > BLOCK_SIZE

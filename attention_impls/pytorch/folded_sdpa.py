@@ -1,6 +1,6 @@
 """Decode with the group folded into the query length: one head of `group_size` queries per key/value head.
 
-A decode step has one query per head, and all heads of a group see the same keys. So they may pose as the
+A decode step has one query per head, and all heads of a group see the same keys. So they can be passed as the
 queries of one head, and any kernel for multi-head attention reads K and V once, in place.
 
 Shape suffixes: B batch, G key/value heads, S group_size, H query heads (G * S), D head_dim.

@@ -1,4 +1,4 @@
-"""The grouped formula without expansion, given to `torch.compile`."""
+"""The grouped formula without expansion, compiled by `torch.compile`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from gqabench.attention_impls.problem import AttentionProblem
 
 
 class GroupedMatmulCompiled(GroupedMatmul):
-    """What the compiler makes of `grouped_matmul`: same formula, temporaries fused where it can."""
+    """`grouped_matmul` as the compiler makes it: the same formula, temporaries fused where possible."""
 
     name = "grouped_matmul_compiled"
     compiles_each_problem = True

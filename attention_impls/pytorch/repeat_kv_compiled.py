@@ -1,4 +1,4 @@
-"""The textbook formula with expanded K and V, given to `torch.compile`."""
+"""The textbook formula with expanded K and V, compiled by `torch.compile`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from gqabench.attention_impls.problem import AttentionProblem
 
 
 class RepeatKvCompiled(RepeatKv):
-    """What the compiler makes of `repeat_kv`: whether the expansion is still copied is what it shows."""
+    """`repeat_kv` as the compiler makes it: it shows whether the expansion is still copied."""
 
     name = "repeat_kv_compiled"
     compiles_each_problem = True

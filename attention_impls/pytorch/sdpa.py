@@ -16,7 +16,7 @@ from gqabench.attention_impls.problem import AttentionProblem
 
 
 class Sdpa(AttentionImpl):
-    """What a caller gets who asks PyTorch for grouped attention and says nothing more."""
+    """What PyTorch runs for a caller that asks for grouped attention and nothing more."""
 
     name = "sdpa"
     has_backward = True

@@ -9,7 +9,7 @@ from gqabench.attention_impls.parts.calls.pinned_sdpa import PinnedSdpa
 
 
 class SdpaCudnn(PinnedSdpa):
-    """Knows grouped heads; half precision only. It builds a plan at the first call of each new shape."""
+    """Supports grouped heads, in half precision only. The first call of a new shape builds a plan."""
 
     name = "sdpa_cudnn"
     devices = ("cuda",)

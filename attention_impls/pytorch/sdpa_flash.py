@@ -9,7 +9,7 @@ from gqabench.attention_impls.parts.calls.pinned_sdpa import PinnedSdpa
 
 
 class SdpaFlash(PinnedSdpa):
-    """Knows grouped heads on both. On CUDA it takes no mask: no causal extend, no window, no ragged batch."""
+    """Supports grouped heads on both. On CUDA it takes no mask: no causal extend, window or ragged batch."""
 
     name = "sdpa_flash"
     has_backward = True

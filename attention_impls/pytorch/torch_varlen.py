@@ -1,4 +1,4 @@
-"""`torch.nn.attention.varlen.varlen_attn`: PyTorch's FlashAttention for sequences one behind another.
+"""`torch.nn.attention.varlen.varlen_attn`: PyTorch's FlashAttention for concatenated sequences.
 
 Shape suffixes: B batch, H query heads, G key/value heads, Q q_len, K kv_len, D head_dim, T tokens of all.
 """
@@ -23,7 +23,7 @@ from gqabench.attention_impls.parts.calls.cuda_peer import (
 from gqabench.attention_impls.problem import AttentionProblem
 
 PAGE_MULTIPLE = 256
-"""Of FlashAttention-2 inside PyTorch, as in flash-attn itself."""
+"""The requirement of FlashAttention-2 inside PyTorch, as in flash-attn itself."""
 
 
 class TorchVarlen(AttentionImpl):
@@ -42,9 +42,9 @@ class TorchVarlen(AttentionImpl):
             *dead_row_reasons(problem),
         ]
         if problem.device_type == "cpu":
-            reasons.append("device=cpu: varlen_attn has kernels for CUDA alone")
+            reasons.append("device=cpu: varlen_attn has kernels for CUDA only")
         if problem.dtype not in HALF_DTYPES:
-            reasons.append(f"dtype={problem.dtype}: varlen_attn computes in {' and '.join(HALF_DTYPES)}")
+            reasons.append(f"dtype={problem.dtype}: varlen_attn supports {' and '.join(HALF_DTYPES)}")
         if problem.page_size is not None and problem.page_size % PAGE_MULTIPLE:
             reasons.append(f"page_size={problem.page_size}: must be a multiple of {PAGE_MULTIPLE}")
         known = _parameters()
@@ -82,14 +82,14 @@ class TorchVarlen(AttentionImpl):
 
 
 def _one_behind_another(x_BGKD: torch.Tensor, lengths: list[int]) -> torch.Tensor:
-    """`[T, G, D]`: the tokens that exist of every sequence."""
+    """Concatenate the existing tokens of every sequence, `[T, G, D]`."""
     return torch.cat(
         [x_GKD[:, :length].transpose(0, 1) for x_GKD, length in zip(x_BGKD, lengths, strict=True)]
     )
 
 
 def _parameters() -> frozenset[str]:
-    """What `varlen_attn` of this PyTorch can be told."""
+    """Return the parameters of this PyTorch's `varlen_attn`."""
     from torch.nn.attention.varlen import varlen_attn
 
     return frozenset(inspect.signature(varlen_attn).parameters)

@@ -26,7 +26,7 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Pair:
-    """What two fresh processes said of the same cells, by cell."""
+    """The records of two fresh processes for the same cells, by cell."""
 
     base: Mapping[CellKey, Row]
     new: Mapping[CellKey, Row]
@@ -34,17 +34,17 @@ class Pair:
 
 @dataclass
 class PairRunner:
-    """Measures cells in pairs of fresh processes, whose order is drawn anew each time."""
+    """Measures cells in pairs of fresh processes, in a new random order each time."""
 
     environments: Mapping[str, Environment]
-    """Under `BASE` and `NEW`."""
+    """By side: `BASE` and `NEW`."""
     cases: Sequence[Case]
-    """With the implementations to compare as arms of the current environment."""
+    """Their arms are the implementations to compare, in the current environment."""
     seed: int = 0
     num_pairs: int = 0
 
     def run(self, cells: Collection[CellKey] | None = None) -> Pair:
-        """One pair; of the given cells, or of all. Raises `UsageError` when a side cannot be used."""
+        """Measure one pair, of the given cells or of all. Raises `UsageError` if a side cannot be used."""
         order = random.Random(f"{self.seed}/{self.num_pairs}")
         rows: dict[str, dict[CellKey, Row]] = {BASE: {}, NEW: {}}
         pool = WorkerPool()
@@ -70,7 +70,10 @@ class PairRunner:
         return Pair(rows[BASE], rows[NEW])
 
     def libraries(self) -> dict[str, dict[str, str]]:
-        """Library versions of each side. Raises `UsageError` or `WorkerFailed` when a side does not start."""
+        """Return the library versions of each side.
+
+        Raises `UsageError` or `WorkerFailed` if a side does not start.
+        """
         pool = WorkerPool()
         try:
             pool.hosts(self.environments.values())

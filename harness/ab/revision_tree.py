@@ -1,7 +1,7 @@
-"""A git revision of this project as an environment: its files, and an interpreter that its lock allows.
+"""A git revision of this project as an environment: its files, and an interpreter that satisfies its lock.
 
 Both are kept in the user's cache folder. Files come from `git archive`, so that nothing is registered in the
-user's repository, and stand there whole or not at all.
+user's repository, and a tree is either complete or absent.
 """
 
 from __future__ import annotations
@@ -27,20 +27,23 @@ KERNEL_LIBRARIES = re.compile(
 
 
 def resolve_revision(repository: Path, revision: str) -> str:
-    """The commit's hash. Raises `UsageError` where there is no such commit."""
+    """Return the commit's hash. Raises `UsageError` if there is no such commit."""
     finished = _git(
         repository, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{revision}^{{commit}}"
     )
     if finished.returncode:
         raise UsageError(
-            f"{revision}: no git revision here, no interpreter and no folder; valid: such as HEAD~1, main,"
-            " path/to/venv/bin/python, path/to/checkout"
+            f"{revision}: is not a git revision here, an interpreter or a folder; valid: for example HEAD~1,"
+            " main, path/to/venv/bin/python, path/to/checkout"
         )
     return finished.stdout.decode().strip()
 
 
 def checkout(repository: Path, commit: str, cache: Path) -> Path:
-    """The files of a commit, in a folder that is made once. Raises `UsageError` where it is no gqabench."""
+    """Return a folder with the files of a commit, created once.
+
+    Raises `UsageError` for a commit that is not of gqabench.
+    """
     folder = cache / "trees" / commit
     if folder.is_dir():
         return folder
@@ -49,8 +52,8 @@ def checkout(repository: Path, commit: str, cache: Path) -> Path:
     try:
         _unpack(repository, commit, unfinished)
         if not (unfinished / "harness/worker/__main__.py").is_file():
-            raise UsageError(f"{commit}: no revision of gqabench: it has no harness/worker/__main__.py")
-        with suppress(OSError):  # another process was first
+            raise UsageError(f"{commit}: is not a revision of gqabench: it has no harness/worker/__main__.py")
+        with suppress(OSError):  # another process created it first
             unfinished.rename(folder)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -67,7 +70,10 @@ def _unpack(repository: Path, commit: str, folder: Path) -> None:
 
 
 def revision_environment(name: str, repository: Path, revision: str, own_lock: Path) -> Environment:
-    """The environment of a revision, with packages of its own only where its lock asks for others."""
+    """Return the environment of a revision.
+
+    It has packages of its own only where its lock pins others. Raises `UsageError`.
+    """
     cache = user_cache_folder()
     tree = checkout(repository, resolve_revision(repository, revision), cache)
     wanted = kernel_pins(tree / LOCK_NAME)
@@ -77,7 +83,7 @@ def revision_environment(name: str, repository: Path, revision: str, own_lock: P
 
 
 def kernel_pins(lock: Path) -> dict[str, str]:
-    """Versions of the locked libraries that can change a measurement; empty where there is no lock."""
+    """Return the locked libraries that can change a measurement, with versions; empty without a lock."""
     try:
         lines = lock.read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -87,14 +93,20 @@ def kernel_pins(lock: Path) -> dict[str, str]:
 
 
 def _virtual_environment(lock: Path, pins: dict[str, str], cache: Path) -> Path:
-    """The interpreter of an environment with the pinned libraries; what they need is held to the lock."""
+    """Return the interpreter of a virtual environment with the pinned libraries, created once.
+
+    The dependencies of the pinned libraries are constrained by the lock.
+    """
     name = hashlib.sha256(repr(sorted(pins.items())).encode()).hexdigest()[:12]
     folder = cache / "environments" / f"{name}-{sys.version_info[0]}.{sys.version_info[1]}"
     python = folder / "bin" / "python"
     stamp = folder / ".ready"
     if stamp.exists():
         return python
-    print(f"making an environment for {', '.join(f'{one}=={pins[one]}' for one in pins)}", file=sys.stderr)
+    print(
+        f"creating a virtual environment with {', '.join(f'{one}=={pins[one]}' for one in pins)}",
+        file=sys.stderr,
+    )
     steps = [
         [sys.executable, "-m", "venv", "--clear", str(folder)],
         [str(python), "-m", "pip", "--disable-pip-version-check", "--no-input", "--quiet", "install",
@@ -103,8 +115,8 @@ def _virtual_environment(lock: Path, pins: dict[str, str], cache: Path) -> Path:
     for step in steps:
         finished = subprocess.run(step, capture_output=True, text=True, check=False)
         if finished.returncode:
-            said = finished.stderr.strip().splitlines() or ["it said nothing"]
-            raise UsageError(f"{lock}: its environment could not be made: {said[-1]}")
+            said = finished.stderr.strip().splitlines() or ["no error message"]
+            raise UsageError(f"{lock}: its virtual environment could not be created: {said[-1]}")
     stamp.touch()
     return python
 

@@ -16,7 +16,7 @@ from gqabench.results.comparison.policy import Policy
 from gqabench.results.comparison.verdicts import Answer, CellKey, Verdict
 
 LATENCY = "latency_ms"
-_UNCONFIRMED = "a regression in one pair of processes and not in the next"
+_UNCONFIRMED = "a regression in one pair of processes, but not in the next"
 
 
 @dataclass
@@ -31,11 +31,11 @@ class AbTrial:
     pairs: list[Pair] = field(default_factory=list)
     trials: dict[CellKey, Trial] = field(default_factory=dict)
     unpaired: dict[CellKey, int] = field(default_factory=dict)
-    """Cells that gave no time in some pair of processes, and how many pairs they had until then."""
+    """Cells without a latency in some pair of processes, and how many pairs they had before it."""
     is_out_of_time: bool = False
 
     def run(self) -> list[Verdict]:
-        """Measure until every cell is decided, the schedule ends, or the time is spent."""
+        """Measure until every cell is decided, the schedule ends, or the time budget is spent."""
         deadline = self.clock() + self.budget_s
         schedule = Schedule(false_discovery_rate=self.policy.false_discovery_rate)
         self._measure(None)
@@ -72,7 +72,7 @@ class AbTrial:
         return verdicts
 
     def _confirmed(self, verdicts: list[Verdict]) -> list[Verdict]:
-        """Alarms measured again in a fresh pair: one that does not come again is no alarm."""
+        """Measure alarms again in a fresh pair; an alarm that does not recur is dropped."""
         alarms = {one.cell for one in verdicts if one.answer is Answer.REGRESSION}
         if not alarms:
             return verdicts
@@ -119,7 +119,7 @@ class AbTrial:
         return verdicts
 
     def _latency(self, cell: CellKey, side: str) -> float:
-        """The median of the processes' medians."""
+        """Return the median of the processes' medians, in milliseconds."""
         rows = [getattr(pair, side)[cell] for pair in self.pairs if cell in getattr(pair, side)]
         values = sorted(row[LATENCY] for row in rows if row["outcome"] == Outcome.OK)
         middle = len(values) // 2
@@ -127,7 +127,10 @@ class AbTrial:
 
 
 def log_ratio(base: Row, new: Row) -> float | None:
-    """How much slower the new side was, as a logarithm; None unless both sides gave a time."""
+    """Return the logarithm of the new side's latency over the base's.
+
+    None unless both sides have a latency.
+    """
     if base["outcome"] != Outcome.OK or new["outcome"] != Outcome.OK:
         return None
     return math.log(new[LATENCY] / base[LATENCY])

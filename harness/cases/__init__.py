@@ -1,1 +1,1 @@
-"""From keys to problems, arms and cases, and what identifies them. Imports no torch."""
+"""Configurations to problems, arms and cases, and the identity of a measurement. Imports no torch."""

@@ -1,5 +1,6 @@
-"""The arms that a sweep's `impls` name: `impl`, `path/to/file.py:Class`, two of them joined by `+`, or any
-of these after `environment:`.
+"""Parses the arms that a sweep's `impls` names.
+
+An arm is `impl`, `path/to/file.py:Class`, two of them joined by `+`, or any of these after `environment:`.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ _IN_A_FILE = re.compile(r"(.+\.py):([^:/]+)")
 
 
 def read_arms(value: Any, environments: Collection[str], folder: Path) -> tuple[Arm, ...]:
-    """The arms of a configuration's key `impls`. Paths are relative to `folder`.
+    """Parse a configuration's key `impls` into arms. Paths are relative to `folder`.
 
-    Raises `UsageError` for what is no list of names, an arm named twice, an unknown environment, and a file
-    that is not there.
+    Raises `UsageError` for what is not a list of names, an arm named twice, an unknown environment, and a
+    file that does not exist.
     """
     names = [value] if isinstance(value, str) else value
     if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
@@ -34,7 +35,7 @@ def read_arms(value: Any, environments: Collection[str], folder: Path) -> tuple[
 
 
 def require_known_impls(arms: Collection[Arm], hosts: Mapping[str, dict[str, Any]]) -> None:
-    """Raise `UsageError` for a name that its environment, as its worker describes it, does not know."""
+    """Raise `UsageError` for a name that is not among the impls that its environment's worker lists."""
     for arm in arms:
         if arm.environment in hosts:
             known = hosts[arm.environment]["impls"]
@@ -46,10 +47,10 @@ def require_known_impls(arms: Collection[Arm], hosts: Mapping[str, dict[str, Any
 
 
 def require_no_pairs(arms: Collection[Arm], workload: str) -> None:
-    """Raise `UsageError` for a pair `PREFILL+DECODE` where a call is one implementation's."""
+    """Raise `UsageError` for a pair `PREFILL+DECODE` in a workload whose call has one implementation."""
     pairs = [arm.label for arm in arms if len(arm.parts) == 2]
     if pairs and workload != GENERATE_WORKLOAD:
-        raise UsageError(f"impls={pairs[0]}: one for prefill and one for decode, only in workload=generate")
+        raise UsageError(f"impls={pairs[0]}: a pair PREFILL+DECODE needs workload=generate")
 
 
 def _read_arm(name: str, environments: Collection[str], folder: Path) -> Arm:
@@ -58,19 +59,22 @@ def _read_arm(name: str, environments: Collection[str], folder: Path) -> Arm:
         environment, impl = match.groups()
         if environment not in environments:
             raise UsageError(
-                f"impls={name}: no environment {environment}; valid: {', '.join(environments)};"
-                f" environments.{environment}.python=PATH makes it one"
+                f"impls={name}: unknown environment {environment}; valid: {', '.join(environments)};"
+                f" add it with environments.{environment}.python=PATH"
             )
     parts = parts_of(impl)
     match = _IN_A_FILE.fullmatch(impl)
     if match and match[2].isidentifier() and _file(match[1], folder).is_file():
-        parts = [impl]  # a `+` in the path of a file that is there joins nothing
+        parts = [impl]  # a `+` in the path of an existing file separates nothing
     files = tuple(_file_of(part, name, folder) for part in parts)
     return Arm(impl, environment, files if any(files) else ())
 
 
 def _file_of(part: str, name: str, folder: Path) -> Path | None:
-    """Where an implementation is, if it is in a file. Raises `UsageError`, which names the whole arm."""
+    """Return the file of an implementation, or None for a listed name.
+
+    Raises `UsageError`, which names the whole arm.
+    """
     match = _IN_A_FILE.fullmatch(part)
     if match is None:
         return None
@@ -78,7 +82,7 @@ def _file_of(part: str, name: str, folder: Path) -> Path | None:
     if not file.is_file():
         raise UsageError(f"impls={name}: no file {file}")
     if not match[2].isidentifier():
-        raise UsageError(f"impls={name}: {match[2]} is no class name; valid: path/to/file.py:ClassName")
+        raise UsageError(f"impls={name}: {match[2]} is not a class name; valid: path/to/file.py:ClassName")
     return file
 
 

@@ -1,4 +1,4 @@
-"""How many tokens and sequences of a cache a memory budget holds. Arithmetic only: nothing runs."""
+"""How many tokens and sequences fit a memory budget. Arithmetic only: nothing runs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SIZE = re.compile(r"(?P<number>\d+(?:\.\d+)?)\s*(?P<unit>[A-Za-z]+)?")
 
 @dataclass(frozen=True)
 class Capacity:
-    """What fits into a budget on one device, a tensor-parallel rank where there are several."""
+    """What fits a budget on one device, which is one tensor-parallel rank where there are several."""
 
     bytes_per_token: int
     """Of all layers, scales of a quantised cache included."""
@@ -31,10 +31,10 @@ class Capacity:
 
 
 def capacity(problem: AttentionProblem, num_layers: int, budget_bytes: int) -> Capacity:
-    """What a budget of bytes holds of a problem's cache. Its batch and queries do not matter.
+    """Return how much of a problem's cache a budget of bytes holds. Its batch and queries do not matter.
 
-    One token takes `num_layers * 2 * num_kv_heads * (head_dim * itemsize [+ scale])` bytes, as
-    `gqabench.attention_impls.cost.kv_cache_bytes_per_token` says with its sources.
+    One token takes `num_layers * 2 * num_kv_heads * (head_dim * itemsize [+ scale])` bytes:
+    `gqabench.attention_impls.cost.kv_cache_bytes_per_token`, which gives the sources.
     """
     per_token = num_layers * kv_cache_bytes_per_token(replace(problem, kv_lens=None, batch_size=1))
     page_size = problem.page_size or 1
@@ -51,7 +51,7 @@ def capacity(problem: AttentionProblem, num_layers: int, budget_bytes: int) -> C
 
 
 def parse_size(name: str, text: str) -> int:
-    """Bytes of `80GB` (10^9), `80GiB` (2^30), or a bare number. Raises `UsageError` naming `name`."""
+    """Parse `80GB` (10^9), `80GiB` (2^30) or a bare number to bytes. Raises `UsageError` naming `name`."""
     match = _SIZE.fullmatch(text.strip())
     unit = match["unit"] or "B" if match else ""
     if match is None or unit not in _UNITS:

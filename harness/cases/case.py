@@ -36,19 +36,19 @@ class Arm:
     """An implementation in an environment: what is compared."""
 
     impl: str
-    """A name, `path/to/file.py:Class`, or a pair `PREFILL+DECODE` of them, as it was asked for."""
+    """A name, `path/to/file.py:Class`, or a pair `PREFILL+DECODE` of them, as given in `impls`."""
     environment: str = CURRENT_ENVIRONMENT
     files: tuple[Path | None, ...] = ()
-    """Where those of its parts are that are in files, absolute; None for the other part of a pair."""
+    """Absolute paths of the parts that are in files; None for a part that is not."""
 
     @property
     def label(self) -> str:
-        """What stands for the arm in `impls`."""
+        """The arm as written in `impls`."""
         return self.impl if self.environment == CURRENT_ENVIRONMENT else f"{self.environment}:{self.impl}"
 
     @property
     def target(self) -> str:
-        """What the registry of the environment is asked for."""
+        """The name that the environment's registry resolves."""
         if not self.files:
             return self.impl
         targets = (
@@ -59,7 +59,7 @@ class Arm:
 
     @property
     def parts(self) -> list[str]:
-        """The one implementation that it names, or the two."""
+        """Its one implementation, or the two of a pair."""
         return [self.impl] if len(self.files) == 1 else parts_of(self.impl)
 
 
@@ -113,7 +113,7 @@ class Case:
 
     @property
     def case_id(self) -> str:
-        """The same for the same problem, workload and model, in every run."""
+        """A hash that is equal for the same problem, workload and model in every run."""
         return short_hash(
             {
                 "problem": problem_fields(self.problem),
@@ -126,7 +126,7 @@ class Case:
         )
 
     def to_open(self) -> dict[str, Any]:
-        """What a worker makes the inputs and answers from, as plain values."""
+        """Return what a worker needs to make the inputs and references, as plain values."""
         arguments = {
             "problem": problem_fields(self.problem),
             "workload": self.workload,
@@ -137,7 +137,7 @@ class Case:
         return arguments if self.llama is None else arguments | {"llama": asdict(self.llama)}
 
     def shape_fields(self) -> dict[str, Any]:
-        """The record fields that say what was asked for."""
+        """Return the record fields that describe what was asked for."""
         asked = {
             "model": self.model,
             "num_layers": self.num_layers,
@@ -155,7 +155,7 @@ class Case:
         }
 
     def model_fields(self) -> dict[str, Any]:
-        """The record fields that follow from formulas alone."""
+        """Return the record fields that follow from formulas alone."""
         problem = self.problem
         per_token = kv_cache_bytes_per_token(problem)
         total = kv_cache_bytes(problem)
@@ -170,7 +170,7 @@ class Case:
         }
 
     def _model_cost(self) -> tuple[int, int]:
-        """Bytes that one call must move at least, and its operations."""
+        """Return the bytes that one call must move at least, and its operations."""
         problem = self.problem
         if self.llama is not None:
             return self.llama.step_bytes(problem), self.llama.step_flops(problem)
@@ -183,7 +183,7 @@ class Case:
 
 @dataclass(frozen=True, kw_only=True)
 class InvalidCase:
-    """A point of a sweep whose values do not go together: its arms become `unsupported` rows."""
+    """A point of a sweep whose values are not valid together: its arms become `unsupported` rows."""
 
     reason: str
     arms: tuple[Arm, ...]
@@ -195,12 +195,12 @@ class InvalidCase:
         return short_hash(counted_fields(self.fields, {axis.key: axis.default for axis in AXES.values()}))
 
     def shape_fields(self) -> dict[str, Any]:
-        """The record fields that say what was asked for."""
+        """Return the record fields that describe what was asked for."""
         return self.fields
 
 
 def llama_fields(llama: LlamaShape | None) -> dict[str, Any]:
-    """The record fields of a model; null without one."""
+    """Return the record fields of a model; null without one."""
     return {
         "model_layers": None if llama is None else llama.num_layers,
         "intermediate_size": None if llama is None else llama.intermediate_size,

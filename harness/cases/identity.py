@@ -1,4 +1,4 @@
-"""Identity of a measurement: what must be equal for two of them to be of the same thing."""
+"""Identity of a measurement: what must be equal for two measurements to be of the same thing."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from gqabench.harness.machine.source import SOURCE_ROOT, source_hash
 def cell_id(
     case: Case | InvalidCase, arm: Arm, host: dict[str, Any] | None, source_root: Path = SOURCE_ROOT
 ) -> str:
-    """Hash of problem, implementation, code, library versions, driver and device.
+    """Return a hash of problem, implementation, code, library versions, driver and device.
 
-    `host` is the description that the worker of the arm's environment gives of itself; None when it does not
+    `host` is the description that the worker of the arm's environment gives of itself; None if it does not
     start. An implementation given as a file counts by its content, one of another package by its version.
     """
     host = host or {"libraries": {}, "cuda": None, "devices": []}
@@ -38,7 +38,7 @@ def cell_id(
 
 
 def _plugin_versions(arm: Arm, host: dict[str, Any]) -> str | None:
-    """Of an implementation of another package, or of those of a pair; None without one."""
+    """Return the package versions of an arm's plug-ins; None without any."""
     versions = (host.get("plugins", {}).get(part) for part in arm.parts)
     return " ".join(version for version in versions if version) or None
 

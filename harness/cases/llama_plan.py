@@ -1,4 +1,4 @@
-"""The model that `workload=generate` asks for, from the keys of a configuration. Imports no torch."""
+"""The model that `workload=generate` builds, from the keys of a configuration. Imports no torch."""
 
 from __future__ import annotations
 
@@ -27,11 +27,14 @@ def require_llama_values(values: dict[str, Any]) -> None:
     if values["hf_cache"] is None:
         raise UsageError(f"hf_cache=null: workload=generate needs {' or '.join(HF_CACHES)}")
     if values["model_layers"] is None and values["num_layers"] is None:
-        raise UsageError("model_layers=null: means all, and num_layers=null does not say how many")
+        raise UsageError("model_layers=null: means all layers, but num_layers=null does not say how many")
 
 
 def plan_llama(values: dict[str, Any], problem: AttentionProblem) -> LlamaShape | None:
-    """The model around a problem's heads; None for other workloads. Raises `InvalidCombination`."""
+    """Return the model around a problem's heads; None for other workloads.
+
+    Raises `InvalidCombination`.
+    """
     if values["workload"] != GENERATE_WORKLOAD:
         for key in _ONLY_HERE:
             if values[key] is not None:
@@ -49,16 +52,18 @@ def plan_llama(values: dict[str, Any], problem: AttentionProblem) -> LlamaShape 
 
 def _require_decode_step(values: dict[str, Any], problem: AttentionProblem) -> None:
     if problem.q_len != 1:
-        raise InvalidCombination(f"q_len={problem.q_len}: workload=generate decodes one token, so 1")
+        raise InvalidCombination(f"q_len={problem.q_len}: must be 1; workload=generate decodes one token")
     if problem.kv_len < 2:
-        raise InvalidCombination(f"kv_len={problem.kv_len}: workload=generate prefills kv_len - 1 tokens")
+        raise InvalidCombination(
+            f"kv_len={problem.kv_len}: must be 2 or more; workload=generate prefills kv_len - 1 tokens"
+        )
     if problem.head_dim % 2:
         raise InvalidCombination(f"head_dim={problem.head_dim}: must be even for RoPE")
     if values["tp"] != 1:
-        raise InvalidCombination(f"tp={values['tp']}: workload=generate builds a whole model, so 1")
+        raise InvalidCombination(f"tp={values['tp']}: must be 1; workload=generate builds a whole model")
     for key, why in _NOT_IN_A_LLAMA.items():
         if values[key] is not None:
-            raise InvalidCombination(f"{key}={values[key]}: workload=generate: {why}, so null")
+            raise InvalidCombination(f"{key}={values[key]}: must be null for workload=generate: {why}")
     layers, of = values["model_layers"], values["num_layers"]
     if layers is not None and of is not None and layers > of:
         raise InvalidCombination(f"model_layers={layers}: must be at most num_layers={of}")

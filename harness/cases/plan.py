@@ -1,4 +1,4 @@
-"""From a composed configuration to a case: values get their meaning here, once. Imports no torch."""
+"""From a composed configuration to a case: the one place that interprets its values. Imports no torch."""
 
 from __future__ import annotations
 
@@ -23,10 +23,11 @@ from gqabench.results.axes import AXES
 def plan_case(
     config: DictConfig, hosts: Mapping[str, dict[str, Any]], folder: Path = Path()
 ) -> Case | InvalidCase:
-    """The case that a composed configuration describes, on hosts as their workers describe them.
+    """Return the case that a composed configuration describes.
 
-    `hosts` is by environment, without those that did not start. Paths are relative to `folder`. Values that
-    are valid but do not go together give an `InvalidCase`; a value that never is valid raises `UsageError`.
+    `hosts` holds the workers' descriptions of their hosts by environment, without those that did not start.
+    Paths are relative to `folder`. Values that are valid, but not together, give an `InvalidCase`; a value
+    that is never valid raises `UsageError`.
     """
     values: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     require_counts(values)
@@ -68,7 +69,7 @@ def plan_case(
 
 
 def rank_heads(num_q_heads: int, num_kv_heads: int, tp: int) -> tuple[int, int]:
-    """Query and key/value heads of one of `tp` tensor-parallel ranks.
+    """Return the query and key/value heads of one of `tp` tensor-parallel ranks.
 
     KV heads are divided while there are enough of them; with fewer than ranks, each rank keeps a copy of
     one (as vLLM and TensorRT-LLM serve such models). Raises `InvalidCombination`.
@@ -83,7 +84,7 @@ def rank_heads(num_q_heads: int, num_kv_heads: int, tp: int) -> tuple[int, int]:
 
 
 def make_problem(values: dict[str, Any]) -> AttentionProblem:
-    """One rank's problem; `values` are those of a configuration, its device and dtype resolved.
+    """Return one rank's problem from a configuration's values, with device and dtype resolved.
 
     Raises `InvalidProblem` or `InvalidCombination`.
     """
@@ -96,7 +97,7 @@ def make_problem(values: dict[str, Any]) -> AttentionProblem:
 
 
 def require_counts(values: dict[str, Any]) -> None:
-    """Raise `UsageError` for what is no size, before it is mixed with other values."""
+    """Raise `UsageError` for a size that is not a positive whole number, before sizes are combined."""
     for axis in AXES.values():
         value = values[axis.key]
         if axis.is_count and (axis.is_required if value is None else value < 1):
@@ -108,25 +109,28 @@ def require_counts(values: dict[str, Any]) -> None:
 
 
 def _require_phase(workload: str, problem: AttentionProblem) -> None:
-    """A workload named after a phase must have that phase's lengths."""
+    """Raise `InvalidCombination` unless a workload named after a phase has that phase's lengths."""
     if workload == "decode" and problem.q_len != 1:
-        raise InvalidCombination(f"q_len={problem.q_len}: workload=decode has q_len=1; extend has more")
+        raise InvalidCombination(
+            f"q_len={problem.q_len}: workload=decode needs q_len=1; use workload=extend for more"
+        )
     if workload == "prefill" and problem.q_len != problem.kv_len:
         raise InvalidCombination(
-            f"q_len={problem.q_len}: workload=prefill has q_len=kv_len={problem.kv_len}; extend has fewer"
+            f"q_len={problem.q_len}: workload=prefill needs q_len=kv_len={problem.kv_len};"
+            " use workload=extend for fewer"
         )
     if workload == TRAIN_WORKLOAD:
         _require_training(problem)
     if workload == "extend" and not 1 < problem.q_len < problem.kv_len:
         raise InvalidCombination(
-            f"q_len={problem.q_len}: workload=extend has 1 < q_len < kv_len={problem.kv_len}"
+            f"q_len={problem.q_len}: workload=extend needs 1 < q_len < kv_len={problem.kv_len}"
         )
 
 
 def _require_training(problem: AttentionProblem) -> None:
-    """Training attends over whole sequences and keeps no cache."""
+    """Raise `InvalidCombination` unless the problem has whole sequences and no cache, as in training."""
     if problem.q_len != problem.kv_len:
-        raise InvalidCombination(f"q_len={problem.q_len}: workload=train has q_len=kv_len={problem.kv_len}")
+        raise InvalidCombination(f"q_len={problem.q_len}: workload=train needs q_len=kv_len={problem.kv_len}")
     for key in ("kv_dtype", "page_size"):
         if getattr(problem, key) is not None:
             raise InvalidCombination(
@@ -135,7 +139,7 @@ def _require_training(problem: AttentionProblem) -> None:
 
 
 def _asked_fields(values: dict[str, Any], settings: MeasureSettings) -> dict[str, Any]:
-    """Record fields of a point that is no problem, as they were asked for."""
+    """Return the record fields of a point that is not a valid problem, as they were asked for."""
     asked = {key: values[key] for key in (*AXES, "workload", "device", "seed")}
     if values["workload"] != GENERATE_WORKLOAD:
         asked["intermediate_size"] = None  # of the preset's model, which no other workload builds

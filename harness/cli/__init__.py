@@ -1,4 +1,4 @@
-"""The front door: `gqabench COMMAND`. It alone knows `reports` besides the rest of the harness."""
+"""The command line: `gqabench COMMAND`. It alone imports `reports` besides the rest of the harness."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ INTERRUPTED_EXIT_CODE = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code. A user's mistake is one line on standard error and 2."""
+    """Run one command and return its exit code.
+
+    A user's mistake is one line on standard error and exit code 2.
+    """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if arguments and arguments[0] in {"-sc", "--shell-completion"}:
         from gqabench.harness.cli.completion import complete
@@ -40,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED_EXIT_CODE
     except BrokenPipeError:
-        sys.stderr.close()  # the reader of our output has left
+        sys.stderr.close()  # the reader of our output has closed the pipe
         return 1
 
 
@@ -55,6 +58,6 @@ def _usage() -> str:
             "",
             *lines,
             "",
-            "`gqabench COMMAND --help` says more. A first sweep: gqabench sweep study=smoke",
+            "Run `gqabench COMMAND --help` for its options. A first sweep: gqabench sweep study=smoke",
         ]
     )

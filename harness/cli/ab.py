@@ -1,9 +1,9 @@
 """`gqabench ab BASE HEAD [key=value ...]`: did a change make anything slower, larger or wrong?
 
 BASE and HEAD are git revisions of this project, interpreters, or checkouts (`.` is the working tree). Their
-implementations are measured in pairs of fresh processes, until each cell is decided or the time is spent.
-Exit code: 0 no regression, 1 regression, 2 could not tell or could not compare. `--self-test` compares this
-environment with itself, again and again, and tells how often it raised a false alarm.
+implementations are measured in pairs of fresh processes, until every cell is decided or the time is spent.
+Exit code: 0 no regression, 1 regression, 2 inconclusive or could not compare. `--self-test` compares this
+environment with itself several times, and reports how often that raised a false alarm.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ _DEFAULT_KEYS = ("study=smoke", "measure=pairs")
 
 
 def main(arguments: list[str]) -> int:
+    """Run `gqabench ab` and return its exit code."""
     parsed = _parse(arguments)
     policy = read_policy(parsed.policy)
     cases = _cases(parsed.overrides)
@@ -39,7 +40,7 @@ def main(arguments: list[str]) -> int:
 
 
 def environment_of(side: str, text: str) -> Environment:
-    """The environment that a user's BASE or HEAD stands for. Raises `UsageError`."""
+    """Return the environment that BASE or HEAD stands for. Raises `UsageError`."""
     if not text.strip():
         raise UsageError(f"{side.upper()}: is empty; name a git revision, an interpreter or a checkout")
     path = Path(text).expanduser()
@@ -56,12 +57,16 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         "sides", nargs="*", metavar="BASE HEAD", help="git revisions, interpreters, or checkouts"
     )
     parser.add_argument(
-        "--self-test", action="store_true", help="A/A on this machine: how often a false alarm"
+        "--self-test",
+        action="store_true",
+        help="compare this environment with itself, and count false alarms",
     )
-    parser.add_argument("--runs", type=int, default=10, help="of the self-test; default: 10")
-    parser.add_argument("--budget", type=float, default=900.0, metavar="SECONDS", help="default: 900")
+    parser.add_argument("--runs", type=int, default=10, help="repetitions of the self-test; default: 10")
+    parser.add_argument(
+        "--budget", type=float, default=900.0, metavar="SECONDS", help="time budget; default: 900"
+    )
     parser.add_argument("--policy", default="default", metavar="NAME|FILE", help="thresholds, as in compare")
-    parser.add_argument("--seed", type=int, default=0, help="of the inputs and of all orders")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the inputs and of every order")
     add_output_arguments(parser)
     parsed, unknown = parser.parse_known_intermixed_args(arguments)
     if unknown:
@@ -69,8 +74,9 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parsed.overrides = [side for side in parsed.sides if "=" in side]
     sides = [side for side in parsed.sides if "=" not in side]
     if len(sides) != (0 if parsed.self_test else 2):
-        wanted = "no sides" if parsed.self_test else "BASE and HEAD"
-        raise UsageError(f"{' '.join(sides) or 'no sides'}: needs {wanted}, then key=value")
+        given = " ".join(sides) or "nothing given"
+        wanted = "--self-test takes neither BASE nor HEAD" if parsed.self_test else "needs BASE and HEAD"
+        raise UsageError(f"{given}: {wanted}; key=value may follow")
     if not parsed.self_test:
         parsed.base, parsed.head = sides
     if parsed.runs < 1 or not parsed.budget > 0:
@@ -94,7 +100,9 @@ def _cases(overrides: list[str]) -> list[Case | InvalidCase]:
         close_job_process()
     for case in cases:
         if any(arm.environment != CURRENT_ENVIRONMENT for arm in case.arms):
-            raise UsageError("impls: ab gives each implementation two environments; name none of your own")
+            raise UsageError(
+                "impls: ab measures each implementation in both environments; name no environment"
+            )
     return cases
 
 
@@ -109,7 +117,7 @@ def _compare(runner: PairRunner, policy: Policy, parsed: argparse.Namespace, num
     try:
         libraries = runner.libraries()
     except WorkerFailed as failure:
-        raise UsageError(f"a side does not start: {failure}") from failure
+        raise UsageError(f"an environment does not start: {failure}") from failure
     trial = AbTrial(runner, policy, parsed.budget, _say)
     verdicts = trial.run()
     notes = [
@@ -119,9 +127,9 @@ def _compare(runner: PairRunner, policy: Policy, parsed: argparse.Namespace, num
     ]
     notes.append(f"{len(trial.pairs)} pairs of fresh processes, interleaved; policy {policy.name}")
     if num_invalid:
-        notes.append(f"{num_invalid} points of the sweep are no valid problem and were left out")
+        notes.append(f"{num_invalid} points of the sweep are not valid problems and were left out")
     if trial.is_out_of_time:
-        notes.append(f"the time budget of {parsed.budget:g} s was spent before every cell was decided")
+        notes.append(f"the time budget of {parsed.budget:g} s ran out before every cell was decided")
     comparison = Comparison(base=parsed.base, new=parsed.head, verdicts=tuple(verdicts), notes=tuple(notes))
     return publish(comparison, parsed)
 

@@ -12,16 +12,17 @@ from gqabench.results import UnreadableRun
 
 
 def main(arguments: list[str]) -> int:
+    """Run `gqabench baseline` and return its exit code."""
     from gqabench.results.store.baselines import BASELINES_FOLDER, THINNING
 
     parser = argparse.ArgumentParser(prog="gqabench baseline", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     update = commands.add_parser(
-        "update", help="write the baseline of a run", description=f"Writes: {THINNING}."
+        "update", help="write the baseline of a study", description=f"Writes: {THINNING}."
     )
     update.add_argument("runs", nargs="+", metavar="RUN", help="complete runs of one study on one machine")
     update.add_argument("--study", metavar="NAME", help="default: the study of the runs")
-    listing = commands.add_parser("list", help="what baselines there are")
+    listing = commands.add_parser("list", help="list the baselines")
     for command in (update, listing):
         command.add_argument(
             "--into", type=Path, default=BASELINES_FOLDER, metavar="FOLDER", help="default: %(default)s"

@@ -1,28 +1,31 @@
-"""The table of commands. Imports nothing of them: a command's module is loaded when it is asked for."""
+"""The table of commands. A command's module is imported only when the command is run."""
 
 from __future__ import annotations
 
 COMMANDS = {
-    "sweep": ("gqabench.harness.cli.sweep", "measure cases: a Hydra application"),
-    "report": ("gqabench.harness.cli.report", "figures, tables and a page from runs"),
-    "compare": ("gqabench.harness.cli.compare", "whether stored runs became slower, larger or wrong"),
-    "history": ("gqabench.harness.cli.history", "trends over many runs, and which revision changed a cell"),
+    "sweep": ("gqabench.harness.cli.sweep", "measure cases (a Hydra application)"),
+    "report": ("gqabench.harness.cli.report", "make figures, tables and a page from runs"),
+    "compare": ("gqabench.harness.cli.compare", "check whether stored runs became slower, larger or wrong"),
+    "history": (
+        "gqabench.harness.cli.history",
+        "show trends over many runs, and which revision changed a cell",
+    ),
     "ab": (
         "gqabench.harness.cli.ab",
-        "two revisions or interpreters, measured in pairs: slower, larger, wrong?",
+        "compare two revisions or interpreters: is the second slower, larger or wrong?",
     ),
-    "baseline": ("gqabench.harness.cli.baseline", "committed reference runs: update, list"),
+    "baseline": ("gqabench.harness.cli.baseline", "update or list committed reference runs"),
     "doctor": (
         "gqabench.harness.cli.doctor",
-        "what disturbs measuring on this machine, and its measured roofs",
+        "report what disturbs measurements on this machine, and its measured roofs",
     ),
     "plan": (
         "gqabench.harness.cli.plan",
-        "tokens and sequences that fit a memory budget, by number of KV heads",
+        "show the tokens and sequences that fit a memory budget, by number of KV heads",
     ),
-    "list": ("gqabench.harness.cli.listing", "what there is: impls, shapes, studies, runs"),
+    "list": ("gqabench.harness.cli.listing", "list impls, shapes, studies or runs"),
 }
-"""A command's module, and what it does."""
+"""The module of each command, and what the command does."""
 
 LISTINGS = ("impls", "shapes", "studies", "runs")
 """What `gqabench list` lists."""

@@ -15,9 +15,10 @@ from gqabench.results import UnreadableRun
 
 
 def main(arguments: list[str]) -> int:
+    """Run `gqabench compare` and return its exit code."""
     parser = argparse.ArgumentParser(prog="gqabench compare", description=__doc__)
-    parser.add_argument("base", metavar="BASE", help="what it was: a run, or a glob of runs in quotes")
-    parser.add_argument("new", metavar="NEW", help="what it is now")
+    parser.add_argument("base", metavar="BASE", help="the earlier state: a run, or a glob of runs in quotes")
+    parser.add_argument("new", metavar="NEW", help="the later state: likewise")
     parser.add_argument(
         "--policy",
         default="default",
@@ -25,7 +26,9 @@ def main(arguments: list[str]) -> int:
         help="thresholds: conf/regression/NAME.yaml, or a file",
     )
     parser.add_argument(
-        "--across-machines", action="store_true", help="compare bytes, outcomes and shares of the roof alone"
+        "--across-machines",
+        action="store_true",
+        help="compare runs of different machines: bytes, outcomes and shares of the roof only",
     )
     add_output_arguments(parser)
     parsed = parser.parse_args(arguments)

@@ -1,6 +1,6 @@
-"""Completion in a shell: Hydra knows the keys of a sweep, this module the commands around it.
+"""Shell completion: Hydra completes the keys of a sweep, this module the commands around it.
 
-`eval "$(gqabench sweep -sc install=bash)"` installs Hydra's script, which asks `gqabench -sc query=bash`.
+`eval "$(gqabench sweep -sc install=bash)"` installs Hydra's script, which calls `gqabench -sc query=bash`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ _SECOND_WORDS = {"list": LISTINGS}
 
 
 def complete(arguments: list[str]) -> int:
-    """Print the words that may come next in the line that the shell gives in `COMP_LINE`."""
+    """Print the words that may come next in the line that the shell passes in `COMP_LINE`."""
     line = os.environ.get("COMP_LINE", "")
     program, *words = line.split()
     if len(words) > 1 or (words and line.endswith(" ")):

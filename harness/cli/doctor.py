@@ -1,6 +1,6 @@
 """`gqabench doctor`: what will disturb measurements on this machine, and its measured roofs.
 
-Exit code: 0 nothing disturbs, 1 something does, 2 it could not look.
+Exit code: 0 nothing disturbs, 1 something does, 2 the machine could not be inspected.
 """
 
 from __future__ import annotations
@@ -35,16 +35,21 @@ _COMPILERS = ("cc", "gcc", "clang")
 
 
 def main(arguments: list[str]) -> int:
+    """Run `gqabench doctor` and return its exit code."""
     parser = argparse.ArgumentParser(prog="gqabench doctor", description=__doc__)
-    parser.add_argument("--no-roofs", action="store_true", help="look only; measure nothing")
-    parser.add_argument("--json", action="store_true", help="findings, roofs and the machine, as JSON")
-    parser.add_argument("--device", default=AUTO, help="whose roofs: auto, cpu, cuda or cuda:N")
-    parser.add_argument("--results-dir", type=Path, default=_DEFAULT_RESULTS_DIR, help="where runs will go")
+    parser.add_argument("--no-roofs", action="store_true", help="do not measure the roofs")
+    parser.add_argument("--json", action="store_true", help="print findings, roofs and the machine as JSON")
+    parser.add_argument(
+        "--device", default=AUTO, help="device whose roofs are measured: auto, cpu, cuda or cuda:N"
+    )
+    parser.add_argument(
+        "--results-dir", type=Path, default=_DEFAULT_RESULTS_DIR, help="folder that runs will be written to"
+    )
     parsed = parser.parse_args(arguments)
     try:
         observed, device, roofs = _look(parsed)
     except (WorkerFailed, RequestFailed) as failure:
-        raise UsageError(f"could not look: {failure}") from failure
+        raise UsageError(f"could not inspect this machine: {failure}") from failure
     findings = examine(observed)
     if roofs is not None:
         findings.append(check_roofs(roofs))
@@ -61,24 +66,24 @@ def main(arguments: list[str]) -> int:
 
 
 def finding_lines(findings: Sequence[Finding]) -> list[str]:
-    """One line for each, and one more that says how to mend it."""
+    """Format each finding as one line, and one more that says how to fix it."""
     width = max(len(finding.check) for finding in findings)
     lines = []
     for finding in findings:
         lines.append(f"{finding.level:<7}  {finding.check:<{width}}  {finding.what}")
         if finding.mend is not None:
-            lines.append(f"{'':<7}  {'':<{width}}  mend: {finding.mend}")
+            lines.append(f"{'':<7}  {'':<{width}}  fix: {finding.mend}")
     return lines
 
 
 def roof_lines(roofs: Roofs, device: str) -> list[str]:
-    """The measured ceilings of a device, one a line."""
+    """Format the measured ceilings of a device, one a line."""
     named = {"read": (roofs.read, "GB/s"), "copy": (roofs.copy, "GB/s")}
     named |= {f"matmul {dtype}": (roof, "TFLOP/s") for dtype, roof in roofs.matmul.items()}
     width = max(map(len, named))
     return [
         "",
-        f"roofs of {device}, the best repetition of the best way:",
+        f"roofs of {device} (best repetition of the best method):",
         *(f"  {name:<{width}}  {_roof_text(roof, unit)}" for name, (roof, unit) in named.items()),
     ]
 
@@ -89,9 +94,9 @@ def _roof_text(roof: Roof, unit: str) -> str:
 
 
 def _look(parsed: argparse.Namespace) -> tuple[Observed, str, Roofs | None]:
-    """Start a worker, look at the machine while it is idle, and have it measure the roofs of a device.
+    """Start a worker, inspect the machine while it is idle, and let the worker measure the roofs of a device.
 
-    Also gives the device's name.
+    Returns what was observed, the device's name, and the roofs unless they were not asked for.
     """
     with tempfile.TemporaryDirectory(prefix="gqabench-") as folder:
         environment = Environment(CURRENT_ENVIRONMENT)
@@ -103,12 +108,12 @@ def _look(parsed: argparse.Namespace) -> tuple[Observed, str, Roofs | None]:
             if parsed.no_roofs:
                 return observed, name, None
             measured = ask_for_roofs(worker, device)
-    measure_roofs_again(device, host, lambda: measured)  # the next sweep knows them
+    measure_roofs_again(device, host, lambda: measured)  # stored for the next sweep
     return observed, name, Roofs.from_dict(measured)
 
 
 def _free_bytes(folder: Path) -> int | None:
-    """Room in a folder; None where not even an empty file can be made."""
+    """Return the free bytes of a folder; None if not even an empty file can be created there."""
     try:
         with tempfile.TemporaryFile(dir=folder):
             return shutil.disk_usage(folder).free
@@ -117,7 +122,7 @@ def _free_bytes(folder: Path) -> int | None:
 
 
 def observe(host: dict[str, Any], nvml: Nvml, worker_pid: int, results_dir: Path) -> Observed:
-    """Look at the machine for about a second. `host` is the description that the worker gave of itself."""
+    """Observe the machine for one second. `host` is the description that the worker gave of itself."""
     before = take_snapshot()
     time.sleep(_SAMPLE_SECONDS)
     load = load_between(before, take_snapshot())
@@ -159,7 +164,7 @@ class Snapshot:
 
 
 def take_snapshot() -> Snapshot:
-    """The counters now. Processes that end meanwhile, or that hide, are left out."""
+    """Read the counters now, leaving out processes that end meanwhile or cannot be read."""
     times, swap = psutil.cpu_times(), psutil.swap_memory()
     seconds = {name: float(value) for name, value in times._asdict().items()}
     busy = sum(seconds.get(name, 0.0) for name in ("user", "nice", "system", "irq", "softirq"))
@@ -183,7 +188,10 @@ def take_snapshot() -> Snapshot:
 
 
 def load_between(before: Snapshot, after: Snapshot) -> Load:
-    """What others did between two snapshots. A process that began in between counts from its beginning."""
+    """Return what other processes did between two snapshots.
+
+    A process that started in between counts from its start.
+    """
     seconds = after.at_s - before.at_s
     own_s = 0.0
     neighbours = []
@@ -203,7 +211,10 @@ def load_between(before: Snapshot, after: Snapshot) -> Load:
 
 
 def available_bytes(root: Path = Path("/")) -> int:
-    """Memory that can be had: what the kernel estimates, or less where a control group's limit is nearer."""
+    """Return the available memory in bytes.
+
+    It is the kernel's estimate, or what a control group's limit leaves, if that is less.
+    """
     rooms = []
     for folder in cgroup_folders(root, "memory"):
         for limit, used in (
@@ -218,13 +229,13 @@ def available_bytes(root: Path = Path("/")) -> int:
 
 
 def nearest_folder(path: Path) -> Path:
-    """The folder itself, or the nearest one above it that exists."""
+    """Return the folder itself, or the nearest one above it that exists."""
     path = path.absolute()
     return next(folder for folder in (path, *path.parents) if folder.is_dir())
 
 
 def has_nvidia_gpu(root: Path = Path("/")) -> bool:
-    """Whether an NVIDIA driver shows a GPU, torch or not."""
+    """Return whether an NVIDIA driver exposes a GPU, even if torch is a CPU build."""
     return any((root / "proc/driver/nvidia/gpus").glob("*")) or any((root / "dev").glob("nvidia[0-9]*"))
 
 

@@ -18,14 +18,15 @@ _DEFAULT_MIN_EFFECT = 0.02
 
 
 def main(arguments: list[str]) -> int:
+    """Run `gqabench history` and return its exit code."""
     parser = argparse.ArgumentParser(prog="gqabench history", description=__doc__)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="folders of runs, or globs in quotes")
     parser.add_argument("--metric", default="latency_ms", choices=list(METRICS), metavar="COLUMN",
                         help=f"default: latency_ms; one of {', '.join(METRICS)}")  # fmt: skip
     parser.add_argument("--min-effect", type=float, default=_DEFAULT_MIN_EFFECT, metavar="SHARE",
-                        help="changes of a level below it are not told; default: 0.02")  # fmt: skip
+                        help="smallest relative change to report; default: 0.02")  # fmt: skip
     parser.add_argument("-o", "--output", type=Path, default=Path("history"), metavar="FOLDER",
-                        help="where the figures go; default: history")  # fmt: skip
+                        help="folder of the figures; default: history")  # fmt: skip
     parsed = parser.parse_args(arguments)
     from gqabench.results.comparison.compared_side import NotComparable
     from gqabench.results.history import MIN_RUNS, load_history, trends
@@ -38,12 +39,12 @@ def main(arguments: list[str]) -> int:
     except ModuleNotFoundError as error:
         raise UsageError(f"history needs {error.name}: pip install 'gqabench[history]'") from error
     if not found:
-        raise UsageError(f"--metric {parsed.metric}: no cell has values of two runs and more")
+        raise UsageError(f"--metric {parsed.metric}: no cell has values from two or more runs")
     pages = _write_figures(found, parsed.output, parsed.metric)
     for line in change_lines(found):
         print(line)
     if len(headers) < MIN_RUNS and not METRICS[parsed.metric].is_exact:
-        print(f"{len(headers)} runs: levels are told from scatter with {MIN_RUNS} and more")
+        print(f"{len(headers)} runs: at least {MIN_RUNS} are needed to tell a change of level from scatter")
     num_changed = sum(bool(trend.changes) for trend in found)
     print(f"{num_changed} of {len(found)} cells changed over {len(headers)} runs")
     print(f"figures: {', '.join(map(str, pages))}")
@@ -51,7 +52,7 @@ def main(arguments: list[str]) -> int:
 
 
 def change_lines(found: list[Trend]) -> list[str]:
-    """A line for each change: what, how much, and between which revisions."""
+    """Format each change as a line: what, how much, and between which revisions."""
     return [
         f"{_step(change.relative)}  {trend.cell.label}: {trend.metric} {_number(change.before)} to "
         f"{_number(change.after)}, from run {change.first.run_id}: "
@@ -66,7 +67,7 @@ def _step(relative: float) -> str:
 
 
 def _number(value: float) -> str:
-    """Bytes to the last, all else to four digits."""
+    """Format bytes to the last digit, anything else to four digits."""
     return f"{value:,.0f}" if float(value).is_integer() else f"{value:.4g}"
 
 

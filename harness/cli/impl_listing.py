@@ -1,4 +1,4 @@
-"""What `gqabench list impls` tells, asked in a worker: code from outside may hang or exit on import."""
+"""The content of `gqabench list impls`. A worker asks each implementation: foreign code may hang or exit."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gqabench.harness.workers.pool import WorkerPool
 from gqabench.harness.workers.process import RequestFailed, WorkerFailed
 
 PHASES = {"decode": (1, 1024), "prefill": (1024, 1024), "extend": (16, 1024)}
-"""Query tokens and visible keys of what each implementation is asked about."""
+"""New tokens and visible keys of the problems that each implementation is asked about."""
 
 _ENVIRONMENT = Environment(CURRENT_ENVIRONMENT)
 
@@ -29,7 +29,7 @@ class Listing:
     rows: list[list[str]]
     """Of each implementation: its name, yes or no for each phase, and the first reason why not"""
     plugins: list[list[str]]
-    """Of each plug-in: its name and package, and that nobody can reach it where that is so"""
+    """Of each plug-in: its name and package, with a note if it is unreachable"""
 
 
 def list_support(timeout_s: float) -> Listing:
@@ -41,7 +41,7 @@ def list_support(timeout_s: float) -> Listing:
         problems = [_probe_problem(device, *lengths) for lengths in PHASES.values()]
         rows = list(_rows(pool, problems, timeout_s))
     except WorkerFailed as failure:
-        raise UsageError(f"no worker starts: {failure}") from failure
+        raise UsageError(f"no worker could be started: {failure}") from failure
     finally:
         pool.close()
     return Listing(problems[0].device_type, rows, _plugins())
@@ -79,7 +79,7 @@ def _probe_problem(device: dict[str, Any], q_len: int, kv_len: int) -> Attention
 
 def _plugins() -> list[list[str]]:
     shadowed = shadowed_plugins(BUILT_IN_IMPLS)
-    never = " (never reached: the name is that of a built-in implementation)"
+    never = " (unreachable: a built-in implementation has this name)"
     return [
         [name, package + (never if name in shadowed else "")] for name, package in plugin_versions().items()
     ]

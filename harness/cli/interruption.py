@@ -1,6 +1,6 @@
-"""Ctrl-C, SIGTERM and SIGHUP: each ends a command by `KeyboardInterrupt`, but not in the middle of an import.
+"""Ctrl-C, SIGTERM and SIGHUP: each ends a command by `KeyboardInterrupt`, but never within an import.
 
-What is imported half stays so in this process, and the report of what was measured would fail on it.
+A module whose import was interrupted stays incomplete in this process, and the report would then fail on it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,10 @@ _IMPORTLIB = "<frozen importlib._bootstrap>"
 
 
 def interrupt_between_imports() -> None:
-    """Set it up. A signal that is ignored, as in a background shell or under nohup, stays ignored."""
+    """Install the signal handlers.
+
+    A signal that is ignored, as in a background shell or under nohup, stays ignored.
+    """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, _interrupt)

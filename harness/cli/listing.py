@@ -1,4 +1,4 @@
-"""`gqabench list impls|shapes|studies|runs`: what there is, and what this machine can run."""
+"""`gqabench list impls|shapes|studies|runs`: implementations, and which run here; models; studies; runs."""
 
 from __future__ import annotations
 
@@ -18,11 +18,14 @@ _DEFAULT_RESULTS_DIR = Path("results/runs")
 
 
 def main(arguments: list[str]) -> int:
+    """Run `gqabench list` and return its exit code."""
     parser = argparse.ArgumentParser(prog="gqabench list", description=__doc__)
     parser.add_argument("what", choices=LISTINGS)
-    parser.add_argument("--results-dir", type=Path, default=_DEFAULT_RESULTS_DIR, help="where `runs` looks")
     parser.add_argument(
-        "--timeout", type=float, default=60.0, help="seconds that `impls` waits for each to be imported"
+        "--results-dir", type=Path, default=_DEFAULT_RESULTS_DIR, help="folder whose runs `runs` lists"
+    )
+    parser.add_argument(
+        "--timeout", type=float, default=60.0, help="seconds that `impls` waits for each import"
     )
     parsed = parser.parse_args(arguments)
     _LISTINGS[parsed.what](parsed)

@@ -1,6 +1,7 @@
 """`gqabench plan --memory SIZE [key=value ...]`: what fits a memory budget, by number of KV heads.
 
-Keys are those of a sweep, several values too: model=llama3_8b,llama3_70b kv_len=8192 kv_dtype=null,int8 tp=8.
+The keys are those of a sweep; a key may have several values, as in
+model=llama3_8b,llama3_70b kv_len=8192 kv_dtype=null,int8 tp=8.
 The budget is of one device; with tensor parallelism (tp) the numbers are of one rank.
 """
 
@@ -24,6 +25,7 @@ _WINDOWED_TITLE = "in ring buffers"
 
 
 def main(arguments: list[str]) -> int:
+    """Run `gqabench plan` and return its exit code."""
     parsed = _parse(arguments)
     memory, reserved = parse_size("--memory", parsed.memory), parse_size("--reserved", parsed.reserved)
     if reserved >= memory:
@@ -50,10 +52,13 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         "overrides", nargs="*", metavar="KEY=VALUE", help="keys of a sweep; default: llama3_8b"
     )
     parser.add_argument(
-        "--memory", required=True, metavar="SIZE", help="of the device, such as 80GB or 79.6GiB"
+        "--memory", required=True, metavar="SIZE", help="memory of the device, such as 80GB or 79.6GiB"
     )
     parser.add_argument(
-        "--reserved", default="0", metavar="SIZE", help="what the cache cannot have: weights, activations"
+        "--reserved",
+        default="0",
+        metavar="SIZE",
+        help="memory that the cache cannot use: weights, activations",
     )
     parsed, unknown = parser.parse_known_intermixed_args(arguments)
     if unknown:
@@ -78,7 +83,7 @@ def _points(overrides: list[str]) -> list[dict[str, Any]]:
 
 
 def _tables(points: list[dict[str, Any]]) -> list[tuple[dict[str, Any], list[int]]]:
-    """Points that differ in `num_kv_heads` alone stand in one table, with all their numbers."""
+    """Group points that differ only in `num_kv_heads` into one table, with all their numbers."""
     tables: list[tuple[dict[str, Any], list[int]]] = []
     for values in points:
         rest = {key: value for key, value in values.items() if key != "num_kv_heads"}
@@ -105,7 +110,7 @@ def _heading(values: dict[str, Any], parsed: argparse.Namespace) -> str:
 def _fits(
     values: dict[str, Any], heads: list[int], budget_bytes: int
 ) -> dict[int, Capacity | InvalidCombination]:
-    """By number of KV heads, what fits, or why there is no such problem."""
+    """Return by number of KV heads what fits, or why there is no such problem."""
     shared = {"device": "cpu", "dtype": _dtype(values)}  # where it runs changes no number
     by_heads: dict[int, Capacity | InvalidCombination] = {}
     for num_kv_heads in heads:

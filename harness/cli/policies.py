@@ -1,4 +1,4 @@
-"""`--policy NAME|FILE`: a ready policy of `conf/regression`, or a YAML file of the user's own."""
+"""`--policy NAME|FILE`: a policy of `conf/regression`, or a YAML file of the user's own."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ GROUP = "regression"
 
 
 def read_policy(name: str) -> Policy:
-    """The policy of that name, or of that file. Raises `UsageError`."""
+    """Read the policy of that name, or of that file. Raises `UsageError`."""
     try:
         return Policy.from_dict(name, _values(name))
     except ValueError as error:
@@ -28,7 +28,7 @@ def _values(name: str) -> Any:
     if name in list_presets(GROUP):
         return read_preset(GROUP, name).values
     try:
-        # Hydra's reader of YAML: unlike PyYAML's own it refuses a key that stands twice.
+        # OmegaConf's YAML loader: unlike PyYAML's own it refuses a duplicate key.
         return OmegaConf.to_container(OmegaConf.create(Path(name).expanduser().read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise ValueError(

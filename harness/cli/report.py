@@ -11,6 +11,7 @@ from gqabench.results import UnreadableRun, load_runs
 
 
 def main(arguments: list[str]) -> int:
+    """Run `gqabench report` and return its exit code."""
     parser = argparse.ArgumentParser(prog="gqabench report", description=__doc__)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="a run's folder, a file of records, or a glob")
     parser.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="default: the first run's folder")
@@ -23,7 +24,7 @@ def main(arguments: list[str]) -> int:
 
 
 def report_runs(runs: list[str], folder: Path) -> Path:
-    """Write the report of some runs into a folder; returns the page. Raises `UsageError`."""
+    """Write the report of some runs into a folder, and return its page. Raises `UsageError`."""
     from gqabench.reports import build_report
     from gqabench.results.store.frame import records_to_frame
 

@@ -1,4 +1,4 @@
-"""`gqabench sweep`: Hydra composes and launches; this module opens and closes what is around it."""
+"""`gqabench sweep`: Hydra composes and launches; this module starts and finishes the run."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _MULTIRUN_FLAGS = ("-m", "--multirun")
 
 def main(arguments: list[str]) -> int:
     """Run Hydra on the arguments, then finish the run with its report."""
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then lets its exceptions through, to be worded here
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then passes its exceptions on, to be explained here
     interrupt_between_imports()
     if any(argument.split("=")[0] in _WITHOUT_MEASURING for argument in arguments):
         _run_hydra(arguments)
@@ -54,11 +54,11 @@ def _measure(arguments: list[str]) -> int:
     except UsageError as error:
         if request.folder is None:
             raise
-        raise UsageError(f"{error}; what was measured is in {request.folder.path}") from error
+        raise UsageError(f"{error}; the records so far are in {request.folder.path}") from error
     finally:
         close_job_process()
         if request.folder is not None and status == "partial":
-            with suppress(OSError):  # a full disk, which something else has said already
+            with suppress(OSError):  # a full disk, which was reported already
                 request.folder.set_status(status)
     assert request.folder is not None
     finish_run(request.folder, status)
@@ -68,7 +68,7 @@ def _measure(arguments: list[str]) -> int:
 
 
 def finish_run(folder: RunFolder, status: str) -> None:
-    """Write the Parquet and the report, and say where they are."""
+    """Write the Parquet file and the report, and print where they are."""
     from gqabench.harness.cli.report import report_runs
     from gqabench.results.store.parquet import write_parquet
     from gqabench.results.store.run_folder import PARQUET_NAME, RECORDS_FOLDER
@@ -87,12 +87,15 @@ def finish_run(folder: RunFolder, status: str) -> None:
     print(f"{len(rows)} records{of_planned}: {count_outcomes(outcomes)}")
     if rows and not outcomes[Outcome.OK]:
         print("gqabench sweep: nothing could be measured; the report gives the reasons", file=sys.stderr)
-    print(f"run: {folder.path}", flush=True)  # before the report, which a full disk may refuse
+    print(f"run: {folder.path}", flush=True)  # before the report, which a full disk may prevent
     print(f"report: {report_runs([str(folder.path)], folder.path)}")
 
 
 def hydra_arguments(arguments: list[str]) -> list[str]:
-    """A user's arguments as Hydra's parser wants them: flags first, and names of environments as new keys."""
+    """Convert a user's arguments to those of Hydra's parser.
+
+    Flags come first, and names of environments are marked as new keys.
+    """
     marked = [re.sub(r"^(?=environments[.=])", "++", argument) for argument in arguments]
     return sorted(marked, key=lambda argument: argument not in _MULTIRUN_FLAGS)
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 def print_table(titles: Sequence[str], rows: Sequence[Sequence[object]], left_columns: int = 1) -> None:
-    """Columns as wide as their widest cell; numbers to the right of the first `left_columns`."""
+    """Print columns as wide as their widest cell; those after `left_columns` are right-aligned."""
     cells = [[str(cell) for cell in row] for row in [titles, *rows]]
     widths = [max(len(row[column]) for row in cells) for column in range(len(titles))]
     for row in cells:

@@ -1,4 +1,4 @@
-"""Where the verdicts of `compare` and `ab` go: options of the command line, and the writing."""
+"""Where the verdicts of `compare` and `ab` go: options of the command line, and writing the files."""
 
 from __future__ import annotations
 
@@ -16,35 +16,35 @@ _ON_GITHUB_VARIABLE = "GITHUB_ACTIONS"
 
 
 def add_output_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options that `publish` reads."""
+    """Add the options that `publish` reads."""
     group = parser.add_argument_group("outputs")
     for name, what in (
         ("json", "all verdicts, as JSON"),
         ("markdown", "a table for a pull request"),
         ("junit", "JUnit XML, a test case for each verdict"),
         ("benchmark-action", "the JSON of github-action-benchmark (customSmallerIsBetter)"),
-        ("figure", "effects with their intervals: .png or .svg"),
+        ("figure", "a figure of effects with their intervals: .png or .svg"),
     ):
         group.add_argument(f"--{name}", type=_file, metavar="FILE", help=what)
     group.add_argument(
         "--annotations",
         action="store_true",
-        help="lines that GitHub shows; so it is on GitHub Actions anyway",
+        help="print annotations for GitHub; always on in GitHub Actions",
     )
     group.add_argument(
         "--inconclusive",
         choices=INCONCLUSIVE_POLICIES,
         default="warn",
-        help="what cells that cannot tell mean: exit code 2 (fail), a warning, or nothing; default: warn",
+        help="how to treat inconclusive cells: exit code 2 (fail), a warning, or nothing; default: warn",
     )
 
 
 def publish(comparison: Comparison, parsed: argparse.Namespace) -> int:
-    """Print the comparison, write the files that were asked for; returns the exit code.
+    """Print the comparison, write the requested files, and return the exit code.
 
-    In a job on GitHub also appends the Markdown to its summary. What cannot be written is said on stderr and
-    keeps nothing else from being written; without a regression the exit code is then 2. Raises `UsageError`
-    for a figure whose kind is not known.
+    In a GitHub Actions job the Markdown is also appended to the job's summary. A file that cannot be written
+    is reported on standard error and does not stop the others; without a regression the exit code is then 2.
+    Raises `UsageError` for an unknown kind of figure.
     """
     if parsed.figure is not None and parsed.figure.suffix not in FIGURE_SUFFIXES:
         raise UsageError(f"--figure {parsed.figure}: must end with {' or '.join(FIGURE_SUFFIXES)}")
@@ -68,7 +68,7 @@ def publish(comparison: Comparison, parsed: argparse.Namespace) -> int:
 
 
 def _files(comparison: Comparison, parsed: argparse.Namespace) -> list[tuple[str, bytes]]:
-    """The files that were asked for: option and content."""
+    """Return the requested files: option and content."""
     from gqabench.reports.verdicts.machine_formats import benchmark_action_json, comparison_json, junit_xml
     from gqabench.reports.verdicts.markdown import comparison_markdown
 
@@ -100,7 +100,7 @@ def _file(text: str) -> Path:
 
 
 def _write(option: str, path: Path, content: bytes) -> list[str]:
-    """What went wrong."""
+    """Write a file; return what went wrong."""
     from gqabench.reports.writing import write_atomically
 
     try:
@@ -111,7 +111,7 @@ def _write(option: str, path: Path, content: bytes) -> list[str]:
 
 
 def _append(path: Path, text: str) -> list[str]:
-    """What went wrong."""
+    """Append to a file; return what went wrong."""
     try:
         with path.open("a", encoding="utf-8") as file:
             file.write(text)

@@ -1,4 +1,4 @@
-"""The cases that a sweep's keys describe, composed without launching anything."""
+"""Composes the cases that a sweep's keys describe, without launching anything."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ from gqabench.harness.sweep.sweeper import PointComposer, expand_axes, plan_poin
 
 
 def compose_cases(overrides: list[str]) -> list[Case | InvalidCase]:
-    """As `gqabench sweep -m` plans them. Raises `UsageError`, or what Hydra raises for a mistake."""
+    """Plan the cases of `gqabench sweep -m` with these overrides.
+
+    Raises `UsageError`, or what Hydra raises for a mistake.
+    """
     with _expanded(overrides) as (loader, master, points):
         planned = plan_points(loader, master, points)
     require_some_case(planned)
@@ -27,7 +30,7 @@ def compose_cases(overrides: list[str]) -> list[Case | InvalidCase]:
 
 
 def compose_values(overrides: list[str]) -> list[dict[str, Any]]:
-    """The values of each point of such a sweep, without a look at the machine. Raises as `compose_cases`."""
+    """Return the values of each point, without looking at the machine. Raises as `compose_cases` does."""
     with _expanded(overrides) as (loader, master, points):
         composer = PointComposer(loader, master)
         configs = [composer.compose(point) for point in points]
@@ -36,7 +39,7 @@ def compose_values(overrides: list[str]) -> list[dict[str, Any]]:
 
 @contextmanager
 def _expanded(overrides: list[str]) -> Iterator[tuple[ConfigLoader, DictConfig, list[tuple[str, ...]]]]:
-    """What composes the points of a sweep, and the overrides of each."""
+    """Yield what composes the points of a sweep, and the overrides of each."""
     register_keys()
     with initialize_config_module("gqabench.conf", version_base="1.3"):
         loader = GlobalHydra.instance().config_loader()

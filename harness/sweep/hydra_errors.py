@@ -1,4 +1,4 @@
-"""Hydra's and OmegaConf's complaints in one line each."""
+"""Reduces the errors of Hydra and OmegaConf to one line each."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ _WANTED_TYPES = {
 
 @contextmanager
 def mistakes_explained() -> Iterator[None]:
-    """Raises `UsageError`, one line, for a user's mistake that Hydra or OmegaConf complain about inside.
+    """Raise `UsageError`, one line, for a user's mistake that Hydra or OmegaConf reports inside.
 
-    An interruption stays one, though it meets a library half-way, whose cleaning up then fails in its place.
+    An interruption remains one, even if it happens within a library whose clean-up then fails instead.
     """
     try:
         yield
@@ -47,7 +47,7 @@ def mistakes_explained() -> Iterator[None]:
 
 
 def _explain(error: BaseException) -> str | None:
-    """One line for a user's mistake; None for anything else, which is ours."""
+    """Return one line for a user's mistake; None for any other error, which is a bug of ours."""
     chain = _chain(error)
     for cause in chain:
         if isinstance(cause, UsageError):
@@ -55,7 +55,7 @@ def _explain(error: BaseException) -> str | None:
         if isinstance(cause, WorkerFailed):
             return f"the worker process did not start: {cause}"
         if isinstance(cause, OverrideParseException):
-            return f"{cause.override}: does not parse: {str(cause).splitlines()[0]}"
+            return f"{cause.override}: cannot be parsed: {str(cause).splitlines()[0]}"
         if isinstance(cause, MissingConfigException):
             return _explain_missing(cause)
         if isinstance(cause, OSError):
@@ -98,7 +98,7 @@ def _wanted_type(chain: list[BaseException]) -> str:
 
 
 def _chain(error: BaseException | None) -> list[BaseException]:
-    """The error and what it was raised from."""
+    """Return the error and those that it was raised from."""
     chain: list[BaseException] = []
     while error is not None and error not in chain:
         chain.append(error)

@@ -1,7 +1,7 @@
-"""Makes the sweeper known to Hydra.
+"""Registers the sweeper with Hydra.
 
-Hydra takes sweepers from the namespace package `hydra_plugins` alone, and finds them by name. Shipping a
-folder of that name would split this project in two places, so the module is made here, in memory.
+Hydra takes sweepers only from the namespace package `hydra_plugins`, and looks them up by name. Shipping a
+folder of that name would split this project in two places, so the module is created here, in memory.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def register_sweeper(request: SweepRequest) -> None:
 
 
 def _namespace() -> ModuleType:
-    """The namespace of other installed plugins, or an empty one."""
+    """Return the namespace of other installed plugins, or create an empty one."""
     try:
         return importlib.import_module(NAMESPACE)
     except ModuleNotFoundError:

@@ -1,6 +1,6 @@
 """The Hydra job: one case, measured by the warm worker of the process that it runs in.
 
-Any Hydra launcher can run it: it needs its configuration and the run's folder, nothing else.
+Any Hydra launcher can run it: it needs only its configuration and the run's folder.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ LOG_FOLDER = "logs"
 
 @dataclass
 class JobProcess:
-    """What the jobs of one process share: its workers, its record file, and what there is to see."""
+    """What the jobs of one process share: its workers, its record file and its display."""
 
     pool: WorkerPool
     display: Display
@@ -49,26 +49,28 @@ class JobProcess:
     """What keeps other sweeps out of the run: an open descriptor."""
 
     def hosts(self, config: DictConfig, folder: Path) -> dict[str, dict[str, Any]]:
-        """What the workers that a configuration's arms need, and the current one, say of themselves.
+        """Return what the workers of a configuration's arms, and the current one, say of their hosts.
 
         Those that do not start are left out. Paths are relative to `folder`. Raises `UsageError`.
         """
         environments = read_environments(_plain(config.environments), folder)
         for name, environment in environments.items():
             if self.environments.setdefault(name, environment) != environment:
-                raise UsageError(f"environments.{name}: is the same in all cases of a sweep; use two names")
+                raise UsageError(
+                    f"environments.{name}: must be the same in all cases of a sweep; use two names"
+                )
         arms = read_arms(_plain(config.impls), environments, folder)
         used = dict.fromkeys([CURRENT_ENVIRONMENT, *(arm.environment for arm in arms)])
         hosts = self.pool.hosts(environments[name] for name in used)
-        self.pool.host(environments[CURRENT_ENVIRONMENT])  # raises why it does not start
+        self.pool.host(environments[CURRENT_ENVIRONMENT])  # raises the reason if it does not start
         return hosts
 
     def hold(self, folder: RunFolder) -> None:
-        """Keep other sweeps out of a run until this is closed. Raises `BlockingIOError` when one is in it."""
+        """Lock the run against other sweeps until `close`. Raises `BlockingIOError` if it is locked."""
         self.held_run = folder.hold()
 
     def open_run(self, folder: RunFolder) -> CaseRunner:
-        """Go on with, or start, this process's part of a run."""
+        """Open this process's part of a run, or return the one already open."""
         if self.runner is None:
             header = folder.header()
             own_name = f"{platform.node()}-{os.getpid()}"
@@ -83,7 +85,7 @@ class JobProcess:
         return self.runner
 
     def close(self) -> None:
-        """End the workers; what they said on standard error stays with the run."""
+        """Stop the workers; their standard error stays with the run."""
         self.display.stop()
         self.pool.close()
         for writer in (self.writer, self.conditions):
@@ -98,7 +100,10 @@ _PROCESS: JobProcess | None = None
 
 
 def job_process(display: Display | None = None) -> JobProcess:
-    """This process's own; made on first use. Starts the worker, which loads torch meanwhile."""
+    """Return this process's own `JobProcess`, created on first use.
+
+    It starts the worker, which loads torch in the meantime.
+    """
     global _PROCESS
     if _PROCESS is None:
         environments = {CURRENT_ENVIRONMENT: Environment(CURRENT_ENVIRONMENT)}
@@ -109,7 +114,7 @@ def job_process(display: Display | None = None) -> JobProcess:
 
 
 def close_job_process() -> None:
-    """End what this process started for its jobs."""
+    """Stop what this process started for its jobs."""
     global _PROCESS
     process, _PROCESS = _PROCESS, None
     if process is not None:
@@ -120,7 +125,7 @@ def run_job(config: DictConfig) -> None:
     """Measure the case of one composed configuration into the run's folder."""
     process = job_process()
     runtime = HydraConfig.get().runtime
-    folder = Path(runtime.cwd)  # of the command, wherever a launcher runs this
+    folder = Path(runtime.cwd)  # the command's folder, wherever a launcher runs this
     hosts = process.hosts(config, folder)
     runner = process.open_run(RunFolder(Path(runtime.output_dir)))
     case = plan_case(config, hosts, folder)
@@ -151,6 +156,6 @@ def _plain(value: Any) -> Any:
 
 
 def final_cells(folder: RunFolder) -> frozenset[str]:
-    """Identities of the cells that a run has an answer for, which a resumed sweep does not measure again."""
+    """Return the cells that a run has a final record for, which a resumed sweep does not measure again."""
     rows = load_runs(folder.path).rows
     return frozenset(row["cell_id"] for row in rows if row["outcome"] in FINAL_OUTCOMES)

@@ -1,4 +1,4 @@
-"""What a person sees while a sweep runs: a bar on a terminal, a few lines elsewhere."""
+"""What a user sees while a sweep runs: a bar on a terminal, a few lines elsewhere."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from gqabench.results import Outcome, Record
 
 
 class Display(Protocol):
-    """Told what happens, in order."""
+    """Receives the events of a sweep, in order."""
 
     def start(self, num_cases: int, num_records: int) -> None: ...
 
@@ -25,7 +25,7 @@ class Display(Protocol):
 
 
 class SilentDisplay:
-    """Says nothing: for jobs that a launcher runs elsewhere."""
+    """Displays nothing: for jobs that a launcher runs elsewhere."""
 
     def start(self, num_cases: int, num_records: int) -> None:
         pass
@@ -44,7 +44,7 @@ class SilentDisplay:
 
 
 class LogDisplay(SilentDisplay):
-    """One line for every tenth of the cases: for logs of a CI."""
+    """Prints one line for every tenth of the cases: for the logs of a CI."""
 
     def __init__(self, stream: IO[str]) -> None:
         self._stream = stream
@@ -71,7 +71,7 @@ class LogDisplay(SilentDisplay):
 
 
 class BarDisplay:
-    """A bar with counts, the time left and the case in hand."""
+    """A bar with counts, the time left and the current case."""
 
     def __init__(self) -> None:
         from rich.console import Console
@@ -107,19 +107,19 @@ class BarDisplay:
 
 
 def make_display() -> Display:
-    """A bar where standard error is a terminal, else lines."""
+    """Return a bar if standard error is a terminal, else lines."""
     return BarDisplay() if sys.stderr.isatty() else LogDisplay(sys.stderr)
 
 
 def describe_case(case: Case | InvalidCase) -> str:
-    """A case in a few words, for the bar."""
+    """Describe a case in a few words, for the bar."""
     fields = case.shape_fields()
     heads = f"{fields['num_q_heads']}/{fields['num_kv_heads']} heads"
     return f"{fields['workload']} {heads}, batch {fields['batch_size']}, context {fields['kv_len']}"
 
 
 def count_outcomes(outcomes: Counter[Outcome]) -> str:
-    """Such as `90 ok, 18 unsupported`, in the order of `Outcome`."""
+    """Format counts such as `90 ok, 18 unsupported`, in the order of `Outcome`."""
     return (
         ", ".join(f"{outcomes[outcome]} {outcome}" for outcome in Outcome if outcomes[outcome])
         or "no records"

@@ -1,4 +1,4 @@
-"""Opens the folder of a run: a new one with its header, or one to go on with."""
+"""Opens the folder of a run: a new one with its header, or one to be resumed."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ from gqabench.results.store.run_folder import LATEST_LINK
 
 
 def open_run(config: DictConfig, cases: Sequence[Case | InvalidCase], command: str) -> RunFolder:
-    """The run's folder, ready for records; `latest` points to it.
+    """Open the run's folder for records, and point `latest` to it.
 
-    Raises `UsageError` when `results_dir` cannot be written or `resume` names no run.
+    Raises `UsageError` if `results_dir` cannot be written or `resume` is not a run.
     """
     results_dir = Path(config.results_dir)
     try:
@@ -76,7 +76,7 @@ def _create_run(
 
 
 def _other_environments(cases: Sequence[Case | InvalidCase]) -> dict[str, Any]:
-    """What the environments of arms have, by name, but for the current one, which is the machine's."""
+    """Describe the arms' environments by name, except the current one: that is the machine's own."""
     process = job_process()
     used = dict.fromkeys(arm.environment for case in cases for arm in case.arms)
     environments = [process.environments[name] for name in used if name != CURRENT_ENVIRONMENT]
@@ -85,7 +85,7 @@ def _other_environments(cases: Sequence[Case | InvalidCase]) -> dict[str, Any]:
 
 
 def _roofs(config: DictConfig, cases: Sequence[Case | InvalidCase]) -> dict[str, dict[str, Any]]:
-    """Measured ceilings of the devices that the cases are for, by device; empty where not asked for."""
+    """Measure the ceilings of the devices that the cases use, by device; empty if not asked for."""
     if not config.measure.roofs:
         return {}
     process = job_process()
@@ -117,7 +117,7 @@ def _reopen_run(config: DictConfig, cases: Sequence[Case | InvalidCase], results
     try:
         job_process().hold(folder)
     except BlockingIOError:
-        raise UsageError(f"resume={resume}: another gqabench sweep is measuring into it") from None
+        raise UsageError(f"resume={resume}: another gqabench sweep is writing to it") from None
     planned = sum(len(case.arms) for case in cases)
     environments = header.machine.get("environments", {})
     now = _other_environments(cases)
@@ -137,7 +137,10 @@ def _reopen_run(config: DictConfig, cases: Sequence[Case | InvalidCase], results
 def _machine_now(
     before: dict[str, Any], config: DictConfig, cases: Sequence[Case | InvalidCase]
 ) -> dict[str, Any]:
-    """The machine of a run that goes on: where it is another one, with its own roofs and those before it."""
+    """Return the machine of a resumed run.
+
+    If it is another machine than before, it has roofs of its own, and the earlier ones are kept beside it.
+    """
     process = job_process()
     host = process.pool.host(process.environments[CURRENT_ENVIRONMENT])
     now = describe_machine(host, open_nvml())
@@ -148,13 +151,16 @@ def _machine_now(
 
 
 def machine_identity(machine: dict[str, Any]) -> tuple[object, ...]:
-    """What tells machines apart whose times do not mix: the processor, and each GPU itself."""
+    """Return what identifies a machine: times of different processors or GPUs do not mix."""
     devices = tuple((device.get("name"), device.get("uuid")) for device in machine.get("devices", []))
     return machine.get("cpu", {}).get("model"), machine.get("cpu", {}).get("num_logical_cores"), devices
 
 
 def require_same_environments(resume: Any, before: dict[str, Any], now: dict[str, Any]) -> None:
-    """Raise `UsageError` where a name stands for other libraries than in the run: its rows would mix."""
+    """Raise `UsageError` if an environment has other libraries than earlier in the run.
+
+    Its rows would mix.
+    """
     for name in before.keys() & now.keys():
         had, has = before[name].get("libraries", {}), now[name].get("libraries", {})
         changed = [

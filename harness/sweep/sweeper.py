@@ -1,8 +1,8 @@
 """The Hydra sweeper: expands the axes, checks the whole plan before anything is measured, then launches.
 
-Hydra's own sweeper composes every job twice and checks types alone. This one composes once for each
-choice of config groups, so that planning stays fast, and refuses a plan with a mistake while there is
-nothing on disk yet.
+Hydra's own sweeper composes every job twice and checks only types. This one composes once for each
+choice of config groups, so that planning stays fast, and rejects a plan with a mistake before anything is
+on disk.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from gqabench.results import RunFolder
 
 @dataclass
 class SweepRequest:
-    """What the command line knows beyond the configuration, and what becomes of it."""
+    """What the command line knows beyond the configuration, and the run that results."""
 
     command: str
     is_multirun: bool
@@ -47,7 +47,7 @@ class SweepRequest:
 
 @dataclass(frozen=True)
 class Point:
-    """One point of the sweep: its overrides, and the case that they make."""
+    """One point of the sweep: its overrides, and the case that they describe."""
 
     overrides: tuple[str, ...]
     case: Case | InvalidCase
@@ -55,7 +55,7 @@ class Point:
 
 
 class CaseSweeper(Sweeper):
-    """Turns axes into cases and hands them to whichever launcher is configured."""
+    """Turns axes into cases and passes them to the configured launcher."""
 
     request: SweepRequest
 
@@ -90,7 +90,7 @@ class CaseSweeper(Sweeper):
         for start in range(0, len(jobs), self._max_batch_size or len(jobs)):
             batch = jobs[start : start + (self._max_batch_size or len(jobs))]
             finished = self.launcher.launch(batch, initial_job_idx=start)
-            _ = [job.return_value for job in finished]  # raises what a job raised
+            _ = [job.return_value for job in finished]  # re-raises the error of a job
             returns.append(finished)
         return returns
 
@@ -99,7 +99,7 @@ class CaseSweeper(Sweeper):
 
 
 def expand_axes(overrides: Sequence[Override]) -> list[tuple[str, ...]]:
-    """The points of a sweep, first axis slowest. A key's later override replaces its earlier one.
+    """Return the points of a sweep, first axis slowest. A key's later override replaces its earlier one.
 
     Raises `UsageError` for an axis that is not a list of values.
     """
@@ -139,7 +139,7 @@ class PointComposer:
         self._is_plain_key: dict[str, bool] = {}
 
     def compose(self, overrides: Sequence[str]) -> DictConfig:
-        """The job's configuration, without Hydra's own section."""
+        """Compose the job's configuration, without Hydra's own section."""
         plain = [override for override in overrides if self._is_plain(override)]
         choice = tuple(override for override in overrides if not self._is_plain(override))
         if choice not in self._pickled:
@@ -158,7 +158,7 @@ class PointComposer:
         return config
 
     def _is_plain(self, override: str) -> bool:
-        """Whether an override only gives a value to a key: no config group, nothing added or deleted."""
+        """Return whether an override only sets a key: no config group, nothing added or deleted."""
         key, _, value = override.partition("=")
         if key not in self._is_plain_key:
             is_group = bool(self._loader.get_group_options(key.partition("@")[0]))
@@ -168,7 +168,7 @@ class PointComposer:
 
 
 def require_some_case(points: Sequence[Point]) -> None:
-    """Refuse a sweep of which no point is a valid problem: that is a mistake, not a result."""
+    """Raise `UsageError` if no point of a sweep is a valid problem: that is a mistake, not a result."""
     reasons = [point.case.reason for point in points if isinstance(point.case, InvalidCase)]
     if len(reasons) == len(points):
         more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
@@ -176,7 +176,10 @@ def require_some_case(points: Sequence[Point]) -> None:
 
 
 def quoted(text: str) -> str:
-    """A string as Hydra's override grammar takes it literally: backslashes count only before a quote."""
+    """Quote a string so that Hydra's override grammar takes it literally.
+
+    In that grammar, backslashes count only before a quote.
+    """
     escaped = re.sub(r"(\\*)('|$)", lambda match: 2 * match[1] + (r"\'" if match[2] else ""), text)
     return f"'{escaped}'"
 
@@ -188,7 +191,7 @@ def _require_single_values(overrides: Sequence[Override]) -> None:
 
 
 def _is_scalar(value: str) -> bool:
-    """Whether YAML and Hydra's grammar read a value alike: numbers, plain words, null, true and false."""
+    """Return whether YAML and Hydra read a value alike: numbers, plain words, null, true and false."""
     return value.replace(".", "", 1).replace("-", "", 1).replace("_", "").isalnum()
 
 

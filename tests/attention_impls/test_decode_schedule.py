@@ -71,18 +71,18 @@ def test_keys_before_every_window_are_not_read():
 
 
 def test_one_long_sequence_is_split_over_the_device():
-    schedule = decode_schedule(ragged(100_000), BLOCK_N, programs_per_item=1, num_slots=132)
+    schedule = decode_schedule(ragged(100_000), BLOCK_N, programs_per_item=1, num_resident=132)
     assert 100 <= schedule.num_parts[0] <= 132
 
 
 def test_a_batch_that_fills_the_device_is_not_split():
-    schedule = decode_schedule(ragged(*[4096] * 264), BLOCK_N, programs_per_item=1, num_slots=132)
+    schedule = decode_schedule(ragged(*[4096] * 264), BLOCK_N, programs_per_item=1, num_resident=132)
     assert set(schedule.num_parts) == {1}
 
 
 def test_items_of_a_ragged_batch_end_together():
     """One sequence of 100,000 among 63 of 1,000: unsplit it would take the device a hundred times as long."""
-    schedule = decode_schedule(ragged(100_000, *[1000] * 63), BLOCK_N, programs_per_item=1, num_slots=132)
+    schedule = decode_schedule(ragged(100_000, *[1000] * 63), BLOCK_N, programs_per_item=1, num_resident=132)
     lengths = [item.end - item.begin for item in schedule.items]
     assert max(lengths) <= 2 * sum(lengths) / 132
     assert lengths == sorted(lengths, reverse=True)
@@ -92,7 +92,7 @@ def test_items_of_a_ragged_batch_end_together():
 def test_a_long_sequence_is_split_beside_many_short_ones(num_short):
     """More programs than the device runs at a time, even where none is split."""
     lengths = (100_000, *[1000] * num_short)
-    schedule = decode_schedule(ragged(*lengths), BLOCK_N, programs_per_item=8, num_slots=264)
+    schedule = decode_schedule(ragged(*lengths), BLOCK_N, programs_per_item=8, num_resident=264)
     longest = max(item.end - item.begin for item in schedule.items)
     assert longest <= sum(lengths) * 8 / 264 / 2
     assert set(schedule.num_parts[1:]) == {1}
@@ -100,5 +100,5 @@ def test_a_long_sequence_is_split_beside_many_short_ones(num_short):
 
 @pytest.mark.parametrize("length", [1, 100, 10_000, 1_000_000])
 def test_the_workspace_is_bounded_whatever_the_length(length):
-    schedule = decode_schedule(ragged(*[length] * 3), BLOCK_N, programs_per_item=8, num_slots=132)
+    schedule = decode_schedule(ragged(*[length] * 3), BLOCK_N, programs_per_item=8, num_resident=132)
     assert schedule.num_slots * 8 <= MAX_WAVES * 132

@@ -99,7 +99,7 @@ def test_a_file_that_is_not_an_answer_is_replaced(content):
 def test_a_folder_that_cannot_be_written_costs_only_the_memory(monkeypatch, tmp_path):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    with pytest.warns(UserWarning, match="what was tuned is not kept"):
+    with pytest.warns(UserWarning, match="the tuning result is not kept"):
         assert choose(Tile, KEY, TILES, [], Stopwatch()).source == "tuned"
 
 
@@ -118,7 +118,7 @@ def test_what_the_compiler_or_the_device_refuses_is_not_taken_and_said(error):
             raise error
         return stopwatch(tile)
 
-    with pytest.warns(UserWarning, match=rf"block=32.* is no candidate here: {type(error).__name__}: "):
+    with pytest.warns(UserWarning, match=rf"block=32.* cannot be used here: {type(error).__name__}: "):
         choice = choose(Tile, KEY, TILES, [], refuses_the_best)
     assert choice.source == "tuned"
     assert choice.config.block != 32

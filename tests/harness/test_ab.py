@@ -20,7 +20,7 @@ from gqabench.results.comparison.policy import Policy
 from gqabench.results.comparison.verdicts import Answer, CellKey
 
 PROJECT = Path(__file__).resolve().parents[2]
-PACKAGES = ("attention_impls", "conf", "harness", "reports", "results")
+PACKAGES = ("gqabench", "attention_impls", "conf", "harness", "reports", "results")
 GROUPED_MATMUL = Path("attention_impls/plain/grouped_matmul.py")
 ONE_CELL = ("model=gqa_8_2", "kv_len=64", "measure=smoke", "impls=[grouped_matmul,sdpa]")
 
@@ -87,8 +87,8 @@ def test_a_byte_more_for_each_token_is_found_exactly_and_named_alone(
     ("arguments", "complaint"),
     [
         (["HEAD"], "HEAD: needs BASE and HEAD"),
-        (["nowhere", "HEAD"], "nowhere: no git revision here, no interpreter and no folder"),
-        (["--self-test", "HEAD"], "HEAD: needs no sides"),
+        (["nowhere", "HEAD"], "nowhere: is not a git revision here, an interpreter or a folder"),
+        (["--self-test", "HEAD"], "HEAD: --self-test takes neither BASE nor HEAD"),
         ([".", ".", "kv_len=none"], "kv_len=none: must be a whole number"),
         ([".", ".", "--budget", "0"], "--budget 0: must be positive"),
         (["", "."], "BASE: is empty; name a git revision"),

@@ -120,4 +120,4 @@ def test_the_list_says_what_no_plug_in_can_run_and_why(
     packages = {line.split()[0]: line.split(maxsplit=1)[1] for line in plugins.splitlines()}
     assert packages["my_decode"] == "my-kernels 0.1"
     assert packages["twice"] == "one 1 and other 2"
-    assert packages["sdpa"] == "one 1 (never reached: the name is that of a built-in implementation)"
+    assert packages["sdpa"] == "one 1 (unreachable: a built-in implementation has this name)"

@@ -425,13 +425,13 @@ def test_findings_stand_in_columns_with_what_mends_them_below() -> None:
     assert finding_lines(findings) == [
         "ok       disk      5 GB are free",
         "warning  governor  it is powersave",
-        "                   mend: set it",
+        "                   fix: set it",
     ]
 
 
 def test_roofs_stand_in_columns_with_their_units() -> None:
     assert roof_lines(roofs(), "cpu, Some CPU")[1:] == [
-        "roofs of cpu, Some CPU, the best repetition of the best way:",
+        "roofs of cpu, Some CPU (best repetition of the best method):",
         "  read                  50 GB/s     median 49 of 99         torch.sum of float32, 64 MiB",
         "  copy                  50 GB/s     median 49 of 99         torch.sum of float32, 64 MiB",
         "  matmul float32      0.25 TFLOP/s  median 0.2 of 99        torch.sum of float32, 64 MiB",
@@ -464,7 +464,7 @@ def test_the_exit_code_tells_whether_something_disturbs(
     monkeypatch.setattr(command, "_look", look)
     assert command.main([]) == code
     printed = capsys.readouterr().out
-    assert ("roofs of cpu, Some CPU, the best repetition" in printed) is (measured is not None)
+    assert ("roofs of cpu, Some CPU (best repetition" in printed) is (measured is not None)
     assert command.main(["--json"]) == code
     values = json.loads(capsys.readouterr().out)
     assert values["roofs"] == (None if measured is None else measured.to_dict())
@@ -477,7 +477,7 @@ def test_where_no_worker_starts_it_could_not_look(monkeypatch: pytest.MonkeyPatc
         raise WorkerFailed("crash", "no torch")
 
     monkeypatch.setattr(command, "WorkerProcess", fail)
-    with pytest.raises(UsageError, match="could not look: no torch"):
+    with pytest.raises(UsageError, match="could not inspect this machine: no torch"):
         command.main([])
 
 

@@ -176,5 +176,5 @@ def test_names_of_arms(tmp_path: Path) -> None:
     ]  # fmt: skip
     with pytest.raises(UsageError, match=r"impls=sdpa\+none.py:K: no file .*/none.py"):
         read_arms(["sdpa+none.py:K"], ["current"], tmp_path)
-    with pytest.raises(UsageError, match=r"impls=b:sdpa: no environment b; valid: current, a"):
+    with pytest.raises(UsageError, match=r"impls=b:sdpa: unknown environment b; valid: current, a"):
         read_arms(["b:sdpa"], ["current", "a"], tmp_path)

@@ -148,14 +148,14 @@ MISTAKES = [
     ("hf_cache=null", "hf_cache=null: workload=generate needs dynamic or static"),
     ("model_layers=0", "model_layers=0: must be a positive whole number, or null"),
     ("impls=[sdpa+none]", "impls=sdpa+none: unknown"),
-    ("workload=decode impls=[sdpa+sdpa]", "impls=sdpa+sdpa: one for prefill and one for decode"),
+    ("workload=decode impls=[sdpa+sdpa]", "impls=sdpa+sdpa: a pair PREFILL+DECODE needs workload=generate"),
 ]
 COMBINATIONS = [
     ("model_layers=7", "model_layers=7: must be at most num_layers=6"),
-    ("window=16", "window=16: workload=generate: a Llama has no sliding window"),
-    ("tp=2", "tp=2: workload=generate builds a whole model"),
-    ("q_len=2", "q_len=2: workload=generate decodes one token"),
-    ("kv_len=1", "kv_len=1: workload=generate prefills kv_len - 1 tokens"),
+    ("window=16", "window=16: must be null for workload=generate: a Llama has no sliding window"),
+    ("tp=2", "tp=2: must be 1; workload=generate builds a whole model"),
+    ("q_len=2", "q_len=2: must be 1; workload=generate decodes one token"),
+    ("kv_len=1", "kv_len=1: must be 2 or more; workload=generate prefills kv_len - 1 tokens"),
     ("workload=decode model_layers=2", "model_layers=2: only workload=generate"),
 ]
 

@@ -300,7 +300,7 @@ def test_a_disk_that_takes_nothing_more_is_one_line_too(gqabench: Gqabench, tiny
     (run,) = tiny_disk.glob("runs/2*")
     said = finished.stderr.splitlines()[-1]
     assert "No space left on device" in said
-    assert said.endswith(f"what was measured is in {run}")
+    assert said.endswith(f"the records so far are in {run}")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the last record may be cut off
         assert len(results.load(run)) >= 1
@@ -315,7 +315,7 @@ def test_a_run_that_is_being_measured_into_is_not_resumed(gqabench: Gqabench, tm
     refused = gqabench("sweep", *QUICK, "kv_len=8", f"resume={run.path}")
     os.close(held)
     assert refused.returncode == 2
-    assert "another gqabench sweep is measuring into it" in refused.stderr
+    assert "another gqabench sweep is writing to it" in refused.stderr
     assert gqabench("sweep", *QUICK, "kv_len=8", f"resume={run.path}").returncode == 0
 
 

@@ -81,7 +81,7 @@ def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
     one = made_up_run(tmp_path, "one", made_up_rows("one", 2))
     far = made_up_run(tmp_path, "far", made_up_rows("far", 2), machine=machine)
     for runs, complaint in (
-        ([one], "no cell has values of two runs"),
+        ([one], "no cell has values from two or more runs"),
         ([one, far], "of different machines: another-cpu-4-cores, some-cpu-8-cores"),
         (["nowhere"], "no such run"),
     ):

@@ -1,4 +1,4 @@
-"""`cpu_decode`: a C++ kernel of our own for CPUs, how it is built, and how its work is cut."""
+"""`cpu_decode`: our C++ kernel for CPUs, how it is built, and how its work is divided."""
 
 from gqabench.attention_impls.kernels.cpu_decode.impl import CpuDecode
 

@@ -1,4 +1,4 @@
-"""What the kernel is told: the struct `Arguments` of kernel.cpp, filled for one problem."""
+"""The arguments of the kernel: the struct `Arguments` of kernel.cpp, filled for one problem."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ class Arguments(ctypes.Structure):
 class Call:
     """The arguments of all calls for one problem, and the tensors that they point to.
 
-    `q` is contiguous. K and V may have any strides between sequences, heads and tokens; elements of a token
-    stand one behind another.
+    `q` is contiguous. K and V may have any strides between sequences, heads and tokens; the elements of a
+    token are contiguous.
     """
 
     def __init__(
@@ -67,14 +67,14 @@ class Call:
 
 
 def _parts(kv: torch.Tensor | QuantisedTensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Elements, and the scales of quantised ones: `[B, G, K, D]` and `[B, G, K]`."""
+    """Return the elements `[B, G, K, D]` and, if they are quantised, their scales `[B, G, K]`."""
     if isinstance(kv, QuantisedTensor):
         return _with_whole_tokens(kv.values), kv.scales.contiguous()
     return _with_whole_tokens(kv), None
 
 
 def _with_whole_tokens(kv: torch.Tensor) -> torch.Tensor:
-    """Itself where the elements of a token stand one behind another, else a copy."""
+    """Return the tensor itself if the elements of each token are contiguous, else a copy."""
     return kv if kv.stride(-1) == 1 or kv.shape[-1] == 1 else kv.contiguous()
 
 

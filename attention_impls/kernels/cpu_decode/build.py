@@ -1,8 +1,8 @@
-"""The compiled kernel: built by the C++ compiler of this machine when first needed, and kept.
+"""The compiled kernel: built by this machine's C++ compiler on first use, and kept.
 
-No PyTorch header is included, and none of its libraries is linked but the OpenMP runtime that it has loaded:
-with another one beside it, two pools of threads would wait for work on the same cores. So a build takes
-seconds, needs no Python headers, and outlives PyTorch versions.
+It includes no PyTorch header, and links none of PyTorch's libraries except the OpenMP runtime that PyTorch
+has loaded: with a second runtime, two pools of threads would wait for work on the same cores. So a build
+takes seconds, needs no Python headers, and outlives PyTorch versions.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _TIMEOUT_S = 300
 
 
 class CannotBuild(Exception):
-    """There is no kernel here. The message says why, in one line."""
+    """The kernel cannot be built or loaded here. The message says why, in one line."""
 
 
 @dataclass
@@ -51,16 +51,16 @@ class Kernel:
     """None where the build was found in the cache"""
 
     def take_compile_ms(self) -> float | None:
-        """What building took, for the first problem that is prepared with it; None for all others."""
+        """Return the build time for the first problem that is prepared with it; None for all others."""
         compile_ms, self.compile_ms = self.compile_ms, None
         return compile_ms
 
 
 @cache
 def load_kernel(io: str, cache_type: str) -> Kernel:
-    """The kernel for queries of one type and a cache of another, by the names in vectors.h.
+    """Return the kernel for queries of one type and a cache of another, built if needed.
 
-    Raises `CannotBuild`.
+    `io` and `cache_type` are names of vectors.h. Raises `CannotBuild`.
     """
     require_cpu(Path("/proc/cpuinfo"))
     runtime = openmp_runtime(Path("/proc/self/maps"))
@@ -86,7 +86,10 @@ def load_kernel(io: str, cache_type: str) -> Kernel:
 
 
 def _is_whole(library: Path) -> bool:
-    """Whether a build is there as it was made: one that a full disk or a crash cut off ends who loads it."""
+    """Return whether a build is complete: its digest matches.
+
+    Loading a library that a full disk or a crash cut short would crash this process.
+    """
     try:
         return _digest_file(library).read_text() == hashlib.sha256(library.read_bytes()).hexdigest()
     except OSError:
@@ -98,38 +101,40 @@ def _digest_file(library: Path) -> Path:
 
 
 def require_cpu(cpuinfo: Path) -> None:
-    """Raise `CannotBuild` unless this CPU has the instructions that the kernel is written in."""
+    """Raise `CannotBuild` unless this CPU has the instruction sets that the kernel uses."""
     try:
         found = re.search(r"^flags\s*:(.*)$", cpuinfo.read_text(), re.MULTILINE)
     except OSError as error:
-        raise CannotBuild(f"{cpuinfo} cannot be read, so what this CPU can do is not known") from error
+        raise CannotBuild(
+            f"{cpuinfo} cannot be read, so the instruction sets of this CPU are unknown"
+        ) from error
     missing = sorted(set(_NEEDED_CPU_FLAGS) - set(found[1].split() if found else ()))
     if missing:
         raise CannotBuild(f"the kernel is written for x86-64 with AVX2; this CPU lacks {', '.join(missing)}")
 
 
 def openmp_runtime(maps: Path) -> str:
-    """Path of the OpenMP runtime that PyTorch has loaded into this process. Raises `CannotBuild`."""
+    """Return the path of the OpenMP runtime that PyTorch has loaded here. Raises `CannotBuild`."""
     paths = (line.split(maxsplit=5)[-1].strip() for line in maps.read_text().splitlines())
     if not (found := sorted({path for path in paths if _OPENMP_RUNTIME.search(path)}, key=_of_torch)):
-        raise CannotBuild("PyTorch has loaded no OpenMP runtime here, whose threads the kernel would share")
+        raise CannotBuild("PyTorch has loaded no OpenMP runtime here, and the kernel shares its threads")
     return found[0]
 
 
 def _of_torch(path: str) -> bool:
-    """Sorts PyTorch's own runtime before others that the process may hold."""
+    """Sort PyTorch's own runtime before others that the process may have loaded."""
     return "/torch/" not in path
 
 
 def _build(library: Path, arguments: list[str], runtime: str) -> bool:
-    """Compile beside the library, then move into its place. False where another process just did."""
+    """Compile beside the library, then move it into place. Return False if another process just did."""
     try:
         compiler = shlex.split(os.environ.get("CXX", "g++"))
     except ValueError as error:
         raise CannotBuild(f"CXX={os.environ['CXX']}: {error}") from error
     if not compiler or shutil.which(compiler[0]) is None:
         raise CannotBuild(
-            f"the kernel is compiled here: no C++ compiler {' '.join(compiler)} on PATH (CXX names another)"
+            f"the kernel is compiled on first use: no C++ compiler {' '.join(compiler)} on PATH (set CXX)"
         )
     try:
         library.parent.mkdir(parents=True, exist_ok=True)
@@ -137,13 +142,13 @@ def _build(library: Path, arguments: list[str], runtime: str) -> bool:
     except OSError as error:
         raise CannotBuild(
             f"{library.parent}: {error.strerror}, so the kernel cannot be built there"
-            f" ({CACHE_VARIABLE} names another folder)"
+            f" (set {CACHE_VARIABLE} to another folder)"
         ) from error
     with folder, _turn(library.parent):
         if _is_whole(library):
             return False
         built = Path(folder.name) / library.name
-        # The runtime stands in place of the compiler's own, which -fopenmp would link.
+        # The runtime replaces the compiler's own, which -fopenmp would link.
         objects = Path(folder.name) / "kernel.o"
         compile_only = [flag for flag in FLAGS if flag != "-shared"]
         _run([*compiler, *compile_only, "-c", *arguments, "-o", str(objects)])
@@ -155,7 +160,7 @@ def _build(library: Path, arguments: list[str], runtime: str) -> bool:
 
 @contextlib.contextmanager
 def _turn(folder: Path) -> Iterator[None]:
-    """Processes build one after the other. Where a file system knows no locks they build at once: no harm."""
+    """Let processes build one after another. On a file system without locks they build at once: no harm."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         with contextlib.suppress(OSError):
@@ -169,7 +174,7 @@ def _run(command: list[str]) -> None:
     try:
         ended = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
     except subprocess.TimeoutExpired as error:
-        raise CannotBuild(f"{command[0]} did not end within {_TIMEOUT_S} s") from error
+        raise CannotBuild(f"{command[0]} did not finish within {_TIMEOUT_S} s") from error
     except OSError as error:
         raise CannotBuild(f"{command[0]} cannot be run: {error.strerror}") from error
     if ended.returncode != 0:

@@ -1,4 +1,4 @@
-"""A C++ kernel of our own for CPUs: grouped-query decode at the speed of the memory."""
+"""Our C++ kernel for CPUs: grouped-query decode at memory bandwidth."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _library.define("cpu_decode(Tensor q, Tensor(a!) output, Tensor(b!) workspace, i
 
 
 def _attend(q: torch.Tensor, output: torch.Tensor, workspace: torch.Tensor, kernel: int, call: int) -> None:
-    """An operator, so that profiles show what ran. `kernel` and `call` are addresses."""
+    """Run the kernel, as an operator, so that profiles show it. `kernel` and `call` are addresses."""
     _Attend(kernel)(call, output.data_ptr(), workspace.data_ptr())
 
 
@@ -34,10 +34,10 @@ _library.impl("cpu_decode", _attend, "CPU")
 class CpuDecode(AttentionImpl):
     """Split-KV attention: K and V are read in place, once for up to 64 rows (a group times the new tokens).
 
-    As many threads as PyTorch has when prepared share the work.
+    It uses as many threads as PyTorch has when it is prepared.
 
-    The rows of a group share every key and value that is loaded. Blocks of keys are fetched ahead and widened
-    to float32 in registers; nothing is expanded, converted or dequantised in memory. Long heads are cut into
+    The rows of a group share every key and value that is loaded. Blocks of keys are prefetched and widened to
+    float32 in registers; nothing is expanded, converted or dequantised in memory. Long heads are split into
     chunks whose partial results are merged in a fixed order, so outputs are the same from run to run.
 
     Workspace is bounded by the head's width, the rows and the number of threads, whatever `kv_len` is:
@@ -51,7 +51,7 @@ class CpuDecode(AttentionImpl):
 
     def unsupported_reasons(self, problem: AttentionProblem) -> list[str]:
         if problem.device_type != "cpu":
-            return [f"device={problem.device}: this kernel is written for CPUs"]
+            return [f"device={problem.device}: this kernel runs on CPUs only"]
         reasons = unpaged_reasons(problem)
         if problem.kv_dtype not in (None, "int8"):
             reasons.append(f"kv_dtype={problem.kv_dtype}: this kernel reads a cache in dtype, or in int8")
@@ -84,5 +84,5 @@ class CpuDecode(AttentionImpl):
 
 
 def _kernel_for(problem: AttentionProblem) -> Kernel:
-    """Raises `CannotBuild`."""
+    """Return the kernel for a problem's dtypes. Raises `CannotBuild`."""
     return load_kernel(_TYPES[problem.dtype], _TYPES[problem.kv_dtype or problem.dtype])

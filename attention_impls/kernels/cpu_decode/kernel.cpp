@@ -4,8 +4,8 @@
 // take. Within it a block of keys stays in the first-level cache while all tiles of rows pass over it, then the
 // same block of values. While keys are multiplied, the next block's values are fetched, and while values are
 // summed, the keys of the block after the next: into the second-level cache, which can wait for many more lines
-// at once than the first; where tokens do not stand one behind another, other lines than those that come are
-// fetched, which costs time alone. A head that is cut into several chunks leaves partial results, merged in order.
+// at once than the first. Where tokens are not contiguous, the lines that are fetched are not those used next, which
+// costs only time. A head that is split into several chunks leaves partial results, merged in order.
 #include <omp.h>
 
 #include "tile.h"

@@ -1,7 +1,7 @@
-"""How the work of a call is cut: what each thread takes, what has to be merged, how much memory that needs.
+"""How the work of a call is divided among threads, what has to be merged, and how much memory that needs.
 
-The cut depends on the problem and the number of threads only, never on which thread is how fast. So the same
-sums are made in the same order, and outputs are the same from run to run.
+The division depends only on the problem and the number of threads, never on which thread is faster. So the
+same sums are made in the same order, and outputs are the same from run to run.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ STRIP = 16
 LANES = 8
 """As in vectors.h and tile.h."""
 BLOCK_BYTES = 12 * 2**10
-"""Of the keys of a block, and of its values: both fit a first-level cache of 32 KiB, with what goes along."""
+"""Bytes of a block's keys, and of its values: both fit in a first-level cache of 32 KiB, with some room."""
 BLOCK_BYTES_OF_ONE_ROW = 4 * 2**10
-"""With one row there is little to compute, so that less has to be fetched in a burst."""
+"""With one row there is little to compute, so smaller blocks keep the bursts of fetches short."""
 CHUNKS_PER_THREAD = 8
-"""More even out threads of different speed; fewer leave less to merge."""
+"""More chunks balance threads of different speed; fewer leave less to merge."""
 MIN_CHUNK_KEYS = 128
-"""Shorter chunks cost more to start and merge than they bring."""
+"""Shorter chunks cost more to start and merge than they gain."""
 
 
 class Chunk(NamedTuple):
@@ -38,7 +38,7 @@ class Chunk(NamedTuple):
     first_key: int
     end_key: int
     slot: int
-    """Where its partial result goes; -1 for a chunk that has all keys of its rows"""
+    """The slot of its partial result; -1 for a chunk that has all keys of its rows"""
 
 
 class Merge(NamedTuple):
@@ -65,7 +65,7 @@ class Plan:
 
     @classmethod
     def of(cls, problem: AttentionProblem, num_threads: int) -> Plan:
-        """Cut a problem for some threads."""
+        """Divide a problem among some threads."""
         pieces = [
             (sequence, first_row, num_rows, *_visible_keys(problem, sequence, first_row, num_rows))
             for sequence in range(problem.batch_size)
@@ -86,7 +86,7 @@ class Plan:
                 chunks += [Chunk(*place, *cut, num_slots + i) for i, cut in enumerate(cuts)]
                 merges.append(Merge(*place, num_slots, len(cuts)))
                 num_slots += len(cuts)
-        # The longest first: what is left for the end is short, and threads end together.
+        # The longest first: the last chunks are short, so that threads finish together.
         chunks.sort(key=lambda chunk: (chunk.first_key - chunk.end_key) * chunk.num_rows)
         max_rows = max(_padded(chunk.num_rows, 4) for chunk in chunks)
         width = _padded(problem.head_dim, STRIP)
@@ -99,13 +99,16 @@ class Plan:
 
 
 def _row_ranges(problem: AttentionProblem) -> list[tuple[int, int]]:
-    """`(first_row, num_rows)`: parts of at most `MAX_ROWS`. Rows `i * group_size` and on are query `i`."""
+    """Return `(first_row, num_rows)` of parts of at most `MAX_ROWS`.
+
+    The rows from `i * group_size` on are those of query `i`.
+    """
     num_rows = problem.group_size * problem.q_len
     return [(first, min(MAX_ROWS, num_rows - first)) for first in range(0, num_rows, MAX_ROWS)]
 
 
 def _visible_keys(problem: AttentionProblem, sequence: int, first_row: int, num_rows: int) -> tuple[int, int]:
-    """`(first, end)` of the keys that some of these rows see; none where `end == first`."""
+    """Return `(first, end)` of the keys that some of these rows see; none where `end == first`."""
     length = problem.kv_len_of(sequence)
     first_position = length - problem.q_len + first_row // problem.group_size
     last_position = length - problem.q_len + (first_row + num_rows - 1) // problem.group_size
@@ -116,7 +119,7 @@ def _visible_keys(problem: AttentionProblem, sequence: int, first_row: int, num_
 
 
 def _cuts(first: int, end: int, most: int) -> list[tuple[int, int]]:
-    """A range in equal parts of at most `most` keys; an empty range is one part."""
+    """Divide a range into equal parts of at most `most` keys; an empty range is one part."""
     count = max(math.ceil((end - first) / most), 1)
     bounds = [first + (end - first) * i // count for i in range(count + 1)]
     return list(pairwise(bounds))

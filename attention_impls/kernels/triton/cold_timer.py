@@ -1,4 +1,4 @@
-"""How long a call takes on a GPU whose L2 holds none of its inputs: what tuning compares by."""
+"""Times a call on a GPU whose L2 holds none of its inputs: the measure by which tuning compares."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ _SLEEP_CYCLES = 400_000
 
 
 def cold_milliseconds(call: Callable[[], object], device: str) -> float:
-    """The median of several calls, each after the L2 was flushed. The first call is not counted."""
+    """Return the median time of several calls, each after the L2 was flushed, in milliseconds.
+
+    The first call is not counted.
+    """
     with torch.cuda.device(torch.device(device)):
         l2_bytes = int(torch.cuda.get_device_properties(torch.device(device)).L2_cache_size)
         buffer = torch.ones(_FLUSH_FACTOR * l2_bytes // 4, device=device)

@@ -1,4 +1,4 @@
-"""How the decode kernel may be built for a problem: the candidates that tuning chooses from."""
+"""The ways to build the decode kernel for a problem: the candidates that tuning chooses from."""
 
 from __future__ import annotations
 
@@ -23,22 +23,23 @@ class DecodeConfig:
     """Keys of a tile"""
     num_warps: int
     num_stages: int
-    """Of the pipeline: with 3 a tile is on its way while another is computed with, with 2 none is."""
+    """Stages of the pipeline. With 3, one tile is loaded while another is computed with; with 2, none is."""
     programs_per_sm: int
-    """What the schedule takes a processor to run at a time"""
+    """Programs that the schedule assumes a processor runs at a time"""
     merge: str
     """`last_arrival`, in the same launch, or `second_kernel`"""
 
 
 def num_rows_of(problem: AttentionProblem) -> int:
-    """Queries that share one key/value head: of a whole group, and of all new tokens."""
+    """Count the queries that share one key/value head: those of a whole group, and of all new tokens."""
     return problem.group_size * problem.q_len
 
 
 def block_rows_of(problem: AttentionProblem) -> int:
-    """Rows of one program, a power of two. More queries than this share K and V through the L2 only.
+    """Return the rows of one program, a power of two.
 
-    The accumulator of more rows, float32 `[rows, head_dim]`, does not fit into the registers.
+    Queries beyond it share K and V only through the L2. The accumulator of more rows, float32 `[rows,
+    head_dim]`, does not fit in the registers.
     """
     if problem.dtype == "float32":
         return MIN_BLOCK_ROWS
@@ -47,21 +48,21 @@ def block_rows_of(problem: AttentionProblem) -> int:
 
 
 def block_dims_of(problem: AttentionProblem) -> int:
-    """Columns of a tile: `head_dim` up to a power of two, and no fewer than a product takes."""
+    """Return the columns of a tile: `head_dim` rounded up to a power of two, at least 16."""
     return max(power_of_two_from(problem.head_dim), 16)
 
 
 def power_of_two_from(number: int) -> int:
-    """The smallest power of two that is not less."""
+    """Return the smallest power of two that is not smaller than a positive number."""
     return 1 << (number - 1).bit_length()
 
 
 def tile_candidates(problem: AttentionProblem) -> list[DecodeConfig]:
-    """Layouts, tiles and pipelines worth trying; the first is the one to take where nothing can be timed.
+    """Return layouts, tiles and pipelines worth trying; the first is the default where nothing is timed.
 
     A tile is sized by its bytes: about 32 KiB of keys and values in flight fill an SM of an H100 (see
-    docs/kernels.md). What stands here compiles for sm_90 without spilling registers, but for a quantised
-    cache of more than 128 columns under float32 queries: Triton 3.7 widens its whole tile at once.
+    docs/kernels.md). All of these compile for sm_90 without spilling registers, except for a quantised cache
+    of more than 128 columns under float32 queries: Triton 3.7 widens its whole tile at once.
     """
     is_quantised, num_rows, is_wide = (
         problem.kv_dtype is not None,
@@ -86,10 +87,10 @@ def tile_candidates(problem: AttentionProblem) -> list[DecodeConfig]:
 
 
 def launch_candidates(config: DecodeConfig) -> list[DecodeConfig]:
-    """The same kernel with other numbers of splits."""
+    """Return the same kernel with other numbers of splits."""
     return [replace(config, programs_per_sm=number) for number in (1, 2, 3, 4)]
 
 
 def merge_candidates(config: DecodeConfig) -> list[DecodeConfig]:
-    """The same kernel and splits, merged in the same launch or in a second one."""
+    """Return the same kernel and splits, merged in the same launch or in a second one."""
     return [replace(config, merge=merge) for merge in ("last_arrival", "second_kernel")]

@@ -21,7 +21,7 @@ ITEM_FIELDS = tl.constexpr(7)
 
 @triton.jit
 def token_offsets(sequence, start, keys, is_key, table_ptr, table_stride, PAGE_SIZE: tl.constexpr):
-    """Where the tile's tokens are: (outermost index, index within it), of a page or of the sequence."""
+    """Return where the tile's tokens are: (outermost index, index within it), by page or by sequence."""
     outer, inner = sequence, start + keys
     if PAGE_SIZE > 0:
         outer = tl.load(table_ptr + sequence.to(tl.int64) * table_stride + inner // PAGE_SIZE, is_key, 0)
@@ -34,7 +34,7 @@ def load_tile(
     ptr, outer, inner, is_key, outer_stride, token_stride,
     HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr, EVICTION: tl.constexpr,
 ):  # fmt: skip
-    """Keys or values `[N, D]` as stored, zero where there is no key."""
+    """Load keys or values `[N, D]` as stored, zero where there is no key."""
     dims = tl.arange(0, BLOCK_D)
     rows = outer * outer_stride + inner.to(tl.int64) * token_stride
     is_element = is_key[:, None]
@@ -48,7 +48,7 @@ def visible_keys(
     start, keys, rows, length, q_len, window,
     KEY_AXIS: tl.constexpr, LOOKS_BACK: tl.constexpr, HAS_WINDOW: tl.constexpr,
 ):  # fmt: skip
-    """Which keys of the tile the queries see by position."""
+    """Return which keys of the tile the queries see by position."""
     tokens = tl.expand_dims(start + keys, 1 - KEY_AXIS)
     positions = tl.expand_dims(length - q_len + rows % q_len, KEY_AXIS)
     is_visible = tokens < length
@@ -64,10 +64,10 @@ def merge_if_last(
     arrival_ptr, out_ptr, partial_ptr, log_sums_ptr, part_stride, num_parts, rows, num_rows,
     HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr,
 ):  # fmt: skip
-    """Count this program in. The last one of a sequence, head and block of rows merges what all have written.
+    """Count this program in; the last one of a sequence, head and block of rows merges all parts.
 
-    Parts are merged in their own order, whoever comes last: the same from run to run. The count goes back to
-    zero for the next call, so that a captured graph can be replayed.
+    Parts are merged in their own order, whichever program is last, so results are the same from run to run.
+    The count goes back to zero for the next call, so that a captured graph can be replayed.
     """
     tl.debug_barrier()  # all threads' stores come before the one thread's release
     num_earlier = tl.atomic_add(arrival_ptr, 1, sem="acq_rel", scope="gpu")
@@ -85,9 +85,9 @@ def store_part(
     part, num_parts, part_stride, rows, num_rows,
     HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_M: tl.constexpr, MERGES_HERE: tl.constexpr,
 ):  # fmt: skip
-    """Keep one part of a sequence that is split; the last one to come merges them.
+    """Store one part of a split sequence; the last program to arrive merges them.
 
-    Slots of a sequence are neighbours: `[slot, head, row]` for the sums, and `[..., D]` for the outputs. The
+    Slots of a sequence are consecutive: `[slot, head, row]` for the sums, and `[..., D]` for the outputs. The
     pointers are to the head's first row in the first slot.
     """
     this_row = part.to(tl.int64) * part_stride
@@ -112,6 +112,7 @@ def decode_kernel(
     LOOKS_BACK: tl.constexpr, HAS_WINDOW: tl.constexpr, ONE_QUERY: tl.constexpr, MERGES_HERE: tl.constexpr,
     EVICTION: tl.constexpr, PRECISION: tl.constexpr, IS_INTERPRETED: tl.constexpr,
 ):  # fmt: skip
+    """Attend from one block of rows of one key/value head to the keys of one work item."""
     KEY_AXIS: tl.constexpr = 0 if IS_SWAPPED else 1
     num_row_blocks = tl.cdiv(num_rows, BLOCK_M)
     row_block = tl.program_id(0) % num_row_blocks
@@ -127,7 +128,7 @@ def decode_kernel(
     is_element = tl.expand_dims(rows < num_rows, KEY_AXIS) & tl.expand_dims(dims < HEAD_DIM, 1 - KEY_AXIS)
     elements = tl.expand_dims(rows, KEY_AXIS) * HEAD_DIM + tl.expand_dims(dims, 1 - KEY_AXIS)
     q = tl.load(q_ptr + group * num_rows * HEAD_DIM + elements, is_element, 0.0)
-    # Triton's interpreter computes bfloat16 wrongly, so there all is float32.
+    # Triton's interpreter computes bfloat16 wrongly, so everything is float32 there.
     compute_dtype = tl.float32 if IS_INTERPRETED else q.dtype
     q = q.to(compute_dtype)
     head = head.to(tl.int64)
@@ -142,7 +143,7 @@ def decode_kernel(
     for start in tl.range(begin, end, BLOCK_N):
         is_key = (start + keys >= first_key) & (start + keys < end)
         if PAGE_SIZE:
-            # Pages are looked up a tile ahead: within one, Triton would wait for the table before it fetches.
+            # Pages are looked up one tile ahead: otherwise Triton would wait for the table before fetching.
             is_next = start + BLOCK_N + keys < end
             next_outer, next_inner = token_offsets(
                 sequence, start + BLOCK_N, keys, is_next, table_ptr, table_stride, PAGE_SIZE

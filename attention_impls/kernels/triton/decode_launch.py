@@ -18,13 +18,13 @@ from gqabench.attention_impls.kernels.triton.decode_config import (
 from gqabench.attention_impls.kernels.triton.decode_kernel import decode_kernel, merge_kernel
 from gqabench.attention_impls.kernels.triton.decode_schedule import DecodeSchedule, decode_schedule
 from gqabench.attention_impls.kernels.triton.device import is_interpreted, num_processors
-from gqabench.attention_impls.kernels.triton.interpreter import mend_interpreter
+from gqabench.attention_impls.kernels.triton.interpreter import patch_interpreter
 from gqabench.attention_impls.kernels.triton.logit_scales import logit_scales
 from gqabench.attention_impls.parts.caches.paged import PagedCache
 from gqabench.attention_impls.parts.caches.quantisation import QuantisedTensor, quantise
 from gqabench.attention_impls.problem import AttentionProblem
 
-mend_interpreter()
+patch_interpreter()
 
 MERGE_ROWS = 4
 """Rows that one program of the second kernel merges."""
@@ -47,7 +47,7 @@ class DecodeCache:
 
     @classmethod
     def of(cls, problem: AttentionProblem, inputs: AttentionInputs) -> DecodeCache:
-        """In place where the cache is contiguous and in `dtype`; else a cache of the kernel's own."""
+        """Read the cache in place if it is contiguous and in `dtype`; else make one for the kernel."""
         k: torch.Tensor | QuantisedTensor = inputs.k
         v: torch.Tensor | QuantisedTensor = inputs.v
         table, head_axis = None, 1
@@ -72,9 +72,9 @@ class DecodeCache:
 
     @property
     def strides(self) -> tuple[int, ...]:
-        """In the order of the kernel's arguments, in elements."""
+        """Strides in elements, in the order of the kernel's arguments."""
         token_axis = 3 - self.head_axis
-        assert self.k.stride(token_axis) == self.v.stride(token_axis), "`of` sees to it"
+        assert self.k.stride(token_axis) == self.v.stride(token_axis), "`of` ensures it"
         scales = (0, 0, 0)
         if self.k_scales is not None:
             scale_strides = self.k_scales.stride()
@@ -88,7 +88,8 @@ class DecodeCache:
 class DecodeLaunch:
     """A callable that runs one configuration on one problem: the output, `[B, H, Q, D]`, is new each time.
 
-    Calls follow one another: the counters of arrived parts are the launch's, so two streams need two of them.
+    Calls must not overlap: they share the launch's counters of arrived parts, so two CUDA streams need two
+    launches.
     """
 
     def __init__(
@@ -99,8 +100,8 @@ class DecodeLaunch:
         self._block_rows = block_rows_of(problem)
         self._num_row_blocks = -(-self._num_rows // self._block_rows)
         per_item = problem.num_kv_heads * self._num_row_blocks
-        slots = num_processors(problem.device) * config.programs_per_sm
-        self.schedule: DecodeSchedule = decode_schedule(problem, config.block_n, per_item, slots)
+        num_resident = num_processors(problem.device) * config.programs_per_sm
+        self.schedule: DecodeSchedule = decode_schedule(problem, config.block_n, per_item, num_resident)
         device = inputs.q.device
         self._items = _int32([astuple(item) for item in self.schedule.items], device)
         self._first_slots = _int32(self.schedule.first_slots, device)
@@ -111,7 +112,7 @@ class DecodeLaunch:
 
     @property
     def workspace_bytes(self) -> int:
-        """Of partial results: float32, and a sum for each row. What the kernel needs beside its output."""
+        """Bytes of partial results, which are float32, and of a sum for each row."""
         num_rows = self.schedule.num_slots * self._problem.num_kv_heads * self._num_rows
         return num_rows * (self._problem.head_dim + 1) * 4
 
@@ -141,14 +142,14 @@ class DecodeLaunch:
     def _kernel_constants(self) -> dict[str, object]:
         problem, config = self._problem, self.config
         return decode_constants(problem, config) | {
-            # Other row blocks read the same keys soon, from the L2.
+            # Other row blocks will soon read the same keys from the L2.
             "EVICTION": "evict_first" if self._num_row_blocks == 1 else "",
             "MERGES_HERE": config.merge == "last_arrival" and self.schedule.num_slots > 0,
         }
 
 
 def decode_constants(problem: AttentionProblem, config: DecodeConfig) -> dict[str, object]:
-    """Compile-time arguments of the kernel that do not depend on the schedule."""
+    """Return the compile-time arguments of the kernel that do not depend on the schedule."""
     has_window = problem.window is not None and problem.window < problem.kv_len
     return {
         "HEAD_DIM": problem.head_dim,

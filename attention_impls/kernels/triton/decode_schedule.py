@@ -1,8 +1,8 @@
-"""Which program reads which keys: the visible keys of every sequence, cut into work items of like size.
+"""Which program reads which keys: the visible keys of every sequence, divided into similar work items.
 
-The items of all sequences go through the GPU in one launch, longest first. How long an item may be is chosen
-by simulating that: few long items leave processors idle at the end, and many short ones pay for starting,
-for partial results, and for merging them.
+The items of all sequences run in one launch, longest first. How long an item may be is chosen by simulating
+that: few long items leave processors idle at the end, and many short ones pay for starting, for partial
+results, and for merging them.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from gqabench.attention_impls.problem import AttentionProblem
 
 START_TILES = 2.0
-"""What starting a program costs, in tiles of keys: a guess at filling its pipeline, not yet measured."""
+"""The cost of starting a program, in tiles of keys: an estimate of filling its pipeline, not yet measured."""
 
 MERGE_TILES = 0.1
-"""What merging one part costs, in tiles of keys: a guess, as above."""
+"""The cost of merging one part, in tiles of keys: an estimate, not yet measured."""
 
 MAX_WAVES = 4
-"""So many programs for each slot may work on sequences that are split: it bounds their partial results."""
+"""Waves of programs that may work on split sequences: this bounds their partial results."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class WorkItem:
 
 @dataclass(frozen=True)
 class DecodeSchedule:
-    """The work items of a problem, and where the partial results of each sequence are."""
+    """The work items of a problem, and the slots of each sequence's partial results."""
 
     items: tuple[WorkItem, ...]
     """Longest first"""
@@ -52,25 +52,28 @@ class DecodeSchedule:
 
 
 def decode_schedule(
-    problem: AttentionProblem, block_n: int, programs_per_item: int, num_slots: int
+    problem: AttentionProblem, block_n: int, programs_per_item: int, num_resident: int
 ) -> DecodeSchedule:
-    """The schedule whose simulated end comes first.
+    """Return the schedule that ends first in a simulation.
 
-    `programs_per_item` is the number of key/value heads times row blocks, `num_slots` how many programs the
-    device runs at a time.
+    `programs_per_item` is the number of key/value heads times row blocks, `num_resident` how many programs
+    the device runs at a time.
     """
     tiles = [_tiles_of(problem, sequence, block_n) for sequence in range(problem.batch_size)]
     longest = max(len(run) for run in tiles)
     choices = sorted({-(-longest // parts) for parts in range(1, longest + 1)}, reverse=True)
     best = min(
         choices,
-        key=lambda most: _simulated_end([len(run) for run in tiles], most, programs_per_item, num_slots),
+        key=lambda most: _simulated_end([len(run) for run in tiles], most, programs_per_item, num_resident),
     )
     return schedule_of(problem, block_n, best)
 
 
 def schedule_of(problem: AttentionProblem, block_n: int, most_tiles: int) -> DecodeSchedule:
-    """The schedule whose items have at most so many tiles, those of one sequence equal to within one."""
+    """Return the schedule whose items have at most `most_tiles` tiles.
+
+    The items of one sequence differ by at most one tile.
+    """
     items, num_parts, first_slots = [], [], []
     num_slots = 0
     for sequence in range(problem.batch_size):
@@ -92,22 +95,22 @@ def schedule_of(problem: AttentionProblem, block_n: int, most_tiles: int) -> Dec
 
 
 def first_visible_key(problem: AttentionProblem, sequence: int) -> int:
-    """The first key that any query of a sequence sees."""
+    """Return the first key that any query of a sequence sees."""
     if problem.window is None:
         return 0
     return max(problem.kv_len_of(sequence) - problem.q_len - problem.window + 1, 0)
 
 
 def _tiles_of(problem: AttentionProblem, sequence: int, block_n: int) -> range:
-    """The tiles of keys that hold one that is visible."""
+    """Return the tiles that hold at least one visible key."""
     return range(first_visible_key(problem, sequence) // block_n, -(-problem.kv_len_of(sequence) // block_n))
 
 
-def _simulated_end(tiles: list[int], most_tiles: int, programs_per_item: int, num_slots: int) -> float:
-    """When the last program ends, in tiles, if each slot takes the next longest item when it is free."""
+def _simulated_end(tiles: list[int], most_tiles: int, programs_per_item: int, num_resident: int) -> float:
+    """Return when the last program ends, in tiles, if a free processor always takes the longest item left."""
     parts = [-(-count // most_tiles) for count in tiles]
     num_programs = sum(parts) * programs_per_item
-    if sum(split for split in parts if split > 1) * programs_per_item > MAX_WAVES * num_slots:
+    if sum(split for split in parts if split > 1) * programs_per_item > MAX_WAVES * num_resident:
         return float("inf")
     costs = sorted(
         (
@@ -117,7 +120,7 @@ def _simulated_end(tiles: list[int], most_tiles: int, programs_per_item: int, nu
         ),
         reverse=True,
     )
-    free_at = [0.0] * min(num_slots, num_programs)
+    free_at = [0.0] * min(num_resident, num_programs)
     for cost in costs:
         for _ in range(programs_per_item):
             heapq.heapreplace(free_at, free_at[0] + cost)

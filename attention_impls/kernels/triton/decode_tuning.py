@@ -20,7 +20,10 @@ from gqabench.attention_impls.problem import AttentionProblem
 def choose_decode(
     problem: AttentionProblem, inputs: AttentionInputs, cache: DecodeCache
 ) -> Choice[DecodeConfig]:
-    """Tiles first, then splits, then how to merge: each round starts from the best of the one before."""
+    """Choose the tiles, then the splits, then how to merge.
+
+    Each round starts from the best configuration of the one before.
+    """
     candidates = tile_candidates(problem)
     if is_interpreted():
         return Choice(candidates[0], "interpreted", None)
@@ -28,6 +31,6 @@ def choose_decode(
     def time_ms(config: DecodeConfig) -> float:
         return cold_milliseconds(DecodeLaunch(problem, inputs, cache, config), problem.device)
 
-    # Another number of rows is another kernel: what one takes may not fit the other's registers.
+    # Another number of rows is another kernel: a tile that fits one's registers may not fit the other's.
     key = tuning_key("triton_decode", problem) | {"block_rows": block_rows_of(problem)}
     return choose(DecodeConfig, key, candidates, [launch_candidates, merge_candidates], time_ms)

@@ -1,4 +1,4 @@
-"""What Triton's interpreter needs to run these kernels, beside `TRITON_INTERPRET=1`."""
+"""What Triton's interpreter needs to run these kernels, besides `TRITON_INTERPRET=1`."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ KNOWS_NUMPY_2_5 = (3, 7)
 
 
 @cache
-def mend_interpreter() -> None:
+def patch_interpreter() -> None:
     """Let computed scalars bound a loop, whichever NumPy is installed. Compiled kernels need nothing.
 
-    Triton before 3.7 makes an index of a scalar by `int(array)`, and holds it as an array of one element: of
-    one with a dimension NumPy 2.5 makes no number.
+    Triton before 3.7 converts a scalar to an index by `int(array)`, and stores it as an array of one element.
+    NumPy 2.5 does not convert such an array if it has a dimension.
     """
     version = tuple(int(part) for part in triton.__version__.split(".")[:2])
     if not is_interpreted() or version >= KNOWS_NUMPY_2_5:

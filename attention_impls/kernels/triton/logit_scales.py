@@ -1,4 +1,4 @@
-"""What the kernels multiply products of queries and keys by."""
+"""The factors by which the kernels turn products of queries and keys into logits."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ LOG2_E = math.log2(math.e)
 
 
 def logit_scales(problem: AttentionProblem) -> tuple[float, float]:
-    """Factors before and after the soft cap that make products logits in units of log2.
+    """Return the factors before and after the soft cap that turn products into logits in units of log2.
 
     `scale * x * log2(e)` without a cap, and `c * tanh(scale * x / c) * log2(e)` with a cap of `c`.
     """

@@ -17,7 +17,7 @@ def attend_keys(
     HEAD_DIM: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_N: tl.constexpr, HAS_SOFT_CAP: tl.constexpr,
     LOOKS_BACK: tl.constexpr, HAS_WINDOW: tl.constexpr, IS_MASKED: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
-    """The online softmax over some keys. Where `IS_MASKED` is false, every row sees all of them."""
+    """Run the online softmax over some keys. Where `IS_MASKED` is false, every row sees all of them."""
     dims, keys = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_N)
     for start in tl.range(begin, end, BLOCK_N):
         tokens = start + keys
@@ -53,6 +53,7 @@ def prefill_kernel(
     HAS_SOFT_CAP: tl.constexpr, LOOKS_BACK: tl.constexpr, HAS_WINDOW: tl.constexpr, PRECISION: tl.constexpr,
     IS_INTERPRETED: tl.constexpr,
 ):  # fmt: skip
+    """Attend from one block of rows of one key/value head to all keys that they see."""
     num_rows = q_len * group_size
     # Heads of all sequences side by side, and the last rows first: under a causal mask they take longest.
     num_blocks = tl.cdiv(num_rows, BLOCK_M)
@@ -69,7 +70,7 @@ def prefill_kernel(
     is_element = (rows < num_rows)[:, None] & (dims < HEAD_DIM)[None, :]
     group_offset = group.to(tl.int64) * num_rows * HEAD_DIM
     q = tl.load(q_ptr + group_offset + elements, is_element, 0.0)
-    # Triton's interpreter computes bfloat16 wrongly, so there all is float32.
+    # Triton's interpreter computes bfloat16 wrongly, so everything is float32 there.
     q = q.to(tl.float32) if IS_INTERPRETED else q
     k_ptr += sequence * k_outer_stride + head * k_head_stride
     v_ptr += sequence * v_outer_stride + head * v_head_stride

@@ -12,13 +12,13 @@ from gqabench.attention_impls.dtypes import torch_dtype
 from gqabench.attention_impls.kernels.triton.cold_timer import cold_milliseconds
 from gqabench.attention_impls.kernels.triton.decode_config import block_dims_of
 from gqabench.attention_impls.kernels.triton.device import is_interpreted
-from gqabench.attention_impls.kernels.triton.interpreter import mend_interpreter
+from gqabench.attention_impls.kernels.triton.interpreter import patch_interpreter
 from gqabench.attention_impls.kernels.triton.logit_scales import logit_scales
 from gqabench.attention_impls.kernels.triton.prefill_kernel import prefill_kernel
 from gqabench.attention_impls.kernels.triton.tuning import Choice, choose, tuning_key
 from gqabench.attention_impls.problem import AttentionProblem
 
-mend_interpreter()
+patch_interpreter()
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,9 @@ class PrefillConfig:
 
 
 def prefill_candidates(problem: AttentionProblem) -> list[PrefillConfig]:
-    """Tiles worth trying; the first is the one to take where nothing can be timed.
+    """Return tiles worth trying; the first is the default where nothing is timed.
 
-    128 rows and two warp groups are what FlashAttention-2 and -3 take on Hopper. In float32 products are
+    FlashAttention-2 and -3 use 128 rows and two warp groups on Hopper. In float32, products are
     multiply-adds, whose operands fill the registers at far smaller tiles.
     """
     if problem.dtype == "float32":
@@ -72,7 +72,7 @@ class PrefillLaunch:
 
 
 def prefill_constants(problem: AttentionProblem, config: PrefillConfig) -> dict[str, object]:
-    """Compile-time arguments of the kernel."""
+    """Return the compile-time arguments of the kernel."""
     return {
         "HEAD_DIM": problem.head_dim,
         "BLOCK_D": block_dims_of(problem),
@@ -87,7 +87,7 @@ def prefill_constants(problem: AttentionProblem, config: PrefillConfig) -> dict[
 
 
 def choose_prefill(problem: AttentionProblem, inputs: AttentionInputs) -> Choice[PrefillConfig]:
-    """The fastest of the candidates on the problem's device."""
+    """Choose the fastest of the candidates on the problem's device."""
     candidates = prefill_candidates(problem)
     if is_interpreted():
         return Choice(PrefillConfig(64, 32, 8, 2), "interpreted", None)

@@ -1,7 +1,7 @@
 """Device code that both kernels share: logits of a tile, the online softmax, the merge of split results.
 
-Logits are kept in units of log2, so that the softmax needs `exp2` only. A tile of logits has its keys along
-`KEY_AXIS` and its rows along the other; so have the accumulators their row axis, whichever way they lie.
+Logits are in units of log2, so that the softmax needs only `exp2`. A tile of logits has its keys along
+`KEY_AXIS` and its rows along the other axis; accumulators have their rows along the same axis as the logits.
 """
 
 import triton
@@ -10,7 +10,7 @@ import triton.language as tl
 
 @triton.jit
 def exact_tanh(x):
-    """`tanh` to a few roundoffs of float32, which the difference of exponentials loses near zero."""
+    """Compute `tanh` to a few roundoffs of float32, which a difference of exponentials loses near zero."""
     square = x * x
     # The Taylor series up to x^9: below 1/4 what is left out is under 1e-8 of the result.
     near_zero = x * (
@@ -23,7 +23,7 @@ def exact_tanh(x):
 
 @triton.jit
 def logits_of(products, inner_scale, outer_scale, HAS_SOFT_CAP: tl.constexpr):
-    """Products of queries and keys to logits in units of log2; the host folds what it can into the scales."""
+    """Turn products of queries and keys into logits in units of log2; the scales hold all constants."""
     logits = products * inner_scale
     if HAS_SOFT_CAP:
         logits = exact_tanh(logits) * outer_scale
@@ -32,7 +32,7 @@ def logits_of(products, inner_scale, outer_scale, HAS_SOFT_CAP: tl.constexpr):
 
 @triton.jit
 def softmax_step(logits, row_max, row_sum, KEY_AXIS: tl.constexpr, MAY_SEE_NONE: tl.constexpr):
-    """One tile of the online softmax: (weights, factor of what was accumulated, new maxima, new sums)."""
+    """Run one tile of the online softmax: (weights, factor of what was accumulated, new maxima, new sums)."""
     new_max = tl.maximum(row_max, tl.max(logits, KEY_AXIS))
     # A row that has seen no key yet: (-inf) - (-inf) would be NaN.
     base = tl.where(new_max == float("-inf"), 0.0, new_max) if MAY_SEE_NONE else new_max
@@ -55,7 +55,7 @@ def merge_parts(
     BLOCK_ROWS: tl.constexpr,
     NUM_STAGES: tl.constexpr,
 ):
-    """Weigh the parts of some rows by their sums, in the order of the parts, and write the output.
+    """Weight the parts of some rows by their sums, in the order of the parts, and write the output.
 
     `part_stride` is in rows. A row that saw no key in any part is zero.
     """
@@ -67,7 +67,7 @@ def merge_parts(
     row_max = tl.full([BLOCK_ROWS], float("-inf"), tl.float32)
     row_sum = tl.zeros([BLOCK_ROWS], tl.float32)
     for _ in tl.range(0, num_parts, num_stages=NUM_STAGES):
-        # .cg: other programs wrote these, and the L1 of this one must not answer for them.
+        # .cg: other programs wrote these, and this one may have stale copies in its L1.
         log_sum = tl.load(log_sums_ptr + rows, is_row, float("-inf"), cache_modifier=".cg")
         part_out = tl.load(partial_ptr + offsets, is_element, 0.0, cache_modifier=".cg")
         log_sums_ptr += part_stride

@@ -1,6 +1,6 @@
-"""Which configuration of a kernel is fastest: timed once for a device and a class of problems, and kept.
+"""The fastest configuration of a kernel: timed once for each device and class of problems, and kept.
 
-The answers are in the folder `triton` of the user's cache folder, one JSON file each, under a hash of all
+Results are kept in the folder `triton` of the user's cache folder, one JSON file each, under a hash of all
 that they depend on: device, versions of Triton and PyTorch, class of problems, the source of this package.
 """
 
@@ -28,7 +28,7 @@ from gqabench.attention_impls.problem import AttentionProblem
 
 Config = TypeVar("Config")
 Round = Callable[[Any], Sequence[Any]]
-"""The best configuration so far to those to try next, itself among them"""
+"""Maps the best configuration so far to those to try next, itself included"""
 
 OFF_SWITCH = "GQABENCH_TUNING"
 """`GQABENCH_TUNING=off` in the environment: take the first candidate, as tests of correctness want."""
@@ -45,7 +45,7 @@ class Choice(Generic[Config]):
     """Time that choosing took; None where nothing was timed or looked up"""
 
     def describe(self, **more: object) -> str:
-        """For the record: `source: key=value, ...`."""
+        """Format the configuration for the record: `source: key=value, ...`."""
         values = asdict(self.config) | more  # type: ignore[call-overload]
         return f"{self.source}: " + ", ".join(f"{key}={value}" for key, value in values.items())
 
@@ -57,9 +57,9 @@ def choose(
     rounds: Sequence[Round],
     time_ms: Callable[[Config], float],
 ) -> Choice[Config]:
-    """The configuration kept for this key, or the fastest of several rounds, which is then kept.
+    """Return the configuration kept for this key, or else time several rounds and keep the fastest.
 
-    One that does not compile or launch on this device is not taken, and a warning says why.
+    A configuration that does not compile or launch on this device is skipped, and a warning says why.
     """
     if os.environ.get(OFF_SWITCH) == "off":
         return Choice(first[0], "default", None)
@@ -77,27 +77,27 @@ def choose(
                 times_ms[config] = _time_or_infinity(time_ms, config)
         best = min(times_ms, key=lambda config: times_ms[config])
         candidates = [] if following is None else following(best)
-    if math.isinf(times_ms[best]):  # none of them fits this device: launching says why
+    if math.isinf(times_ms[best]):  # none of them runs on this device: launching says why
         return Choice(first[0], "default", (time.perf_counter() - started) * 1e3)
     try:
         _write(path, key, best, times_ms)
     except OSError as error:
-        warnings.warn(f"{path}: {error.strerror}: what was tuned is not kept", stacklevel=2)
+        warnings.warn(f"{path}: {error.strerror}: the tuning result is not kept", stacklevel=2)
     return Choice(best, "tuned", (time.perf_counter() - started) * 1e3)
 
 
 def _time_or_infinity(time_ms: Callable[[Config], float], config: Config) -> float:
-    """What a candidate takes; infinity where Triton, its assembler or the driver refuses it."""
+    """Time a candidate; return infinity if Triton, its assembler or the driver refuses it."""
     try:
         return time_ms(config)
     except (TritonError, RuntimeError) as error:  # the compiler's passes raise the latter
         said = (str(error).splitlines() or [""])[0]
-        warnings.warn(f"{config} is no candidate here: {type(error).__name__}: {said}", stacklevel=2)
+        warnings.warn(f"{config} cannot be used here: {type(error).__name__}: {said}", stacklevel=2)
         return math.inf
 
 
 def _all_candidates(first: Sequence[Config], rounds: Sequence[Round]) -> set[Config]:
-    """Whatever the rounds could come to."""
+    """Return every configuration that the rounds can reach."""
     candidates = set(first)
     for following in rounds:
         candidates |= {config for best in candidates for config in following(best)}
@@ -105,7 +105,7 @@ def _all_candidates(first: Sequence[Config], rounds: Sequence[Round]) -> set[Con
 
 
 def tuning_key(kernel: str, problem: AttentionProblem) -> dict[str, object]:
-    """All that the fastest configuration depends on. Lengths count by their power of two."""
+    """Return everything that the fastest configuration depends on. Lengths count by their power of two."""
     device = torch.device(problem.device)
     properties = torch.cuda.get_device_properties(device)
     lengths = sum(problem.kv_len_of(sequence) for sequence in range(problem.batch_size))
@@ -133,7 +133,7 @@ def tuning_key(kernel: str, problem: AttentionProblem) -> dict[str, object]:
 
 
 def source_hash() -> str:
-    """Hash of every module of this package."""
+    """Return a hash of every module of this package."""
     digest = hashlib.sha256()
     for path in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
@@ -145,7 +145,7 @@ def _digest(key: dict[str, object]) -> str:
 
 
 def _read(path: Path, key: dict[str, object]) -> dict[str, Any] | None:
-    """A kept configuration; None where there is none, or where the file is not of this key."""
+    """Read a kept configuration; return None if there is none, or if the file has another key."""
     try:
         kept = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -155,7 +155,7 @@ def _read(path: Path, key: dict[str, object]) -> dict[str, Any] | None:
 
 
 def _write(path: Path, key: dict[str, object], best: object, times_ms: dict[Config, float]) -> None:
-    """In one step, so that a reader never meets half of it."""
+    """Write in one step, so that a reader never sees half a file."""
     timed = [
         {"config": asdict(config), "ms": None if math.isinf(ms) else ms}  # type: ignore[call-overload]
         for config, ms in times_ms.items()

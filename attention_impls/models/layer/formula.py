@@ -28,18 +28,18 @@ from gqabench.attention_impls.problem import AttentionProblem
 
 
 def layer_reference(problem: AttentionProblem, inputs: LayerInputs, seed: int) -> torch.Tensor:
-    """The exact answer, float64 `[batch_size, q_len, hidden_size]`, with the weights of `seed`."""
+    """Return the exact answer, float64 `[batch_size, q_len, hidden_size]`, with the weights of `seed`."""
     return _layer_formula(problem, inputs, seed, EXACT)
 
 
 def layer_error_budget(
     problem: AttentionProblem, inputs: LayerInputs, seed: int, reference: torch.Tensor
 ) -> ErrorBudget:
-    """What an output may differ by, by the principles of `truth.error_budget`; rows are `[B, L]`.
+    """Return the budget of a layer's output, derived as in `correctness.error_budget`; rows are `[B, L]`.
 
     The textbook formula includes the projections and RoPE, whose results it rounds to the problem's dtype.
-    The sums in projections, of `hidden_size` and of `num_q_heads * head_dim` terms, count as the others do.
-    A row mixes all heads, so there are no edges: that is left to the attention inside.
+    The sums in projections, of `hidden_size` and of `num_q_heads * head_dim` terms, count like the others.
+    A row mixes all heads, so edge keys are not checked here, but for the attention inside.
     """
     precision = textbook_precision(problem)
     textbook = _layer_formula(problem, inputs, seed, precision)
@@ -62,9 +62,10 @@ def layer_error_budget(
 def _row_noise(
     problem: AttentionProblem, weights: LayerWeights, noise_HL: torch.Tensor, reference_LE: torch.Tensor
 ) -> torch.Tensor:
-    """Size of rounding errors in rows of a sequence, `[L]`: of attention, mixed by `w_o`, and of the output.
+    """Return the size of rounding errors in each row of a sequence, `[L]`.
 
-    Sums in the projections err in float32 by the root of their length.
+    That is the noise of attention, mixed by `w_o`, and that of the output. Sums in the projections err in
+    float32 by the root of their length.
     """
     roundoff = unit_roundoff(torch_dtype(problem))
     float32_part = (unit_roundoff(torch.float32) / roundoff) ** 2
@@ -78,7 +79,7 @@ def _row_noise(
 def _layer_formula(
     problem: AttentionProblem, inputs: LayerInputs, seed: int, precision: Precision
 ) -> torch.Tensor:
-    """One sequence after another, so that only the cache of one is held in the precision."""
+    """Compute one sequence after another, so that only the cache of one is held in the precision."""
     weights = _weights(problem, inputs, seed, precision)
     output_BLE = torch.empty(inputs.hidden.shape, dtype=precision.compute, device=inputs.hidden.device)
     for sequence in range(problem.batch_size):
@@ -92,7 +93,7 @@ def _layer_formula(
 def _attention_inputs(
     problem: AttentionProblem, inputs: LayerInputs, weights: LayerWeights, precision: Precision, sequence: int
 ) -> AttentionInputs:
-    """Queries, keys and values of one sequence, rotated, with the past in front: `batch_size` is 1."""
+    """Return the rotated q, k and v of one sequence, with the past in front: `batch_size` is 1."""
     hidden_LE = inputs.hidden[sequence].to(precision.compute)
     positions_L = torch.arange(problem.kv_len - problem.q_len, problem.kv_len, device=hidden_LE.device)
     tables = rope_tables(positions_L, problem.head_dim, DEFAULT_THETA, precision.compute)

@@ -21,14 +21,14 @@ from gqabench.attention_impls.registry import get_impl
 
 @dataclass(frozen=True)
 class _PreparedStep:
-    """Attention that was set up for one shape and one position of the cache."""
+    """Attention prepared for one shape and one position of the cache."""
 
     problem: AttentionProblem
     q: torch.Tensor
     """`[B, H, L, D]`: what the prepared attention reads when called"""
     attention: PreparedAttention
     mode: tuple[bool, torch.device]
-    """Whether it was set up in `torch.inference_mode`, whose tensors are of no use outside, and the device"""
+    """Whether it was prepared in `torch.inference_mode`, whose tensors are useless outside, and the device"""
 
 
 class GroupedQueryAttention(nn.Module):
@@ -47,11 +47,13 @@ class GroupedQueryAttention(nn.Module):
         hidden_size: int | None = None,
         rope_theta: float = DEFAULT_THETA,
     ) -> None:
-        """`impl`: an implementation, or its name. `hidden_size` None means `num_q_heads * head_dim`.
+        """Build the layer around an implementation or its name.
+
+        `hidden_size` None means `num_q_heads * head_dim`.
 
         Raises `ValueError` for a problem that no such layer has (ragged, not causal, of odd `head_dim`, or
-        with a quantised or paged cache), and for one that the implementation can serve neither
-        with one token nor with all.
+        with a quantised or paged cache), and for one that the implementation supports neither with one token
+        nor with all.
         """
         super().__init__()
         if reasons := layer_shape_reasons(attention):
@@ -82,8 +84,8 @@ class GroupedQueryAttention(nn.Module):
     def forward(self, hidden_BLE: torch.Tensor) -> torch.Tensor:
         """Append `L` tokens to every sequence and attend from them: `[B, L, hidden_size]` to the same shape.
 
-        Raises `ValueError`, and leaves the cache as it was, for another shape, dtype or number of sequences,
-        when the cache is full, and where the implementation cannot serve.
+        Raises `ValueError`, and leaves the cache unchanged, for another shape, dtype or number of sequences,
+        when the cache is full, and when the implementation does not support the resulting problem.
         """
         self._require_hidden(hidden_BLE)
         batch_size, num_tokens, _ = hidden_BLE.shape
@@ -99,7 +101,7 @@ class GroupedQueryAttention(nn.Module):
         try:
             output_BHLD = self._attend(problem, q_BHLD)
         except BaseException:
-            self.cache.rewind(new.start)  # a call that fails has appended nothing
+            self.cache.rewind(new.start)  # a call that fails must append nothing
             raise
         return self.w_o(output_BHLD.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
@@ -119,7 +121,7 @@ class GroupedQueryAttention(nn.Module):
         self.cache.rewind(kv_len)
 
     def _attend(self, problem: AttentionProblem, q_BHLD: torch.Tensor) -> torch.Tensor:
-        """Attention over the cache, set up anew unless shape, position and mode are those before."""
+        """Attend over the cache; prepare again unless shape, position and mode are unchanged."""
         step, mode = self._step, (torch.is_inference_mode_enabled(), q_BHLD.device)
         is_ready = step is not None and step.problem == problem and step.mode == mode
         if step is None or not is_ready or not reads_cache_in_place(self.impl):
@@ -132,7 +134,7 @@ class GroupedQueryAttention(nn.Module):
         return step.attention()
 
     def _require_possible(self) -> None:
-        """Raise `ValueError` where the implementation can serve no step, neither one token nor many."""
+        """Raise `ValueError` if the implementation supports no step, neither of one token nor of many."""
         one, many = (replace(self.attention, q_len=q_len) for q_len in (1, self.attention.kv_len))
         if stated_reasons(self.impl, many):
             self._require_served(one)
@@ -140,10 +142,10 @@ class GroupedQueryAttention(nn.Module):
     def _require_served(self, problem: AttentionProblem) -> None:
         is_ready = self._step is not None and self._step.problem == problem
         if not is_ready and (reasons := stated_reasons(self.impl, problem)):
-            raise ValueError(f"impl={self.impl.name}: cannot serve this layer: {'; '.join(reasons)}")
+            raise ValueError(f"impl={self.impl.name}: cannot be used in this layer: {'; '.join(reasons)}")
 
     def _split_heads(self, projected_BLX: torch.Tensor) -> torch.Tensor:
-        """`[B, L, heads * head_dim]` to `[B, heads, L, head_dim]`."""
+        """Reshape `[B, L, heads * head_dim]` to `[B, heads, L, head_dim]`."""
         batch_size, num_tokens, _ = projected_BLX.shape
         return projected_BLX.view(batch_size, num_tokens, -1, self.attention.head_dim).transpose(1, 2)
 
@@ -157,7 +159,7 @@ class GroupedQueryAttention(nn.Module):
 
 
 def layer_shape_reasons(attention: AttentionProblem) -> list[str]:
-    """Why this layer cannot have an attention problem, whatever the implementation."""
+    """Return why this layer cannot have an attention problem, whatever the implementation."""
     reasons = []
     if attention.kv_lens is not None:
         reasons.append(
@@ -170,5 +172,5 @@ def layer_shape_reasons(attention: AttentionProblem) -> list[str]:
     if attention.head_dim % 2:
         reasons.append(f"head_dim={attention.head_dim}: RoPE rotates pairs, so it must be even")
     if not attention.causal:
-        reasons.append("causal=False: the layer is of a decoder; must be true")
+        reasons.append("causal=False: the layer is a decoder's; must be true")
     return reasons

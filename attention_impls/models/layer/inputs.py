@@ -13,7 +13,7 @@ from gqabench.attention_impls.problem import AttentionProblem
 
 @dataclass(frozen=True)
 class LayerInputs:
-    """What a layer is called on. The harness writes new hidden states into `hidden` between calls."""
+    """The inputs of a layer. The harness writes new hidden states into `hidden` between calls."""
 
     hidden: torch.Tensor
     """`[batch_size, q_len, hidden_size]`: the new tokens"""
@@ -38,7 +38,7 @@ class LayerWeights:
 
 
 def make_layer_inputs(problem: AttentionProblem, seed: int, hidden_size: int | None = None) -> LayerInputs:
-    """Standard normals in the problem's dtype. `hidden_size` None means `num_q_heads * head_dim`."""
+    """Draw standard normals in the problem's dtype. `hidden_size` None: `num_q_heads * head_dim`."""
     past_len = problem.kv_len - problem.q_len
     past_shape = (problem.batch_size, problem.num_kv_heads, past_len, problem.head_dim)
     return LayerInputs(
@@ -51,13 +51,16 @@ def make_layer_inputs(problem: AttentionProblem, seed: int, hidden_size: int | N
 def make_hidden_states(
     problem: AttentionProblem, seed: int, hidden_size: int | None, count: int
 ) -> torch.Tensor:
-    """Hidden states to write into `inputs.hidden` in turn: `[count, batch_size, q_len, hidden_size]`."""
+    """Draw hidden states to write into `inputs.hidden` one after another.
+
+    `[count, batch_size, q_len, hidden_size]`.
+    """
     shape = (count, *_hidden_shape(problem, hidden_size))
     return problem_normals(problem, shape, seed, Stream.HIDDEN_VARIANTS)
 
 
 def make_layer_weights(problem: AttentionProblem, seed: int, hidden_size: int) -> LayerWeights:
-    """Normals scaled by `1 / sqrt(fan_in)`, so that activations keep the size of the hidden states."""
+    """Draw normals scaled by `1 / sqrt(fan_in)`, so that activations keep the size of the hidden states."""
     q_width, kv_width = problem.num_q_heads * problem.head_dim, problem.num_kv_heads * problem.head_dim
 
     def weight(out_width: int, in_width: int, stream: Stream) -> torch.Tensor:

@@ -25,7 +25,7 @@ class KvCache(nn.Module):
         shape = (max_batch_size, num_kv_heads, max_kv_len, head_dim)
         self._k: torch.Tensor
         self._v: torch.Tensor
-        # Buffers, so that they move with the layer; not persistent, since they are no weights.
+        # Buffers, so that they move with the layer; not persistent, since they are not weights.
         self.register_buffer("_k", torch.zeros(shape, dtype=dtype, device=device), persistent=False)
         self.register_buffer("_v", torch.zeros(shape, dtype=dtype, device=device), persistent=False)
         self._batch_size = 0
@@ -47,7 +47,7 @@ class KvCache(nn.Module):
         return self._k.nbytes + self._v.nbytes
 
     def append(self, k_BGLD: torch.Tensor, v_BGLD: torch.Tensor) -> None:
-        """Store `L` more tokens of each sequence. Raises `ValueError` where they do not fit."""
+        """Store `L` more tokens of each sequence, `[B, G, L, D]`. Raises `ValueError` if they do not fit."""
         batch_size, _, num_tokens, _ = k_BGLD.shape
         expected = (batch_size, self._k.shape[1], num_tokens, self._k.shape[3])
         for name, new_BGLD in (("k", k_BGLD), ("v", v_BGLD)):
@@ -64,7 +64,7 @@ class KvCache(nn.Module):
         self._batch_size = batch_size
 
     def require_room(self, batch_size: int, num_tokens: int) -> None:
-        """Raise `ValueError` unless `num_tokens` more tokens fit, of the `batch_size` sequences held."""
+        """Raise `ValueError` unless `num_tokens` more tokens of `batch_size` sequences fit."""
         if batch_size > self._k.shape[0]:
             raise ValueError(f"batch_size={batch_size}: must not exceed max_batch_size={self._k.shape[0]}")
         if self.batch_size not in (None, batch_size):
@@ -80,11 +80,11 @@ class KvCache(nn.Module):
             )
 
     def held(self, batch_size: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keys and values of the first `batch_size` sequences: views `[B, G, K, D]` of the cache."""
+        """Return keys and values of the first `batch_size` sequences: views `[B, G, K, D]` of the cache."""
         return self._k[:batch_size, :, : self.kv_len], self._v[:batch_size, :, : self.kv_len]
 
     def rewind(self, kv_len: int) -> None:
-        """Forget all but the first `kv_len` tokens. Raises `ValueError` where there are not so many."""
+        """Forget all but the first `kv_len` tokens. Raises `ValueError` if fewer are held."""
         if not 0 <= kv_len <= self.kv_len:
             raise ValueError(f"kv_len={kv_len}: must be between 0 and the {self.kv_len} tokens held")
         self.kv_len = kv_len

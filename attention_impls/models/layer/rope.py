@@ -16,7 +16,7 @@ DEFAULT_THETA = 10_000.0
 def rope_tables(
     positions_L: torch.Tensor, head_dim: int, theta: float, dtype: torch.dtype
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cosine and sine of `position * theta^(-2 i / head_dim)`, each `[L, head_dim / 2]`.
+    """Return cosine and sine of `position * theta^(-2 i / head_dim)`, each `[L, head_dim / 2]`.
 
     Angles are computed in float64: in float32 they lose their fraction at positions beyond 10^6.
     """
@@ -26,7 +26,7 @@ def rope_tables(
 
 
 def rotate(x_BHLD: torch.Tensor, cos_LF: torch.Tensor, sin_LF: torch.Tensor) -> torch.Tensor:
-    """`x` rotated by its positions, in the dtype of `x`. Arithmetic is in the dtype of the tables."""
+    """Rotate `x` by its positions. Arithmetic is in the dtype of the tables, the result in that of `x`."""
     low_BHLF, high_BHLF = x_BHLD.to(cos_LF.dtype).chunk(2, dim=-1)
     rotated_BHLD = torch.cat(
         [low_BHLF * cos_LF - high_BHLF * sin_LF, high_BHLF * cos_LF + low_BHLF * sin_LF], dim=-1

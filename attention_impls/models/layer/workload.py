@@ -21,14 +21,14 @@ from gqabench.attention_impls.problem import AttentionProblem
 
 
 def layer_unsupported_reasons(impl: AttentionImpl, problem: AttentionProblem) -> list[str]:
-    """Why a layer with this implementation cannot compute the problem; empty means that it can."""
+    """Return why a layer with this implementation cannot compute the problem; empty: it can."""
     return [*layer_shape_reasons(problem), *stated_reasons(impl, problem)]
 
 
 def layer_timed_call(impl: AttentionImpl) -> TimedCall | None:
-    """What a call of the layer contains; None where the implementation does not say what its own does.
+    """Return what a call of the layer contains; None if the implementation does not declare its own.
 
-    An implementation that keeps another cache converts the layer's and plans in every call.
+    An implementation that keeps another cache converts the layer's cache and plans in every call.
     """
     declared = declared_timed_call(impl)
     if declared is None:
@@ -42,12 +42,12 @@ def layer_timed_call(impl: AttentionImpl) -> TimedCall | None:
 def prepare_layer(
     impl: AttentionImpl, problem: AttentionProblem, inputs: LayerInputs, seed: int
 ) -> PreparedAttention:
-    """A layer with the weights of `seed`, and the past in its cache, ready to be called repeatedly.
+    """Prepare a layer with the weights of `seed` and the past in its cache, to be called repeatedly.
 
     A call rewinds the cache to `kv_len - q_len` tokens and runs the whole layer on `inputs.hidden`, read when
-    called: projections, RoPE, append, attention, output projection. It returns
-    `[batch_size, q_len, hidden_size]`. An implementation that does not read the cache in place is prepared
-    anew in each call, as it must be in a decoder. Raises `ValueError` for a problem that is unsupported.
+    called: projections, RoPE, append, attention, output projection. It returns `[batch_size, q_len,
+    hidden_size]`. An implementation that does not read the cache in place is prepared again in each call, as
+    a decoder must. Raises `ValueError` for a problem that is unsupported.
     """
     if reasons := layer_unsupported_reasons(impl, problem):
         raise ValueError("; ".join(reasons))
@@ -64,5 +64,5 @@ def prepare_layer(
         layer.rewind(past_len)
         return layer(inputs.hidden)  # type: ignore[no-any-return]
 
-    run()  # sets the implementation up for this position, compiling what it compiles
+    run()  # prepares the implementation for this position, compilation included
     return PreparedAttention(run, layer.kv_cache_bytes)

@@ -1,1 +1,1 @@
-"""A Llama-shaped Hugging Face model with random weights, and what a decode step must give. No torch here."""
+"""A Llama-shaped Hugging Face model with random weights, and the reference of its decode step."""

@@ -1,4 +1,4 @@
-"""Hugging Face's Llama with seeded random weights, and its caches with a context that they can go back to."""
+"""Hugging Face's Llama with seeded random weights, and caches that can be rewound to their context."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SEED_STRIDE = 1_000_003
 
 
 def make_model(problem: AttentionProblem, shape: LlamaShape, seed: int) -> Any:
-    """A `LlamaForCausalLM` in the problem's dtype. Matrices are normals scaled by `1 / sqrt(fan_in)`."""
+    """Build a `LlamaForCausalLM` in the problem's dtype; matrices are normals times `1 / sqrt(fan_in)`."""
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(
@@ -45,7 +45,7 @@ def make_model(problem: AttentionProblem, shape: LlamaShape, seed: int) -> Any:
 
 
 def sharing_weights(model: Any, attn_implementation: str) -> Any:
-    """The same model, with the same tensors, and attention of its own choice."""
+    """Copy a model that shares all tensors with the original, with another attention implementation."""
     shared = (*model.parameters(), *model.buffers())
     twin = copy.deepcopy(model, {id(tensor): tensor for tensor in shared})
     twin.set_attn_implementation(attn_implementation)
@@ -53,7 +53,7 @@ def sharing_weights(model: Any, attn_implementation: str) -> Any:
 
 
 def make_cache(model: Any, shape: LlamaShape, kv_len: int) -> Any:
-    """An empty `DynamicCache`, or a `StaticCache` with room for `kv_len` tokens."""
+    """Create an empty `DynamicCache`, or a `StaticCache` with room for `kv_len` tokens."""
     from transformers import DynamicCache, StaticCache
 
     if shape.hf_cache == "static":
@@ -62,14 +62,17 @@ def make_cache(model: Any, shape: LlamaShape, kv_len: int) -> Any:
 
 
 def logits_of(model: Any, ids: torch.Tensor, cache: Any) -> torch.Tensor:
-    """Logits `[batch_size, 1, VOCAB_SIZE]` of the last of some tokens, which the cache takes in."""
+    """Run the model on some tokens, which are appended to the cache.
+
+    Returns the logits of the last token, `[batch_size, 1, VOCAB_SIZE]`.
+    """
     argument = "cache" if "cache" in inspect.signature(type(model).forward).parameters else "past_key_values"
     logits: torch.Tensor = model(input_ids=ids, use_cache=True, logits_to_keep=1, **{argument: cache}).logits
     return logits
 
 
 class ContextCache:
-    """A cache that a prefill has filled, and that goes back to it before every decode step."""
+    """A cache filled by a prefill, which is rewound to that context before every decode step."""
 
     def __init__(self, cache: Any, context_len: int, is_static: bool) -> None:
         self.cache = cache
@@ -84,16 +87,16 @@ class ContextCache:
         return sum(layer.keys.nbytes + layer.values.nbytes for layer in self.cache.layers)
 
     def step(self) -> Any:
-        """The cache for one decode step, after which it holds one token more."""
+        """Return the cache for one decode step, after which it holds one token more."""
         if self._is_dirty:
             self.rewind()
         self._is_dirty = True
         return self.cache
 
     def rewind(self, to_copy: bool = False) -> None:
-        """Hold the context alone. A static cache forgets its last slot; a dynamic one gets tensors back.
+        """Hold the context alone. A static cache forgets its last slot; a dynamic one gets its tensors back.
 
-        `to_copy`: a copy of them, which a step frees as it goes on from layer to layer, as in a decoder.
+        `to_copy`: give it a copy of them, which a step frees layer by layer, as in a decoder.
         """
         self._is_dirty = False
         if self._is_static:
@@ -104,7 +107,10 @@ class ContextCache:
 
 
 def _forget_after(layer: Any, num_tokens: int) -> None:
-    """Versions differ in how a static layer knows its length: a counter, or by looking for zeros."""
+    """Make a static layer forget all but its first tokens.
+
+    Versions of Transformers keep its length in a counter, or derive it by looking for zeros.
+    """
     if hasattr(layer, "cumulative_length"):
         layer.cumulative_length.fill_(num_tokens)
     else:

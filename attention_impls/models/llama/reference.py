@@ -1,11 +1,11 @@
-"""What a decode step of a Llama must give: its forward pass in float64, on the weights of a model.
+"""The reference of a decode step of a Llama: its forward pass in float64, on the weights of a model.
 
 Written from the architecture (Touvron et al. 2023, arXiv 2302.13971, section 2.2), not from its code: Hugging
 Face computes norms and the softmax in float32 whatever the dtype, so that its `eager` in float64 is no
 reference. Angles of RoPE are the model's own, in float32: they are given, as weights are.
 
-Shape suffixes: B batch, H query heads, G key/value heads, L context tokens, N new tokens that stand for each
-other at the same position, T either, K keys (the context and one new token), D head_dim, E hidden_size.
+Shape suffixes: B batch, H query heads, G key/value heads, L context tokens, N alternative new tokens at the
+same position, T either, K keys (the context and one new token), D head_dim, E hidden_size.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ outputs that are added to the residual, and that."""
 def step_references(
     problem: AttentionProblem, model: Any, context_BL: torch.Tensor, new_NB: torch.Tensor
 ) -> torch.Tensor:
-    """Logits of each of N tokens after the same context, float64 `[N, batch_size, 1, VOCAB_SIZE]`."""
+    """Return the logits of each of N tokens after the same context, float64 `[N, B, 1, VOCAB_SIZE]`."""
     sequences = [
         _sequence_logits(problem, model, context_L, new_N)
         for context_L, new_N in zip(context_BL, new_NB.unbind(1), strict=True)
@@ -50,10 +50,11 @@ def step_references(
 def step_budget(
     problem: AttentionProblem, shape: LlamaShape, eager: torch.Tensor, reference: torch.Tensor
 ) -> ErrorBudget:
-    """What logits may differ by, by the principles of `truth.error_budget`; a row is one token.
+    """Return the budget of logits, derived as in `correctness.error_budget`; a row is one token.
 
-    `eager`: what Hugging Face's textbook code gives in the problem's dtype, from the same context. As a floor
-    for where that was lucky, every tensor of a layer that is stored adds a rounding error to the residual.
+    `eager`: the logits of Hugging Face's textbook code in the problem's dtype, from the same context. As a
+    floor for where that happens to be exact, every stored tensor of a layer adds a rounding error to the
+    residual.
     """
     widths = 2 * math.sqrt(shape.hidden_size) + math.sqrt(shape.intermediate_size)
     summation = shape.num_layers * (attention_summation_error(problem, logit=1) + widths)
@@ -79,7 +80,7 @@ class _Heads:
 def _sequence_logits(
     problem: AttentionProblem, model: Any, context_L: torch.Tensor, new_N: torch.Tensor
 ) -> torch.Tensor:
-    """`[N, VOCAB_SIZE]`."""
+    """Return the logits of one sequence, `[N, VOCAB_SIZE]`."""
     inner = model.model
     context_LE, new_NE = (_float64(inner.embed_tokens.weight[ids]) for ids in (context_L, new_N))
     context_tables = _rope_tables(model, torch.arange(len(context_L), device=context_L.device))
@@ -110,7 +111,7 @@ def _heads(
 
 
 def _attend_context(problem: AttentionProblem, context: _Heads) -> torch.Tensor:
-    """`[L, H * D]`: causal attention among the context's tokens."""
+    """Return `[L, H * D]`: causal attention among the context's tokens."""
     length = context.q.shape[1]
     among = replace(problem, batch_size=1, q_len=length, kv_len=length)
     inputs = AttentionInputs(context.q[None], context.k[None], context.v[None])
@@ -118,7 +119,7 @@ def _attend_context(problem: AttentionProblem, context: _Heads) -> torch.Tensor:
 
 
 def _attend_new(problem: AttentionProblem, context: _Heads, new: _Heads) -> torch.Tensor:
-    """`[N, H * D]`: each new token sees the context and itself."""
+    """Return `[N, H * D]`: each new token sees the context and itself."""
 
     def with_context(context_GLD: torch.Tensor, new_GND: torch.Tensor) -> torch.Tensor:
         new_NG1D = new_GND.transpose(0, 1)[:, :, None]
@@ -133,7 +134,7 @@ def _attend_new(problem: AttentionProblem, context: _Heads, new: _Heads) -> torc
 
 
 def _after_attention(layer: Any, hidden_TE: torch.Tensor, attended_TX: torch.Tensor) -> torch.Tensor:
-    """The residual after a layer's output projection and MLP."""
+    """Return the residual after a layer's output projection and MLP."""
     hidden_TE = hidden_TE + attended_TX @ _float64(layer.self_attn.o_proj.weight).mT
     normed_TE = _norm(layer.post_attention_layernorm, hidden_TE)
     gated = torch.nn.functional.silu(normed_TE @ _float64(layer.mlp.gate_proj.weight).mT)
@@ -148,7 +149,7 @@ def _norm(norm: Any, hidden_TE: torch.Tensor) -> torch.Tensor:
 
 
 def _rope_tables(model: Any, positions_T: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cosine and sine `[T, D / 2]`, of the model's float32 angles."""
+    """Return cosine and sine `[T, D / 2]`, of the model's float32 angles."""
     rotary: Callable[..., tuple[torch.Tensor, torch.Tensor]] = model.model.rotary_emb
     example = torch.empty(0, device=positions_T.device)  # float32: its dtype is that of the tables
     cos_1TD, sin_1TD = rotary(example, positions_T[None])

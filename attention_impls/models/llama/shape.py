@@ -1,4 +1,4 @@
-"""The sizes of a Llama-shaped model, and what one decode step of it must cost. Imports no torch."""
+"""The sizes of a Llama-shaped model, and the minimum cost of one decode step. Imports no torch."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _MLP_MULTIPLE = 256
 
 @dataclass(frozen=True, kw_only=True)
 class LlamaShape:
-    """What a model has around the heads of an attention problem."""
+    """The sizes of a model around the heads of an attention problem."""
 
     num_layers: int
     """Layers that are built and measured: those of the preset, or fewer"""
@@ -34,15 +34,16 @@ class LlamaShape:
     """`dynamic` or `static`"""
 
     def num_parameters(self, problem: AttentionProblem) -> int:
-        """All weights: layers, embeddings, the last norm and the head."""
+        """Count all parameters: layers, embeddings, the last norm and the output head."""
         embeddings = VOCAB_SIZE * self.hidden_size
         return self.num_layers * self._layer_parameters(problem) + 2 * embeddings + self.hidden_size
 
     def step_bytes(self, problem: AttentionProblem) -> int:
-        """Bytes that a decode step must move at least once: weights, cache, embedded tokens and logits.
+        """Return the bytes that a decode step must move at least once.
 
-        Of the embeddings only the new tokens' rows are read. Of the visible tokens, past ones are read from
-        the cache and new ones are written to it. Activations could stay on the chip, and do not count.
+        Those are parameters, cache, embedded tokens and logits. Of the embeddings, only the new tokens' rows
+        are read. Of the visible tokens, past ones are read from the cache and new ones are written to it.
+        Activations could stay on the chip, and do not count.
         """
         weights = self.num_layers * self._layer_parameters(problem) + self.hidden_size
         head = VOCAB_SIZE * self.hidden_size
@@ -51,7 +52,7 @@ class LlamaShape:
         return (weights + head + activations) * problem.itemsize + cache
 
     def step_flops(self, problem: AttentionProblem) -> int:
-        """Operations of a decode step: two for each weight of a matrix and new token, and attention's.
+        """Count the operations of a decode step: two for each matrix parameter and new token, plus attention.
 
         RoPE, norms, activations and the softmax are not counted.
         """
@@ -59,7 +60,7 @@ class LlamaShape:
         return 2 * problem.batch_size * matrices + self.num_layers * model_flops(problem)
 
     def _matrix_parameters(self, problem: AttentionProblem) -> int:
-        """Of one layer: the four projections, and gate, up and down of the MLP."""
+        """Count those of one layer: the four projections, and gate, up and down of the MLP."""
         return (
             projection_parameters(problem, self.hidden_size) + 3 * self.hidden_size * self.intermediate_size
         )
@@ -69,8 +70,8 @@ class LlamaShape:
 
 
 def default_intermediate_size(hidden_size: int) -> int:
-    """Two thirds of four times the width (Touvron et al. 2023, arXiv 2302.13971, section 2.2).
+    """Return two thirds of four times the width (Touvron et al. 2023, arXiv 2302.13971, section 2.2).
 
-    Rounded up to a multiple of 256, as Llama's code does.
+    Rounded up to a multiple of 256, as in Llama's code.
     """
     return -(-8 * hidden_size // 3 // _MLP_MULTIPLE) * _MLP_MULTIPLE

@@ -1,1 +1,1 @@
-"""How K and V are kept: contiguous, in pages, quantised."""
+"""How K and V are stored: contiguous, in pages, quantised."""

@@ -29,7 +29,7 @@ class ContiguousCache:
 
     @classmethod
     def of(cls, problem: AttentionProblem, inputs: AttentionInputs) -> ContiguousCache:
-        """Take K and V of a problem, and quantise them where it has a `kv_dtype`."""
+        """Store K and V of a problem, quantised if it has a `kv_dtype`."""
         if problem.kv_dtype is None:
             return cls(inputs.k, inputs.v, torch_dtype(problem))
         k, v = quantise(inputs.k, problem.kv_dtype), quantise(inputs.v, problem.kv_dtype)
@@ -40,7 +40,7 @@ class ContiguousCache:
         return self.k.nbytes + self.v.nbytes
 
     def read(self, keys: slice = ALL_KEYS) -> tuple[torch.Tensor, torch.Tensor]:
-        """Some tokens of K and V in `dtype`: views, or dequantised copies."""
+        """Read some tokens of K and V, `[B, G, K, D]` in `dtype`: views, or dequantised copies."""
         return self._part(self.k, keys), self._part(self.v, keys)
 
     def _part(self, kv: torch.Tensor | QuantisedTensor, keys: slice) -> torch.Tensor:

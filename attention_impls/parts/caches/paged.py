@@ -1,7 +1,8 @@
-"""A paged cache: one pool of pages for all sequences, and a table that says which page holds what.
+"""A paged cache: one pool of pages for all sequences, and a table of the pages of each sequence.
 
-As serving engines keep it (Kwon et al. 2023, arXiv 2309.06180, section 4.2). Pages are handed out in shuffled
-order, as in an engine that has run for a while: neighbours in a sequence are no neighbours in memory.
+Serving engines keep it like this (Kwon et al. 2023, arXiv 2309.06180, section 4.2). Pages are assigned in a
+shuffled order, as in an engine that has run for a while: consecutive pages of a sequence are not adjacent in
+memory.
 
 Shape suffixes: B batch, G key/value heads, K tokens, D head_dim, P pages of a sequence.
 """
@@ -26,7 +27,7 @@ _SHUFFLE_SEED = 0
 
 @dataclass(frozen=True)
 class PagedCache:
-    """Every sequence has as many pages as its tokens need. The last of them may be filled in part."""
+    """A sequence has as many pages as its tokens need. The last one may be partly filled."""
 
     k: torch.Tensor | QuantisedTensor
     """Pool `[num_pages, page_size, G, D]`; scales, where there are some, `[num_pages, page_size, G]`"""
@@ -39,7 +40,7 @@ class PagedCache:
 
     @classmethod
     def of(cls, problem: AttentionProblem, inputs: AttentionInputs) -> PagedCache:
-        """Take K and V of a problem into pages, and quantise them where it has a `kv_dtype`."""
+        """Store K and V of a problem in pages, quantised if it has a `kv_dtype`."""
         page_size = page_size_of(problem)
         lengths = [problem.kv_len_of(sequence) for sequence in range(problem.batch_size)]
         table_BP = shuffled_page_table(lengths, page_size, problem.kv_len).to(problem.device)
@@ -64,7 +65,7 @@ class PagedCache:
         return int(pool.shape[1])
 
     def read(self, keys: slice = ALL_KEYS) -> tuple[torch.Tensor, torch.Tensor]:
-        """Copies `[B, G, K, D]` of some tokens, in `dtype`. `keys` starts where a page does."""
+        """Copy some tokens to `[B, G, K, D]`, in `dtype`. `keys` must start at the start of a page."""
         start, stop, _ = keys.indices(self.kv_len)
         assert start % self.page_size == 0
         pages_BP = self.page_table[:, start // self.page_size : -(-stop // self.page_size)]
@@ -80,14 +81,14 @@ class PagedCache:
 
 
 def page_size_of(problem: AttentionProblem) -> int:
-    """The problem's page size, or the default where it leaves the layout open."""
+    """Return the problem's page size, or the default where it leaves the layout open."""
     return DEFAULT_PAGE_SIZE if problem.page_size is None else problem.page_size
 
 
 def shuffled_page_table(lengths: list[int], page_size: int, kv_len: int) -> torch.Tensor:
-    """`[B, P]`, int32, on the CPU: pages 0, 1, ... in a seeded random order, each used once.
+    """Assign pages 0, 1, ... in a seeded random order, each used once: `[B, P]`, int32, on the CPU.
 
-    P is wide enough for `kv_len` tokens.
+    P is large enough for `kv_len` tokens.
     """
     num_pages = [-(-length // page_size) for length in lengths]
     generator = torch.Generator().manual_seed(_SHUFFLE_SEED)
@@ -101,7 +102,7 @@ def shuffled_page_table(lengths: list[int], page_size: int, kv_len: int) -> torc
 def _in_pages(
     kv_BGKx: torch.Tensor, lengths: list[int], table_BP: torch.Tensor, page_size: int
 ) -> torch.Tensor:
-    """`[B, G, K, ...]` as a pool `[num_pages, page_size, G, ...]`, zero where no token is."""
+    """Store `[B, G, K, ...]` in a pool `[num_pages, page_size, G, ...]`, zero where there is no token."""
     num_pages = sum(-(-length // page_size) for length in lengths)
     _, num_kv_heads, _, *rest = kv_BGKx.shape
     pool = kv_BGKx.new_zeros(num_pages * page_size, num_kv_heads, *rest)
@@ -114,7 +115,7 @@ def _in_pages(
 
 
 def _gather(pool: torch.Tensor, pages_BP: torch.Tensor, num_tokens: int) -> torch.Tensor:
-    """`[B, G, num_tokens, ...]`: a copy of some pages of each sequence, seen with heads in front."""
+    """Copy some pages of each sequence to `[B, G, num_tokens, ...]`."""
     pages = _indexable(pool).index_select(0, pages_BP.flatten()).view(pool.dtype)
     tokens_BKGx: torch.Tensor = pages.unflatten(0, tuple(pages_BP.shape)).flatten(1, 2)
     return tokens_BKGx[:, :num_tokens].transpose(1, 2)

@@ -36,7 +36,7 @@ class QuantisedTensor:
         return self.values.nbytes + self.scales.nbytes
 
     def dequantise(self, dtype: torch.dtype) -> torch.Tensor:
-        """`values * scales`, `[..., head_dim]`: multiplied in float32 and rounded once to `dtype`."""
+        """Return `values * scales`, `[..., head_dim]`: multiplied in float32, rounded once to `dtype`."""
         return self.values.to(torch.float32).mul_(self.scales[..., None]).to(dtype)
 
 

@@ -1,1 +1,1 @@
-"""How libraries are called: PyTorch's kernels, and packages beside it."""
+"""How libraries are called: PyTorch's kernels, and other packages."""

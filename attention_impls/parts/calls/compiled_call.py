@@ -19,23 +19,23 @@ suits functions whose arguments vary; here each variant is a problem of its own.
 
 
 def compiler_reasons(problem: AttentionProblem) -> list[str]:
-    """Why `torch.compile` makes no code for the problem's device here."""
+    """Return why `torch.compile` cannot generate code for the problem's device here."""
     if problem.device_type != "cpu":
         if is_installed("triton"):
             return []
-        return ["torch.compile for CUDA makes Triton kernels, and triton is not installed"]
+        return ["torch.compile generates Triton kernels for CUDA, and triton is not installed"]
     compiler = os.environ.get("CXX", "g++")
     if shutil.which(compiler) is None:
-        return [f"torch.compile for a CPU makes C++: no C++ compiler {compiler} on PATH (CXX names another)"]
+        return [f"torch.compile generates C++ for a CPU: no C++ compiler {compiler} on PATH (set CXX)"]
     return []
 
 
 def compile_call(run: Callable[[], torch.Tensor]) -> tuple[Callable[[], torch.Tensor], float]:
-    """A call compiled as a whole for static shapes, and the milliseconds that compiling it took.
+    """Compile a call as a whole for static shapes; return it and the milliseconds that compiling took.
 
-    Call it in the grad mode that it was compiled in (`torch.inference_mode()` or not), lest it compile anew.
+    Call it in the grad mode that it was compiled in (`torch.inference_mode()` or not), or it compiles again.
     """
-    # fullgraph: whatever cannot be compiled is an error, never run uncompiled instead.
+    # fullgraph: what cannot be compiled is an error, and never runs uncompiled instead.
     compiled = torch.compile(run, fullgraph=True, dynamic=False)
     with compiling() as compile_ms:
         compiled()
@@ -44,7 +44,7 @@ def compile_call(run: Callable[[], torch.Tensor]) -> tuple[Callable[[], torch.Te
 
 @contextmanager
 def compiling() -> Iterator[Callable[[], float]]:
-    """Compile inside, for as many problems as there are; yields the milliseconds that it takes."""
+    """Lift the limit of compiled problems inside; yield a function that returns the milliseconds so far."""
     started = time.perf_counter()
     with torch._dynamo.config.patch(
         recompile_limit=MAX_COMPILED_PROBLEMS,

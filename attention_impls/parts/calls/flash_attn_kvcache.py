@@ -1,4 +1,4 @@
-"""How a problem is put to `flash_attn_with_kvcache` of FlashAttention 2 and 3.
+"""How a problem is passed to `flash_attn_with_kvcache` of FlashAttention 2 and 3.
 
 Shape suffixes: B batch, H query heads, G key/value heads, Q q_len, K kv_len, D head_dim.
 """
@@ -30,7 +30,7 @@ def prepare_with_kvcache(
     attend: Callable[..., Any],
     page_table_name: str,
 ) -> PreparedAttention:
-    """A call of `attend` over a contiguous cache, or over pages where the problem has a page size.
+    """Prepare a call of `attend` over a contiguous cache, or over pages if the problem has a page size.
 
     `page_table_name`: the argument's name, which differs between the versions. Causal masks are aligned
     bottom-right there as here.

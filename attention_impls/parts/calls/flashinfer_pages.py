@@ -1,4 +1,4 @@
-"""A problem's cache as FlashInfer (Ye et al. 2025, arXiv 2501.01005) takes it: pages in a ragged list."""
+"""A problem's cache in the form of FlashInfer (Ye et al. 2025, arXiv 2501.01005): pages in a ragged list."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ HEAD_DIMS = (64, 128, 256)
 
 @dataclass(frozen=True)
 class FlashinferPages:
-    """The pool, and for all sequences one behind another the pages that they have."""
+    """The pool of pages, and the pages of all sequences in one list."""
 
     cache: PagedCache
     pools: tuple[torch.Tensor, torch.Tensor]
@@ -35,7 +35,7 @@ class FlashinferPages:
 
     @classmethod
     def of(cls, problem: AttentionProblem, inputs: AttentionInputs) -> FlashinferPages:
-        """Take K and V of a problem into pages."""
+        """Store K and V of a problem in pages."""
         cache = PagedCache.of(problem, inputs)
         assert isinstance(cache.k, torch.Tensor) and isinstance(cache.v, torch.Tensor)
         lengths = [problem.kv_len_of(sequence) for sequence in range(problem.batch_size)]
@@ -52,12 +52,12 @@ class FlashinferPages:
 
 
 def workspace(problem: AttentionProblem) -> torch.Tensor:
-    """FlashInfer's scratch memory, zero as its first use demands."""
+    """Allocate FlashInfer's scratch memory, zeroed as its first use requires."""
     return torch.zeros(WORKSPACE_BYTES, dtype=torch.uint8, device=problem.device)
 
 
 def planned_in_ms(plan: Callable[[], object]) -> float:
-    """Plan, and say how long that takes once the kernel is compiled, which the first time it is."""
+    """Plan twice, and return the milliseconds of the second time: the first one compiles the kernel."""
     plan()
     started = time.perf_counter()
     plan()
@@ -65,7 +65,7 @@ def planned_in_ms(plan: Callable[[], object]) -> float:
 
 
 def flashinfer_reasons(problem: AttentionProblem) -> list[str]:
-    """Why FlashInfer's kernels fa2 and fa3 cannot serve a problem here."""
+    """Return why FlashInfer's kernels fa2 and fa3 cannot compute a problem here."""
     reasons = cuda_peer_reasons(problem, "flashinfer", "flashinfer")
     if problem.head_dim not in HEAD_DIMS:
         reasons.append(f"head_dim={problem.head_dim}: must be one of {', '.join(map(str, HEAD_DIMS))}")

@@ -24,7 +24,7 @@ MaskMod = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], tor
 
 
 def flex_block_mask(problem: AttentionProblem) -> BlockMask | None:
-    """The block mask, on the problem's device; None where every query sees every key."""
+    """Build the block mask on the problem's device; None where every query sees every key."""
     if mask_kind(problem) is MaskKind.NONE:
         return None
     visited_B1IJ, full_B1IJ = _blocks(problem)
@@ -38,9 +38,10 @@ def flex_block_mask(problem: AttentionProblem) -> BlockMask | None:
 
 
 def _blocks(problem: AttentionProblem) -> tuple[torch.Tensor, torch.Tensor]:
-    """Blocks in which some query sees some key, and blocks in which each sees all; boolean `[B, 1, I, J]`.
+    """Return the blocks in which some query sees some key, and those in which each sees all: `[B, 1, I, J]`.
 
-    Where a block of queries or keys is cut short by the end of the sequence it is not full, as in PyTorch.
+    Both are boolean. A block of queries or keys that the end of the sequence cuts short is not full, as in
+    PyTorch.
     """
     first_BIR, end_BIR = (_rows_by_block(rows, problem) for rows in key_ranges(problem))
     starts_J = torch.arange(0, problem.kv_len, BLOCK_SIZE, device=problem.device)
@@ -55,20 +56,20 @@ def _blocks(problem: AttentionProblem) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def _rows_by_block(rows_BQ: torch.Tensor, problem: AttentionProblem) -> torch.Tensor:
-    """`[batch_size, num_blocks, BLOCK_SIZE]`; rows past the end get `0 <= j < 0`: they see no key."""
+    """Pad and reshape to `[batch_size, num_blocks, BLOCK_SIZE]`; rows past the end see no key."""
     padded = pad(rows_BQ, (0, -problem.q_len % BLOCK_SIZE))
     return padded.view(problem.batch_size, -1, BLOCK_SIZE)
 
 
 def _counts_and_indices(blocks_B1IJ: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """FlexAttention's form: how many blocks of keys each block of queries has, and their indices first."""
+    """Return FlexAttention's form: the key blocks of each query block, as a count and indices."""
     counts_B1I = blocks_B1IJ.sum(dim=-1, dtype=torch.int32)
     order_B1IJ = blocks_B1IJ.to(torch.int8).argsort(dim=-1, descending=True, stable=True)
     return counts_B1I, order_B1IJ.to(torch.int32)
 
 
 def _mask_mod(problem: AttentionProblem) -> MaskMod:
-    """`AttentionProblem`'s definition of what a query sees, in FlexAttention's form."""
+    """Return `AttentionProblem`'s definition of what a query sees, in FlexAttention's form."""
     lengths_B = torch.tensor([problem.kv_len_of(b) for b in range(problem.batch_size)], device=problem.device)
     looks_back_only = problem.causal or problem.window is not None
 

@@ -22,7 +22,7 @@ OUTPUTS = ("output", "present_key", "present_value")
 
 
 def element_type(problem: AttentionProblem) -> int:
-    """ONNX's number of the problem's dtype."""
+    """Return ONNX's number for the problem's dtype."""
     from onnx import TensorProto
 
     types = {
@@ -34,17 +34,17 @@ def element_type(problem: AttentionProblem) -> int:
 
 
 def input_names(problem: AttentionProblem) -> tuple[str, ...]:
-    """The inputs that the model of a problem has."""
+    """Return the inputs of a problem's model, in order."""
     return (*INPUTS, QUERY_LENGTHS) if needs_query_lengths(problem) else INPUTS
 
 
 def needs_query_lengths(problem: AttentionProblem) -> bool:
-    """Whether several sequences append several tokens each to a cache that holds some."""
+    """Return whether several sequences append several tokens each to a filled cache."""
     return problem.batch_size > 1 and 1 < problem.q_len < problem.kv_len
 
 
 def gqa_model(problem: AttentionProblem) -> bytes:
-    """The serialised model."""
+    """Build the model and serialise it."""
     from onnx import TensorProto, helper
 
     attributes: dict[str, Any] = {
@@ -76,7 +76,7 @@ def gqa_model(problem: AttentionProblem) -> bytes:
 
 
 def tensor_shapes(problem: AttentionProblem) -> dict[str, tuple[int, ...]]:
-    """Shape of each input and output; new tokens are flattened over their heads."""
+    """Return the shape of each input and output; heads of new tokens are flattened."""
     q_width, kv_width = (heads * problem.head_dim for heads in (problem.num_q_heads, problem.num_kv_heads))
     new = (problem.batch_size, problem.q_len)
     cache = (problem.batch_size, problem.num_kv_heads, problem.kv_len, problem.head_dim)

@@ -1,4 +1,4 @@
-"""Optional packages: whether they are installed is asked without importing them."""
+"""Optional packages, which are looked up without importing them."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ REQUIREMENTS = {
     "cudnn": "nvidia-cudnn-frontend>=1.26",
     "jax": "jax[cuda13]>=0.6",
 }
-"""What the extras of pyproject.toml ask for: an environment that only measures has no gqabench to install."""
+"""The requirements of pyproject.toml's extras: an environment that only measures cannot install extras."""
 
 
 def is_installed(module: str) -> bool:
-    """Whether a top-level module can be imported; nothing is."""
+    """Return whether a top-level module can be imported, without importing it."""
     return importlib.util.find_spec(module) is not None
 
 
 def package_reasons(module: str, extra: str) -> list[str]:
-    """Why an implementation that needs a module of one of this project's extras cannot serve here."""
+    """Return why an implementation that needs a module of one of this project's extras cannot run here."""
     if is_installed(module):
         return []
     wanted = " ".join(f"'{requirement}'" for requirement in REQUIREMENTS[extra].split())
@@ -34,7 +34,7 @@ def package_reasons(module: str, extra: str) -> list[str]:
 
 
 def package_version(distribution: str) -> str | None:
-    """Version of an installed distribution; None where there is none of that name."""
+    """Return the version of an installed distribution; None if there is none of that name."""
     try:
         return version(distribution)
     except PackageNotFoundError:

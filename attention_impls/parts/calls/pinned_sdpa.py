@@ -15,7 +15,7 @@ from gqabench.attention_impls.problem import AttentionProblem
 
 
 class PinnedSdpa(AttentionImpl):
-    """A base: a kernel is a class with a name, a backend and the operator that PyTorch runs for it.
+    """A base class: a subclass names a kernel's backend and the operator that PyTorch runs for it.
 
     Pinning is part of the call, since PyTorch chooses when it is called. It costs host time, not device time:
     11.9 us instead of 4.4 us for a minute problem (PyTorch 2.13 on an AMD EPYC).

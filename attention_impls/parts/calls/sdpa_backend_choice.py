@@ -1,8 +1,9 @@
 """PyTorch's own answer to whether one of its attention kernels takes a problem.
 
 The conditions differ between versions and devices (grouped heads in the efficient kernel, widths in cuDNN).
-So they are asked for and not copied: `torch._fused_sdp_choice` is what `scaled_dot_product_attention` itself
-asks first. It looks at shapes, dtypes and the device, and computes nothing.
+So PyTorch is asked, and its conditions are not copied: `torch._fused_sdp_choice` is what
+`scaled_dot_product_attention` itself calls first. It looks at shapes, dtypes and the device, and computes
+nothing.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ BACKEND_LABELS = {
 
 
 def backend_reasons(problem: AttentionProblem, backend: SDPBackend) -> list[str]:
-    """Why PyTorch does not run this problem with this kernel; empty means that it does."""
+    """Return why PyTorch does not run this problem with this kernel; empty means that it does."""
     with warnings.catch_warnings(record=True) as caught, sdpa_kernel(backend):
         warnings.simplefilter("always")
         try:
@@ -48,10 +49,10 @@ def backend_reasons(problem: AttentionProblem, backend: SDPBackend) -> list[str]
 
 
 def refusals_of(label: str, messages: list[str]) -> list[str]:
-    """What PyTorch says about one kernel, out of all warnings of one refused choice.
+    """Return what PyTorch says about one kernel, out of all warnings of a refused choice.
 
     For each kernel in turn there is a heading, such as "Flash attention kernel not used because:", and then
-    its objections. The place in PyTorch's code that each ends with is cut off.
+    its objections. The location in PyTorch's code at the end of each is removed.
     """
     refusals: list[str] = []
     is_about_label = False
@@ -65,7 +66,7 @@ def refusals_of(label: str, messages: list[str]) -> list[str]:
 
 
 def _stand_ins(problem: AttentionProblem) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Tensors with the shapes of q, k and v which hold one row: only their shapes are looked at."""
+    """Return tensors with the shapes of q, k and v that store one row: only their shapes are used."""
     row_D = torch.empty(problem.head_dim, dtype=torch_dtype(problem), device=problem.device)
     q = row_D.expand(problem.batch_size, problem.num_q_heads, problem.q_len, problem.head_dim)
     kv = row_D.expand(problem.batch_size, problem.num_kv_heads, problem.kv_len, problem.head_dim)

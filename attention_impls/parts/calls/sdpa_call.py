@@ -1,4 +1,4 @@
-"""The one place that says how a problem is put to `torch.nn.functional.scaled_dot_product_attention`.
+"""The one place where a problem is passed to `torch.nn.functional.scaled_dot_product_attention`.
 
 Shape suffixes: B batch, H query heads, G key/value heads (H, where expanded), Q q_len, K kv_len, D head_dim.
 """
@@ -16,9 +16,9 @@ from gqabench.attention_impls.problem import AttentionProblem
 
 @dataclass(frozen=True)
 class SdpaCall:
-    """What `scaled_dot_product_attention` is told beside q, k and v.
+    """The arguments of `scaled_dot_product_attention` besides q, k and v.
 
-    `is_causal` is aligned upper-left, so it stands only where that is bottom-right too. The mask is additive
+    `is_causal` is aligned upper-left, so it is used only where that is bottom-right too. The mask is additive
     and built beforehand: a boolean one would be converted in every call.
     """
 
@@ -28,7 +28,7 @@ class SdpaCall:
 
     @classmethod
     def for_problem(cls, problem: AttentionProblem) -> SdpaCall:
-        """Builds the mask, where the problem needs one."""
+        """Build the mask, if the problem needs one."""
         is_causal = mask_kind(problem) is MaskKind.SQUARE_CAUSAL
         return cls(problem.scale, is_causal, None if is_causal else additive_mask(problem))
 

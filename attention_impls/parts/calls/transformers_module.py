@@ -1,4 +1,4 @@
-"""What Hugging Face's attention functions read of the module that calls them."""
+"""The attributes of the calling module that Hugging Face's attention functions read."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ class BlockwiseFormula:
 
     @classmethod
     def for_problem(cls, problem: AttentionProblem, page_size: int = 1) -> BlockwiseFormula:
-        """Blocks are whole pages, and those that no query sees are left out."""
+        """Divide the keys into blocks of whole pages, leaving out blocks that no query sees."""
         mask = additive_mask(problem)
         length = page_size * -(-MIN_BLOCK_LENGTH // page_size)
         blocks = []
@@ -82,7 +82,7 @@ class BlockwiseFormula:
         return output_BHQD if self.mask is None else self.mask.zero_dead_rows(output_BHQD)
 
     def _logits(self, q_BGND: torch.Tensor, k_BGKD: torch.Tensor, block: KeyBlock) -> torch.Tensor:
-        """`[B, G, N, K]`, float32."""
+        """Return the logits of a block, `[B, G, N, K]`, float32."""
         logits_BGNK: torch.Tensor = (q_BGND @ k_BGKD.mT).float() * self.problem.scale
         if (cap := self.problem.logits_soft_cap) is not None:
             logits_BGNK = cap * torch.tanh(logits_BGNK / cap)

@@ -9,8 +9,9 @@ import torch
 
 
 def expand_kv(kv_BGKD: torch.Tensor, group_size: int) -> torch.Tensor:
-    """A copy with each key/value head repeated for the `group_size` query heads that read it.
+    """Copy K or V with each key/value head repeated for the `group_size` query heads that read it.
 
-    Without grouping there is nothing to expand and nothing is copied, as in Hugging Face's `repeat_kv`.
+    `[B, G, K, D]` to `[B, H, K, D]`. Without grouping there is nothing to expand and nothing is copied, as in
+    Hugging Face's `repeat_kv`.
     """
     return kv_BGKD if group_size == 1 else kv_BGKD.repeat_interleave(group_size, dim=1)

@@ -24,7 +24,7 @@ class GroupedFormula:
 
     @classmethod
     def for_problem(cls, problem: AttentionProblem) -> GroupedFormula:
-        """Builds the mask, where the problem needs one."""
+        """Build the mask, if the problem needs one."""
         return cls(problem, additive_mask(problem))
 
     def __call__(self, q_BHQD: torch.Tensor, k_BGKD: torch.Tensor, v_BGKD: torch.Tensor) -> torch.Tensor:

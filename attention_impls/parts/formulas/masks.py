@@ -18,7 +18,7 @@ from gqabench.attention_impls.problem import AttentionProblem
 
 
 class MaskKind(Enum):
-    """How much has to be said to a kernel about the mask of a problem."""
+    """How much a kernel has to be told about the mask of a problem."""
 
     NONE = auto()
     """Every query sees every key: a decode step, for one, whether it is called causal or not."""
@@ -30,7 +30,7 @@ class MaskKind(Enum):
 
 
 def mask_kind(problem: AttentionProblem) -> MaskKind:
-    """The kind of a problem's mask."""
+    """Return the kind of a problem's mask."""
     if problem.is_ragged or (problem.window is not None and problem.window < problem.kv_len):
         return MaskKind.GENERAL
     looks_back_only = problem.causal or problem.window is not None
@@ -42,7 +42,7 @@ def mask_kind(problem: AttentionProblem) -> MaskKind:
 def key_ranges(
     problem: AttentionProblem, query_rows: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """`(first_BR, end_BR)`, int64: a query sees key `j` when `first <= j < end`, none when `end <= first`.
+    """Return `(first_BR, end_BR)`, int64: a query sees key `j` if `first <= j < end`, none if `end <= first`.
 
     `query_rows` selects queries by index (int64, `[num_rows]`); None means all.
     """
@@ -63,7 +63,10 @@ def key_ranges(
 
 
 def visibility_mask(problem: AttentionProblem) -> torch.Tensor | None:
-    """Boolean `[batch_size or 1, 1, q_len, kv_len]`, True where a query sees a key. None: all see all."""
+    """Return the boolean mask `[batch_size or 1, 1, q_len, kv_len]`, True where a query sees a key.
+
+    None means that every query sees every key. The first size is 1 where all sequences have the same mask.
+    """
     if mask_kind(problem) is MaskKind.NONE:
         return None
     first_BQ, end_BQ = key_ranges(problem)
@@ -85,12 +88,12 @@ class AdditiveMask:
     """`[B, 1, Q, 1]`, True for queries that see no key; None where there are none."""
 
     def zero_dead_rows(self, output_BHQD: torch.Tensor) -> torch.Tensor:
-        """The output, with 0 for queries that see no key."""
+        """Return the output, with 0 for queries that see no key."""
         return output_BHQD if self.dead_rows is None else output_BHQD.masked_fill(self.dead_rows, 0)
 
 
 def additive_mask(problem: AttentionProblem) -> AdditiveMask | None:
-    """The additive mask of a problem; None where every query sees every key."""
+    """Build the additive mask of a problem; None where every query sees every key."""
     visible_B1QK = visibility_mask(problem)
     if visible_B1QK is None:
         return None

@@ -12,7 +12,7 @@ import torch
 def attention_probabilities(
     products: torch.Tensor, scale: float, soft_cap: float | None, bias: torch.Tensor | None
 ) -> torch.Tensor:
-    """`softmax(cap(products * scale) + bias)` over the last dimension, in the dtype of `products`.
+    """Return `softmax(cap(products * scale) + bias)` over the last dimension, in the dtype of `products`.
 
     `bias` is an additive mask that broadcasts to `products`; None where nothing is masked.
     """
