@@ -25,8 +25,15 @@ PROGRAM = [sys.executable, "-c", "import sys; from harness.cli import main; sys.
 """`gqabench`, of this checkout, for a process whose working directory is `ROOT`."""
 REHEARSAL = "rehearsal"
 """The folder beside the true runs for what was rehearsed, lest it count as measured or become a baseline."""
-REPORT_SECONDS = 60
+REPORT_SECONDS = 20
 """An interrupted sweep still writes its report."""
+SHORT_MEASURE = (
+    "measure=standard",
+    "measure.seconds_per_arm=0.4",
+    "measure.timeout_s=40",
+    "measure.energy=false",
+)
+"""Overrides of a sweep that has minutes: a hanging arm costs 40 s, and energy would double the time."""
 
 _MEASURED = (0, 1, 130, -signal.SIGKILL)
 """Exit codes of a sweep that may have left records: all well, nothing measured, interrupted, ended by us."""
@@ -62,6 +69,13 @@ class Parts:
         frames = [newest(results.load(run)) for part in parts if (run := self.run_of(part)) is not None]
         return pd.concat(frames, ignore_index=True) if frames else None
 
+    def copy_gb_per_s(self, part: str) -> float | None:
+        """Return the copy bandwidth that was measured on the GPU of a part's run; None where none was."""
+        run = self.run_of(part)
+        roofs = {} if run is None else json.loads((run / "run.json").read_text())["machine"].get("roofs", {})
+        on_gpu = [of_device for device, of_device in roofs.items() if device != "cpu"]
+        return float(on_gpu[0]["copy_gb_per_s"]["best"]) if on_gpu else None
+
     def measure(self, part: str, overrides: Sequence[str], seconds: float) -> bool:
         """Run a part's sweep, or go on with it, for at most some seconds; whether it is complete.
 
@@ -92,6 +106,15 @@ class Parts:
 
     def _was_retried(self, part: str) -> bool:
         return (self.folder / part / _RETRIED).exists()
+
+
+def expected_seconds(num_cases: int, num_impls: int, has_energy: bool = False) -> float:
+    """Estimate a sweep's time on a GPU with `SHORT_MEASURE`: what its budget has to allow. Not a measurement.
+
+    15 s to start and 12 s to report; 5 s a case for inputs, reference and tuning; for each of its arms 1.6 s,
+    and 2.5 s more with energy.
+    """
+    return 27 + num_cases * (5 + num_impls * (4.1 if has_energy else 1.6))
 
 
 def newest(frame: pd.DataFrame) -> pd.DataFrame:
