@@ -1,6 +1,6 @@
 """The pieces of `make gpu-verification`: what each shows, by which steps, and how long each may take.
 
-Budgets are of a machine with a Hopper GPU and estimated (`sweep_parts.expected_seconds`): the steps of a piece
+Budgets are estimates for a machine with a Hopper GPU (`sweep_parts.expected_seconds`). The steps of a piece
 together take no more than `STEPS_SECONDS`, so that a piece ends by itself in time.
 """
 
@@ -32,7 +32,7 @@ _REHEARSED_TESTS = ["-m", "not gpu", "tests/harness/test_cross_check.py"]
 
 @dataclass(frozen=True)
 class Piece:
-    """Steps that fit into seven minutes, most telling first; the last piece is resumed as often as it takes."""
+    """Steps that fit into seven minutes, most telling first; the last piece takes several calls."""
 
     number: int
     title: str

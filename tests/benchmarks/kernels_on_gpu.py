@@ -20,6 +20,7 @@ import os
 import subprocess
 import sys
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -107,8 +108,8 @@ PARTS = {
         ("workload=prefill", "batch_size=1", "kv_len=24", "window=null,8"),
     ),
 }
-"""In the order in which they are worth having. The twelve cells of `decode_cells` are those of the target, and
-the cells of public figures (`published_figures.py`) are among the first three parts."""
+"""In the order in which they are worth having. The twelve cells of `decode_cells` are those of the target.
+The cells of public figures (`published_figures.py`) are in the first three parts."""
 SMALL_MODEL = ["num_q_heads=2", "num_kv_heads=1", "head_dim=64", "dtype=bfloat16"]
 CELL_KEYS = [
     "workload",
@@ -134,13 +135,10 @@ def main() -> None:
     parser.add_argument("--rehearse", action="store_true", help="tiny problems, as without a CUDA device")
     parser.add_argument("--runs", type=Path, default=Path("results/runs"), metavar="FOLDER")
     arguments = parser.parse_args()
-    import torch
-
     rehearses = is_rehearsal(arguments.rehearse)
     if rehearses:
         os.environ["TRITON_INTERPRET"] = "1"
-    device = "no CUDA device" if rehearses else torch.cuda.get_device_name()
-    report: dict[str, Any] = {"rehearsal": rehearses, "device": device, "torch": torch.__version__}
+    report: dict[str, Any] = {"rehearsal": rehearses, "torch": version("torch")}
     parts = Parts((arguments.runs / REHEARSAL if rehearses else arguments.runs) / "kernels")
     for name in arguments.part or [TESTS, *PARTS]:
         if name == TESTS:
@@ -148,7 +146,8 @@ def main() -> None:
         else:
             parts.measure(name, overrides(PARTS[name], arguments.measure, rehearses), arguments.seconds)
     cells = {name: cells_of(parts, name) for name in PARTS}
-    report |= cells | {"targets": targets(cells)}
+    devices = dict.fromkeys(cell["device"] for of_part in cells.values() for cell in of_part)
+    report |= cells | {"device": ", ".join(filter(None, devices)), "targets": targets(cells)}
     arguments.json.write_text(json.dumps(report, indent=1) + "\n")
     print(f"written: {arguments.json}")
     if rehearses:

@@ -79,7 +79,8 @@ def _rows(cell: dict[str, Any]) -> Iterator[str]:
 
 
 def _row(cell: dict[str, Any], published: str, ours: str, ratio: float) -> str:
-    name = f"{cell['workload']}, batch {cell['batch_size']}, kv {cell['kv_len']}, {cell['kv_dtype'] or cell['dtype']}"
+    cache_dtype = cell["kv_dtype"] or cell["dtype"]
+    name = f"{cell['workload']}, batch {cell['batch_size']}, kv {cell['kv_len']}, {cache_dtype}"
     of_copy = "-" if cell["workload"] == "prefill" else _share(cell["share_of_copy_bandwidth"])
     return (
         f"| {name} | {published} | {ours} | {ratio:.2f} | {of_copy} | {cell['best_peer'] or '-'}"

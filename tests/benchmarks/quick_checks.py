@@ -3,9 +3,9 @@
     python tests/benchmarks/quick_checks.py --seconds 170 --json checks.jsonl
 
 One worker makes them, the same one that a sweep measures with, so that torch is imported once; it is replaced
-when a check crashes or hangs. Each check is one JSON line: its name, outcome (ok, failed, unsupported, crashed
-or timeout), seconds, and what was seen. Called again it makes those that it has not made, and then those that
-were not ok.
+when a check crashes or hangs. Each check is one JSON line: its name, outcome (ok, failed, unsupported,
+crashed or timeout), seconds, and what was seen. Called again it makes those that it has not made, and then
+those that were not ok.
 """
 
 from __future__ import annotations
@@ -44,7 +44,8 @@ LONG_COMPILE_S = 30.0
 SHORT_S = 15.0
 NUM_CALLS = 20
 LEAST_SECONDS = 3.0
-_OUTCOMES = {"unsupported": "unsupported", "crash": "crashed", "timeout": "timeout"}
+MOST_OF_REASON = 500
+_OUTCOMES = {"ok": "ok", "unsupported": "unsupported", "crash": "crashed", "timeout": "timeout"}
 _KEPT = (
     "max_error", "error_ratio", "error_budget", "kernels", "num_launches", "peak_workspace_bytes",
     "kv_cache_bytes", "prepare_ms", "compile_ms", "autotune_ms", "kernel_config", "latency_ms",
@@ -134,7 +135,7 @@ def see_device(bench: CheckBench, _: float) -> Seen:
 
 
 def see_nvml(bench: CheckBench, _: float) -> Seen:
-    """See what NVML tells: memory of the device and of the worker, clocks, power, and a counter that moves."""
+    """See what NVML tells: memory of the device and of the worker, a clock, power, and a moving counter."""
     uuid, nvml = bench.gpu["uuid"], bench.nvml
     meter = open_energy_meter(nvml, uuid)
     seen = {
@@ -298,30 +299,38 @@ def open_checks(path: Path) -> list[Check]:
 def make_checks(bench: CheckBench, chosen: Sequence[Check], path: Path, ends_at: float) -> None:
     """Make checks as long as there is time; each one's line is on disk before the next begins."""
     for check in chosen:
-        now = time.monotonic()
-        if ends_at - now < LEAST_SECONDS:
+        if ends_at - time.monotonic() < LEAST_SECONDS:
             print("no time left; ask again", flush=True)
             return
-        line = {"name": check.name, **outcome_of(bench, check, min(ends_at, now + check.seconds))}
-        line["seconds"] = round(time.monotonic() - now, 2)
+        line = {"name": check.name, **outcome_of(bench, check, ends_at)}
         with path.open("a") as file:
             file.write(json.dumps(line) + "\n")
-        print(f"{check.name}: {line['outcome']}, {line['seconds']} s {line.get('reason', '')}", flush=True)
+        print(f"{check.name}: {line['outcome']}, {line['seconds']} s {line['reason'] or ''}", flush=True)
 
 
 def outcome_of(bench: CheckBench, check: Check, ends_at: float) -> dict[str, Any]:
-    """Make one check, and return its outcome with what was seen or the reason."""
+    """Make one check, and return its outcome with the seconds that it took and what was seen.
+
+    The start of a worker is no part of its time.
+    """
+    started, outcome, reason, seen = time.monotonic(), "ok", None, {}
     try:
-        bench.worker  # noqa: B018  its start is no part of the check's time
-        return {"outcome": "ok", "seen": check.make(bench, ends_at)}
+        bench.worker  # noqa: B018  waits until there is one
+        started = time.monotonic()
+        seen = check.make(bench, min(ends_at, started + check.seconds))
     except CheckFailed as failed:
-        return {"outcome": "failed", "reason": str(failed), "seen": failed.seen}
+        outcome, reason, seen = "failed", str(failed), failed.seen
     except RequestFailed as failure:
-        outcome = _OUTCOMES.get(failure.outcome, "failed")
-        return {"outcome": outcome, "reason": str(failure), "seen": failure.errors}
+        outcome, reason, seen = failure.outcome, str(failure), failure.errors
     except WorkerFailed as failure:
         bench.discard()
-        return {"outcome": _OUTCOMES.get(failure.outcome, "failed"), "reason": str(failure), "seen": {}}
+        outcome, reason = failure.outcome, str(failure)
+    return {
+        "outcome": _OUTCOMES.get(outcome, "failed"),
+        "reason": None if reason is None else reason[:MOST_OF_REASON],
+        "seconds": round(time.monotonic() - started, 2),
+        "seen": seen,
+    }
 
 
 def main() -> None:

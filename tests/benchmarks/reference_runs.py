@@ -39,8 +39,8 @@ FIRST_DECODE_IMPLS = (
 )  # fmt: skip
 """What decodes well, what PyTorch takes by itself, and what expands K and V."""
 OTHER_DECODE_IMPLS = (
-    "grouped_matmul", "repeat_kv", "folded_sdpa", "sdpa_cudnn", "sdpa_efficient", "sdpa_math", "flex", "flashinfer_xqa",
-    "xformers_splitk", "cudnn_paged", "torch_varlen",
+    "grouped_matmul", "repeat_kv", "folded_sdpa", "sdpa_cudnn", "sdpa_efficient", "sdpa_math", "flex",
+    "flashinfer_xqa", "xformers_splitk", "cudnn_paged", "torch_varlen",
 )  # fmt: skip
 FIRST_PREFILL_IMPLS = ("triton_prefill", "sdpa_flash", "flash_attn_3", "repeat_kv_sdpa")
 OTHER_PREFILL_IMPLS = (
@@ -71,7 +71,9 @@ class Part:
         """Return the same on tiny problems, with whatever device there is."""
         shrunk = ["kv_len=32,48"] if self.study == "kv_len" else ["kv_len=48"]
         shrunk += ["model=gqa_8_2", "num_kv_heads=8,2,1"] if self.study != "models" else []
-        return [*self._phase, *shrunk, "measure=smoke", "impls=[sdpa,repeat_kv,folded_sdpa]"]
+        impls = "impls=[sdpa]" if self.has_energy else "impls=[sdpa,repeat_kv,folded_sdpa]"
+        whole = ["measure.roofs=true", "measure.energy=true"] if self.has_energy else []
+        return [*self._phase, *shrunk, "measure=smoke", impls, *whole]
 
     @property
     def _phase(self) -> list[str]:

@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))  # of scripts that are run from anywhere
 
 import results  # noqa: E402
+from harness.nvml import open_nvml  # noqa: E402
 
 PROGRAM = [sys.executable, "-c", "import sys; from harness.cli import main; sys.exit(main())"]
 """`gqabench`, of this checkout, for a process whose working directory is `ROOT`."""
@@ -170,10 +171,17 @@ def from_root(path: Path) -> str:
 
 
 def is_rehearsal(is_asked_for: bool) -> bool:
-    """Whether what comes is no measurement of a GPU: as asked, or without one, or on a simulated one."""
+    """Return whether what comes is no measurement of a GPU: as asked, or without one, or on a simulated one.
+
+    The driver is asked first: importing torch takes seconds, in each script anew.
+    """
+    if is_asked_for or "SIMULATED_GPU" in os.environ:
+        return True
+    if open_nvml().list_devices():
+        return False
     import torch
 
-    return is_asked_for or not torch.cuda.is_available() or "SIMULATED_GPU" in os.environ
+    return not torch.cuda.is_available()
 
 
 def positive_seconds(text: str) -> float:

@@ -1,4 +1,4 @@
-"""What was seen on a GPU, as a page: from the files that the pieces of `gpu_verification.py` leave in a folder."""
+"""What was seen on a GPU, as a page: from the files that pieces leave in a folder."""
 
 from __future__ import annotations
 
