@@ -40,7 +40,7 @@ def kernel_lines(folder: Path) -> Iterator[str]:
     if (report := read_report(folder / "kernels.json")) is None:
         return
     yield from _rehearsed(report)
-    yield f"Llama-3-8B's heads in bfloat16, on {report['device']}; medians of cold calls in ms, by events."
+    yield f"Llama-3-8B's heads in bfloat16, on {report['device'] or 'nothing yet'}; medians of cold calls in ms, by events."
     yield ""
     for name, value in report["targets"].items():
         yield f"- {name.replace('_', ' ')}: {'not measured' if value is None else _rounded(value)}"
@@ -49,12 +49,17 @@ def kernel_lines(folder: Path) -> Iterator[str]:
     ]
     if cells:
         yield ""
-        yield "| part | batch | q_len | kv_len | KV heads | ms | of roof | best of others | ours over it |"
-        yield "|---|---:|---:|---:|---:|---:|---:|---|---:|"
+        yield (
+            "| part | cache | batch | q_len | kv_len | KV heads | ms | of roof | of copy bandwidth"
+            " | best of others | ours over it |"
+        )
+        yield "|---|---|---:|---:|---:|---:|---:|---:|---:|---|---:|"
     for part, cell in cells:
         shape = " | ".join(str(cell[key]) for key in ("batch_size", "q_len", "kv_len", "num_kv_heads"))
+        cache = cell["kv_dtype"] or cell["dtype"]
+        numbers = (cell["latency_ms"], cell["roof_fraction"], cell["share_of_copy_bandwidth"])
         yield (
-            f"| {part} | {shape} | {_rounded(cell['latency_ms'])} | {_rounded(cell['roof_fraction'])}"
+            f"| {part} | {cache} | {shape} | {' | '.join(map(_rounded, numbers))}"
             f" | {cell['best_peer'] or '-'} | {_rounded(cell['latency_over_best_peer'])} |"
         )
 
