@@ -40,7 +40,8 @@ def kernel_lines(folder: Path) -> Iterator[str]:
     if (report := read_report(folder / "kernels.json")) is None:
         return
     yield from _rehearsed(report)
-    yield f"Llama-3-8B's heads in bfloat16, on {report['device'] or 'nothing yet'}; medians of cold calls in ms, by events."
+    device = report["device"] or "nothing yet"
+    yield f"Llama-3-8B's heads in bfloat16, on {device}; medians of cold calls in ms, by events."
     yield ""
     for name, value in report["targets"].items():
         yield f"- {name.replace('_', ' ')}: {'not measured' if value is None else _rounded(value)}"
