@@ -99,7 +99,7 @@ class PieceRunner:
         log, started = self._folder / f"{step.name}.log", time.monotonic()
         told = max(seconds - step.closing_seconds, 1.0)
         command = [f"{told:.0f}" if word == SECONDS else word for word in step.command]
-        ended = replace(before, state=KILLED)
+        ended = replace(before, state=OPEN)
         try:
             exit_code = run_limited(command, seconds, ROOT, log, INTERRUPTION_SECONDS)
             ended = replace(ended, state=_state(step, exit_code), exit_code=exit_code)
