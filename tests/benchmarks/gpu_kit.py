@@ -5,7 +5,8 @@
 
 The folder gets the wheels of `make wheelhouse` that a host with PyTorch and the usual scientific packages may
 lack, the peers' wheels (`gather_peers.py`), and FlashInfer's kernels built ahead where there is nvcc
-(`prebuild_flashinfer.py`). What is there is not made again. The command that the host runs for a piece is printed last.
+(`prebuild_flashinfer.py`). What is there is not made again. The command that the host runs for a piece is
+printed last.
 
 FlashInfer's own prefill kernel for Hopper (fa3) takes a quarter of an hour to build, and is left out.
 """
@@ -27,14 +28,15 @@ BENCHMARKS = Path(__file__).parent
 MOST_MIB = 60.0
 KERNELS_GLOB = "gqabench_flashinfer_kernels-*.whl"
 PREBUILT = (
-    "--kind decode --kind prefill_fa2 --kind xqa --group-size 1 --group-size 4 --group-size 8 --group-size 32",
+    "--kind decode --kind prefill_fa2",
+    "--kind xqa --group-size 4 --group-size 32 --group-size 1 --group-size 8",
     "--kind prefill_fa2 --kind xqa --head-dim 64 --group-size 8",  # gpt-oss-120b
     "--kind prefill_fa2 --kind xqa --head-dim 64 --group-size 8 --window",
     "--kind decode --kind xqa --group-size 2 --window",  # Gemma 3 27B
     "--kind xqa --group-size 2 --group-size 5",  # Gemma 3 27B, Llama 4
 )
 """Arguments of `prebuild_flashinfer.py`, in the order of the pieces: the kernels of pieces 1 to 4."""
-PAGE_SIZE = "64"
+PAGE_SIZE = "16"
 """Of the implementations, where a problem asks for none."""
 ON_THE_HOST = "torch|transformers|huggingface_hub|networkx|sympy|onnx|hf_xet|tokenizers|setuptools|gqabench"
 """Beginnings of wheels' names, `|` between them: PyTorch's own needs, large packages that no piece uses, and
