@@ -60,6 +60,8 @@ class Part:
     impls: tuple[str, ...]
     has_energy: bool = False
     """Energy takes as long as all the rest of a record."""
+    is_supplement: bool = False
+    """Whether a baseline of the study is one without it."""
 
     def overrides(self) -> list[str]:
         """Return those of the sweep."""
@@ -106,8 +108,8 @@ PARTS = {
     "kv_heads_decode": Part("kv_heads", "decode", _DECODE, FIRST_DECODE_IMPLS),
     AGAIN: Part("kv_heads", "decode", _DECODE, FIRST_DECODE_IMPLS),
     "kv_heads_prefill": Part("kv_heads", "prefill", _PREFILL, FIRST_PREFILL_IMPLS),
-    "kv_heads_decode_others": Part("kv_heads", "decode", _DECODE, OTHER_DECODE_IMPLS),
-    "kv_heads_prefill_others": Part("kv_heads", "prefill", _PREFILL, OTHER_PREFILL_IMPLS),
+    "kv_heads_decode_others": Part("kv_heads", "decode", _DECODE, OTHER_DECODE_IMPLS, is_supplement=True),
+    "kv_heads_prefill_others": Part("kv_heads", "prefill", _PREFILL, OTHER_PREFILL_IMPLS, is_supplement=True),
     "models_decode": Part("models", "decode", _DECODE, _ALL_DECODE),
     "models_prefill": Part("models", "prefill", ("batch_size=1", "kv_len=4096"), _ALL_PREFILL),
     "kv_len_decode": Part("kv_len", "decode", ("batch_size=16", "kv_len=1024,4096,16384,65536"), _ALL_DECODE),
@@ -156,10 +158,12 @@ def write_baselines(parts: Parts, into: Path) -> None:
     """A baseline for each study whose parts are all complete."""
     for study in dict.fromkeys(part.study for part in PARTS.values()):
         names = [name for name, part in PARTS.items() if part.study == study and name != AGAIN]
-        if missing := [name for name in names if not parts.is_complete(name)]:
+        complete = [name for name in names if parts.is_complete(name)]
+        needed = [name for name in names if not PARTS[name].is_supplement]
+        if missing := [name for name in needed if name not in complete]:
             print(f"{study}: not complete: {', '.join(missing)}")
             continue
-        runs = [from_root(run) for name in names if (run := parts.run_of(name)) is not None]
+        runs = [from_root(run) for name in complete if (run := parts.run_of(name)) is not None]
         devices = sorted(set(pd.concat([results.load(ROOT / run) for run in runs])["device_name"].dropna()))
         if len(devices) > 1:
             print(f"{study}: of several devices, so no baseline: {', '.join(devices)}")
