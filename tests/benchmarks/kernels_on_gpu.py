@@ -162,7 +162,7 @@ def failures_of(report: dict[str, Any]) -> list[str]:
     for part in PARTS:
         for cell in report.get(part) or []:
             if cell["outcome"] not in ("ok", "unsupported"):
-                failures.append(f"{part}: {PARTS[part]['impl']} is {cell['outcome']}: {cell['reason']}")
+                failures.append(f"{part}: {PARTS[part].impl} is {cell['outcome']}: {cell['reason']}")
     return list(dict.fromkeys(failures))
 
 

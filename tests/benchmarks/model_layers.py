@@ -55,22 +55,21 @@ def layers_of(parts: Parts) -> list[dict[str, Any]]:
         return []
     copy = parts.copy_gb_per_s(PART)
     groups = frame.groupby(["model", "batch_size"], sort=False)
-    return [layer(str(model), int(batch_size), rows, copy) for (model, batch_size), rows in groups]
+    return [layer(rows, copy) for _, rows in groups]
 
 
-def layer(model: str, batch_size: int, rows: Any, copy_gb_per_s: float | None) -> dict[str, Any]:
+def layer(rows: Any, copy_gb_per_s: float | None) -> dict[str, Any]:
     """Return one layer at one batch: the fastest implementation, its bandwidth, and all latencies."""
     ok = rows[rows["outcome"] == "ok"]
     best = None if ok.empty else ok.loc[ok["latency_ms"].idxmin()]
     achieved = None if best is None else plain(best["achieved_gb_per_s"])
+    of_copy = None if achieved is None or copy_gb_per_s is None else achieved / copy_gb_per_s
     return {
-        "model": model,
-        "batch_size": batch_size,
-        "kv_len": int(rows["kv_len"].iloc[0]),
+        **{key: plain(rows[key].iloc[0]) for key in ("model", "batch_size", "kv_len")},
         "cache_bytes_of_all_layers_like_it": plain(rows["kv_cache_bytes_model_all_layers"].iloc[0]),
         "best": None if best is None else best["impl"],
         "achieved_gb_per_s": achieved,
-        "share_of_copy_bandwidth": None if None in (achieved, copy_gb_per_s) else achieved / copy_gb_per_s,
+        "share_of_copy_bandwidth": of_copy,
         "latency_ms": {row["impl"]: plain(row["latency_ms"]) for _, row in rows.iterrows()},
         "not_ok": {row["impl"]: row["reason"] for _, row in rows[rows["outcome"] != "ok"].iterrows()},
     }

@@ -155,7 +155,7 @@ def main() -> None:
 
 
 def write_baselines(parts: Parts, into: Path) -> None:
-    """A baseline for each study whose parts are all complete."""
+    """Write a baseline for each study whose parts are complete, but for its supplements."""
     for study in dict.fromkeys(part.study for part in PARTS.values()):
         names = [name for name, part in PARTS.items() if part.study == study and name != AGAIN]
         complete = [name for name in names if parts.is_complete(name)]

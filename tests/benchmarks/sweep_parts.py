@@ -101,9 +101,18 @@ class Parts:
             (folder / _RETRIED).touch()
         resume = [] if before is None else [f"resume={hydra_quoted(before)}"]
         command = [*PROGRAM, "sweep", *overrides, f"results_dir={hydra_quoted(folder)}", *resume]
-        code = run_for(command, seconds)
+        try:
+            code = run_for(command, seconds)
+        finally:
+            self._note_killed(part)
         if code not in _MEASURED:
             raise PartFailed(f"{part}: the sweep ended with exit code {code}")
+
+    def _note_killed(self, part: str) -> None:
+        """Mark a run partial whose sweep was killed before it could: what it has written counts."""
+        run = self.run_of(part)
+        if run is not None and json.loads((run / "run.json").read_text())["status"] == "running":
+            results.RunFolder(run).set_status("partial")
 
     def _was_retried(self, part: str) -> bool:
         return (self.folder / part / _RETRIED).exists()

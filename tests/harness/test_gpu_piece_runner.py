@@ -288,6 +288,8 @@ def test_a_model_layer_tells_its_fastest_and_who_did_not_run() -> None:
 
     rows = pd.DataFrame(
         {
+            "model": "qwen3_32b",
+            "batch_size": 32,
             "impl": ["triton_decode", "flash_attn_3", "cudnn_paged"],
             "outcome": ["ok", "ok", "unsupported"],
             "reason": [None, None, "no window"],
@@ -297,8 +299,15 @@ def test_a_model_layer_tells_its_fastest_and_who_did_not_run() -> None:
             "kv_cache_bytes_model_all_layers": 64.0,
         }
     )
-    told = model_layers.layer("qwen3_32b", 32, rows, 4000.0)
+    told = model_layers.layer(rows, 4000.0)
     assert (told["best"], told["share_of_copy_bandwidth"]) == ("flash_attn_3", 0.5)
     assert told["latency_ms"] == {"triton_decode": 0.2, "flash_attn_3": 0.1, "cudnn_paged": None}
     assert told["not_ok"] == {"cudnn_paged": "no window"}
     assert json.dumps(told)
+
+
+def test_a_kernel_that_fails_is_named() -> None:
+    failed = cell(outcome="incorrect", reason="the error exceeds the budget 3 times")
+    assert kernels_on_gpu.failures_of({"decode_cells": [failed, failed]}) == [
+        "decode_cells: triton_decode is incorrect: the error exceeds the budget 3 times"
+    ]
