@@ -22,7 +22,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from gather_peers import PEERS, gather
+from gather_peers import PEERS, TVM_FFI, gather
 
 BENCHMARKS = Path(__file__).parent
 MOST_MIB = 60.0
@@ -87,9 +87,11 @@ def prebuild_kernels(kit: Path) -> None:
         print("no nvcc here: FlashInfer's kernels are not built ahead", flush=True)
         return
     with tempfile.TemporaryDirectory() as site:
-        wheels = [next(kit.glob(f"{name}-*.whl")) for name in ("flashinfer_python", "apache_tvm_ffi")]
-        install = ["install", "--quiet", "--no-index", "--no-deps", "--no-compile", "--target", site]
-        subprocess.run([sys.executable, "-m", "pip", *install, *map(str, wheels)], check=True)
+        flashinfer = next(
+            kit.glob("flashinfer_python-*.whl")
+        )  # pure Python; the other is for the host's Python
+        install = ["install", "--quiet", "--no-deps", "--no-compile", "--target", site]
+        subprocess.run([sys.executable, "-m", "pip", *install, str(flashinfer), TVM_FFI.pin], check=True)
         path = ":".join(filter(None, [site, os.environ.get("PYTHONPATH")]))
         script = [sys.executable, str(BENCHMARKS / "prebuild_flashinfer.py"), "--into", str(kit)]
         for arguments in PREBUILT:
