@@ -36,6 +36,8 @@ PREBUILT = (
     "--kind xqa --group-size 2 --group-size 5",  # Gemma 3 27B, Llama 4
 )
 """Arguments of `prebuild_flashinfer.py`, in the order of the pieces: the kernels of pieces 1 to 4."""
+BUILD_NEEDS = ("requests", "einops", "tabulate", "tqdm", "ninja")
+"""What FlashInfer imports, or builds with, beside what this project needs."""
 PAGE_SIZE = "16"
 """Of the implementations, where a problem asks for none."""
 ON_THE_HOST = "torch|transformers|huggingface_hub|networkx|sympy|onnx|hf_xet|tokenizers|setuptools|gqabench"
@@ -90,8 +92,9 @@ def prebuild_kernels(kit: Path) -> None:
         flashinfer = next(
             kit.glob("flashinfer_python-*.whl")
         )  # pure Python; the other is for the host's Python
-        install = ["install", "--quiet", "--no-deps", "--no-compile", "--target", site]
-        subprocess.run([sys.executable, "-m", "pip", *install, str(flashinfer), TVM_FFI.pin], check=True)
+        install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-compile", "--target", site]
+        subprocess.run([*install, *BUILD_NEEDS], check=True)
+        subprocess.run([*install, "--no-deps", str(flashinfer), TVM_FFI.pin], check=True)
         path = ":".join(filter(None, [site, os.environ.get("PYTHONPATH")]))
         script = [sys.executable, str(BENCHMARKS / "prebuild_flashinfer.py"), "--into", str(kit)]
         for arguments in PREBUILT:
