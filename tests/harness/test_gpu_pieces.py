@@ -26,7 +26,7 @@ def python(simulated_gpu: dict[str, str]) -> Rehearse:
             env=os.environ | {"OMP_NUM_THREADS": "1"} | simulated_gpu,
             capture_output=True,
             text=True,
-            timeout=420,
+            timeout=900,
             check=False,
         )
 

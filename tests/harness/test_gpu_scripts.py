@@ -36,7 +36,7 @@ def script(simulated_gpu: dict[str, str]) -> Script:
             env=os.environ | {"OMP_NUM_THREADS": "1"} | simulated_gpu,
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=900,
             check=False,
         )
 
