@@ -25,7 +25,7 @@ from sweep_parts import REHEARSAL, is_rehearsal, positive_seconds, run_script
 from verification_page import verification_page
 
 PIECE_SECONDS = 420.0
-CLOSING_SECONDS = 15.0
+CLOSING_SECONDS = 20.0
 """For the last page and archive, and for this process to end."""
 LEFT_OUT_OF_ARCHIVE = (".unfinished", ".parquet", ".png", ".svg", ".lock")
 """Endings of files that are made again from the records, by `gqabench report` and by resuming."""

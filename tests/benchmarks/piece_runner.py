@@ -75,7 +75,7 @@ class StepStates:
 
 
 class PieceRunner:
-    """Runs steps until a moment of the monotonic clock; `save` is called after each."""
+    """Runs steps until a moment of the monotonic clock; `save` is called between them."""
 
     def __init__(self, folder: Path, states: StepStates, ends_at: float, save: Callable[[], None]) -> None:
         self._folder = folder
@@ -91,7 +91,8 @@ class PieceRunner:
                 print(f"{step.name}: no time left; ask again", flush=True)
                 continue
             self._run(step, seconds)
-            self._save()
+            if index + 1 < len(steps):
+                self._save()
 
     def _run(self, step: Step, seconds: float) -> None:
         before = self._states.by_name.get(step.name, StepState(OPEN))

@@ -26,7 +26,7 @@ PROGRAM = [sys.executable, "-c", "import sys; from harness.cli import main; sys.
 """`gqabench`, of this checkout, for a process whose working directory is `ROOT`."""
 REHEARSAL = "rehearsal"
 """The folder beside the true runs for what was rehearsed, lest it count as measured or become a baseline."""
-REPORT_SECONDS = 20
+REPORT_SECONDS = 18
 """An interrupted sweep still writes its report."""
 SHORT_MEASURE = (
     "measure=standard",

@@ -219,7 +219,7 @@ def needed_seconds(part: str) -> float:
     num_cases = 1
     for axis in axes:
         num_cases *= len(axis.split("=")[1].split(","))
-    return expected_seconds(num_cases, len(impls), has_energy) + 15
+    return expected_seconds(num_cases, len(impls), has_energy) + 13
 
 
 def test_the_twelve_cells_hold_those_of_public_figures() -> None:

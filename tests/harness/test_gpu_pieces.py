@@ -155,7 +155,7 @@ def test_piece_5_goes_on_with_what_is_open(rehearse: Rehearse, tmp_path: Path) -
         in page
     )
     assert "passed, 0 failed" in page
-    second = rehearse(tmp_path, "--piece", 5, "--seconds", 18)  # 3 s but for closing
+    second = rehearse(tmp_path, "--piece", 5, "--seconds", 23)  # 3 s but for closing
     assert "coldness" not in second.stdout
     assert "kv_heads_energy: no time left; ask again" in second.stdout
 
