@@ -1,6 +1,6 @@
 """Our own kernels on a GPU: checked, tuned, and measured beside their peers.
 
-    make bench-kernels ARGS="--json kernels.json --part decode_1 --part decode_4"
+    make bench-kernels ARGS="--json kernels.json --part decode_cells --part prefill"
 
 It runs the tests that need a GPU, then sweeps of `gqabench` in which all implementations of a cell are
 interleaved, and writes one JSON file: every cell with our latency, the best peer's, their ratio, the share
