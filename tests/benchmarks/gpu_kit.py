@@ -95,15 +95,37 @@ def prebuild_kernels(kit: Path) -> None:
         install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-compile", "--target", site]
         subprocess.run([*install, *BUILD_NEEDS], check=True)
         subprocess.run([*install, "--no-deps", str(flashinfer), TVM_FFI.pin], check=True)
-        path = ":".join(filter(None, [site, os.environ.get("PYTHONPATH")]))
+        environment = build_environment(Path(site))
         script = [sys.executable, str(BENCHMARKS / "prebuild_flashinfer.py"), "--into", str(kit)]
         for arguments in PREBUILT:
             started = time.monotonic()
             command = [*script, "--page-size", PAGE_SIZE, *arguments.split()]
-            built = subprocess.run(command, env=os.environ | {"PYTHONPATH": path}, check=False)
+            built = subprocess.run(command, env=environment, check=False)
             if built.returncode:
                 print(f"not built, so the host builds them at first use: {arguments}", flush=True)
             print(f"{arguments}: {time.monotonic() - started:.0f} s", flush=True)
+
+
+def build_environment(site: Path) -> dict[str, str]:
+    """Return the variables for a build: packages of `site`, CUDA's libraries, and a stub of the driver's.
+
+    A kernel is linked with `-lcuda`, which only a driver or a whole toolkit brings. Nothing is taken from the
+    stub but its name.
+    """
+    stub = site / "stub"
+    stub.mkdir()
+    name_of_driver = ("-Wl,-soname,libcuda.so.1", "-o", str(stub / "libcuda.so"))
+    subprocess.run(["cc", "-shared", "-x", "c", "/dev/null", *name_of_driver], check=True)
+    toolkits = (os.environ.get("CUDA_HOME"), "/usr/local/cuda")
+    folders = [f"{toolkit}/{folder}" for toolkit in toolkits if toolkit for folder in ("lib64", "lib")]
+    return os.environ | {
+        "PYTHONPATH": _joined(str(site), os.environ.get("PYTHONPATH")),
+        "LIBRARY_PATH": _joined(*folders, os.environ.get("LIBRARY_PATH"), str(stub)),
+    }
+
+
+def _joined(*folders: str | None) -> str:
+    return ":".join(folder for folder in folders if folder)
 
 
 def report_size(kit: Path) -> None:
