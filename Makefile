@@ -24,7 +24,7 @@ WHEELHOUSE_MAX_KIB := 30720
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup sweep test test-gpu bench-harness bench-kernels gpu-verification reference-runs check format lock wheelhouse peer-wheels clean
+.PHONY: help setup sweep test test-gpu bench-harness bench-kernels gpu-verification gpu-kit reference-runs check format lock wheelhouse peer-wheels clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' Makefile
@@ -55,8 +55,12 @@ bench-harness: $(READY) ## measure what the harness itself costs
 bench-kernels: $(READY) ## check, tune and measure our own kernels beside their peers: for a GPU
 	$(PY) tests/benchmarks/kernels_on_gpu.py $(ARGS)
 
-gpu-verification: $(READY) ## all that is to be shown on a GPU, step by step, as far as the time goes
+gpu-verification: $(READY) ## all that is to be shown on a GPU, in pieces of seven minutes: ARGS="--piece 1"
 	$(PY) tests/benchmarks/gpu_verification.py $(ARGS)
+
+gpu-kit: HOST_PYTHONS := 3.12
+gpu-kit: wheelhouse ## all that gpu-verification needs on a GPU host without a network, in one folder
+	$(PY) tests/benchmarks/gpu_kit.py $(ARGS)
 
 .PHONY: docs
 docs: $(READY) ## write the reference pages in docs/ from the tables of the code
@@ -213,6 +217,6 @@ peer-wheels: $(READY) ## gather the wheels of peers for CUDA, for a GPU host wit
 	$(PY) tests/benchmarks/gather_peers.py $(ARGS)
 
 clean: ## remove what these commands made, but for the runs in results/runs/
-	rm -rf $(VENV) wheelhouse wheelhouse-peers build dist gqabench.egg-info
+	rm -rf $(VENV) wheelhouse wheelhouse-peers gpu-kit build dist gqabench.egg-info
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis .benchmarks
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

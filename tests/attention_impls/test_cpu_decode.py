@@ -345,7 +345,7 @@ def test_other_processors_and_runtimes_are_reasons(tmp_path):
 def test_processes_that_build_at_once_do_not_disturb_each_other(empty_cache):
     code = (
         "import torch\n"
-        "from attention_impls import AttentionProblem, get_impl\n"
+        "from gqabench.attention_impls import AttentionProblem, get_impl\n"
         "from gqabench.attention_impls.inputs import make_inputs\n"
         "p = AttentionProblem(1, 1, 64, 4, 2, 16, 'float32', 'cpu')\n"
         "prepared = get_impl('cpu_decode').prepare(p, make_inputs(p, 0))\n"

@@ -30,7 +30,7 @@ UNITS = {"byte": 1, "Kbyte": 10**3, "Mbyte": 10**6, "Gbyte": 10**9}
 CALL = """
 import sys
 import torch
-from attention_impls import AttentionProblem, get_impl
+from gqabench.attention_impls import AttentionProblem, get_impl
 from gqabench.attention_impls.inputs import make_inputs
 from gqabench.harness.worker.timing.cache_flush import CacheFlush, last_level_cache_bytes
 

@@ -1,4 +1,4 @@
-"""The reference runs of a machine: studies measured part by part, the claims of GQA held against them.
+"""The reference runs of a machine: studies measured part by part, and the claims of GQA checked.
 
     make reference-runs ARGS="--part kv_heads_decode --part kv_heads_prefill --seconds 480"
     make reference-runs ARGS="--baselines"
@@ -24,6 +24,7 @@ from sweep_parts import (
     PROGRAM,
     REHEARSAL,
     ROOT,
+    SHORT_MEASURE,
     Parts,
     from_root,
     is_rehearsal,
@@ -33,17 +34,18 @@ from sweep_parts import (
 
 from gqabench import results
 
-DECODE_IMPLS = (
-    "repeat_kv", "repeat_kv_sdpa", "grouped_matmul", "folded_sdpa", "sdpa", "sdpa_flash", "sdpa_cudnn",
-    "sdpa_efficient", "sdpa_math", "flex", "triton_decode", "flashinfer_decode", "flashinfer_xqa",
-    "flash_attn_3", "xformers_splitk", "cudnn_paged", "torch_varlen",
+FIRST_DECODE_IMPLS = (
+    "triton_decode", "sdpa_flash", "flash_attn_3", "flashinfer_decode", "repeat_kv_sdpa", "sdpa",
 )  # fmt: skip
-PREFILL_IMPLS = (
-    "repeat_kv_sdpa", "sdpa", "sdpa_flash", "sdpa_cudnn", "sdpa_efficient", "sdpa_math", "flex",
-    "triton_prefill", "flashinfer_prefill", "flash_attn_3", "torch_varlen",
+"""What decodes well, what PyTorch takes by itself, and what expands K and V."""
+OTHER_DECODE_IMPLS = (
+    "grouped_matmul", "repeat_kv", "folded_sdpa", "sdpa_cudnn", "sdpa_efficient", "sdpa_math", "flex",
+    "flashinfer_xqa", "xformers_splitk", "cudnn_paged", "torch_varlen",
 )  # fmt: skip
-WITH_ENERGY = ("kv_heads_decode", "kv_heads_prefill", "models_decode")
-"""Energy takes as long as all the rest of a record."""
+FIRST_PREFILL_IMPLS = ("triton_prefill", "sdpa_flash", "flash_attn_3", "repeat_kv_sdpa")
+OTHER_PREFILL_IMPLS = (
+    "sdpa", "sdpa_cudnn", "sdpa_efficient", "sdpa_math", "flex", "torch_varlen", "flashinfer_prefill",
+)  # fmt: skip
 AGAIN = "again"
 """The first part once more, of equal code: what `compare` finds between the two is false."""
 
@@ -55,63 +57,96 @@ class Part:
     study: str
     phase: str
     keys: tuple[str, ...]
+    impls: tuple[str, ...]
+    has_energy: bool = False
+    """Energy takes as long as all the rest of a record."""
+    is_supplement: bool = False
+    """Whether a baseline of the study is one without it."""
 
-    def overrides(self, has_energy: bool) -> list[str]:
-        """Of the sweep."""
-        impls = DECODE_IMPLS if self.phase == "decode" else PREFILL_IMPLS
-        energy = [] if has_energy else ["measure.energy=false"]
-        return [*self._phase, *self.keys, "device=cuda", f"impls=[{','.join(impls)}]", *energy]
+    def overrides(self) -> list[str]:
+        """Return those of the sweep."""
+        energy = ["measure.energy=true"] if self.has_energy else []
+        impls = f"impls=[{','.join(self.impls)}]"
+        return [*self._phase, *SHORT_MEASURE, *self.keys, "device=cuda", impls, *energy]
 
     def rehearsed(self) -> list[str]:
-        """The same on tiny problems, with whatever device there is."""
+        """Return the same on tiny problems, with whatever device there is."""
         shrunk = ["kv_len=32,48"] if self.study == "kv_len" else ["kv_len=48"]
         shrunk += ["model=gqa_8_2", "num_kv_heads=8,2,1"] if self.study != "models" else []
-        return [*self._phase, *shrunk, "measure=smoke", "impls=[sdpa,repeat_kv,folded_sdpa]"]
+        impls = "impls=[sdpa]" if self.has_energy else "impls=[sdpa,repeat_kv,folded_sdpa]"
+        whole = ["measure.roofs=true", "measure.energy=true"] if self.has_energy else []
+        return [*self._phase, *shrunk, "measure=smoke", impls, *whole]
 
     @property
     def _phase(self) -> list[str]:
         return [f"study={self.study}", f"workload={self.phase}"]
 
 
+_DECODE = ("batch_size=16", "kv_len=8192")
+_PREFILL = ("batch_size=1", "kv_len=8192")
+_ALL_DECODE = (*FIRST_DECODE_IMPLS, *OTHER_DECODE_IMPLS)
+_ALL_PREFILL = (*FIRST_PREFILL_IMPLS, *OTHER_PREFILL_IMPLS)
+GLANCES = {
+    "end_to_end": Part(
+        "kv_heads",
+        "decode",
+        ("batch_size=4", "kv_len=2048", "num_kv_heads=32,8,1"),
+        ("triton_decode", "sdpa_flash", "repeat_kv_sdpa"),
+        has_energy=True,
+    ),
+    "kv_heads_glance": Part("kv_heads", "decode", (*_DECODE, "num_kv_heads=32,8,4,1"), FIRST_DECODE_IMPLS),
+    "kv_heads_energy": Part(
+        "kv_heads",
+        "decode",
+        (*_DECODE, "num_kv_heads=32,8,1"),
+        ("triton_decode", "flash_attn_3", "repeat_kv_sdpa"),
+        has_energy=True,
+    ),
+}
+"""Parts of studies, for a first look: they become no baselines."""
 PARTS = {
-    "kv_heads_decode": Part("kv_heads", "decode", ("batch_size=16", "kv_len=8192")),
-    AGAIN: Part("kv_heads", "decode", ("batch_size=16", "kv_len=8192")),
-    "kv_heads_prefill": Part("kv_heads", "prefill", ("batch_size=1", "kv_len=8192")),
-    "models_decode": Part("models", "decode", ("batch_size=16", "kv_len=8192")),
-    "models_prefill": Part("models", "prefill", ("batch_size=1", "kv_len=4096")),
-    "kv_len_decode": Part("kv_len", "decode", ("batch_size=16", "kv_len=1024,4096,16384,65536")),
-    "kv_len_prefill": Part("kv_len", "prefill", ("batch_size=1", "kv_len=1024,4096,16384")),
-    "batch_decode": Part("batch", "decode", ("batch_size=1,4,16,64", "kv_len=8192")),
-    "batch_prefill": Part("batch", "prefill", ("batch_size=1,4,16", "kv_len=2048")),
-    "frontier_decode": Part("frontier", "decode", ("batch_size=1,4,16,64,128", "kv_len=4096")),
+    "kv_heads_decode": Part("kv_heads", "decode", _DECODE, FIRST_DECODE_IMPLS),
+    AGAIN: Part("kv_heads", "decode", _DECODE, FIRST_DECODE_IMPLS),
+    "kv_heads_prefill": Part("kv_heads", "prefill", _PREFILL, FIRST_PREFILL_IMPLS),
+    "kv_heads_decode_others": Part("kv_heads", "decode", _DECODE, OTHER_DECODE_IMPLS, is_supplement=True),
+    "kv_heads_prefill_others": Part("kv_heads", "prefill", _PREFILL, OTHER_PREFILL_IMPLS, is_supplement=True),
+    "models_decode": Part("models", "decode", _DECODE, _ALL_DECODE),
+    "models_prefill": Part("models", "prefill", ("batch_size=1", "kv_len=4096"), _ALL_PREFILL),
+    "kv_len_decode": Part("kv_len", "decode", ("batch_size=16", "kv_len=1024,4096,16384,65536"), _ALL_DECODE),
+    "kv_len_prefill": Part("kv_len", "prefill", ("batch_size=1", "kv_len=1024,4096,16384"), _ALL_PREFILL),
+    "batch_decode": Part("batch", "decode", ("batch_size=1,4,16,64", "kv_len=8192"), _ALL_DECODE),
+    "batch_prefill": Part("batch", "prefill", ("batch_size=1,4,16", "kv_len=2048"), _ALL_PREFILL),
+    "frontier_decode": Part("frontier", "decode", ("batch_size=1,4,16,64,128", "kv_len=4096"), _ALL_DECODE),
 }
 """In the order in which they are worth having."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--part", choices=list(PARTS), action="append", help="default: all, in order")
+    parser.add_argument(
+        "--part", choices=[*GLANCES, *PARTS], action="append", help="default: all of the studies, in order"
+    )
     parser.add_argument("--seconds", type=positive_seconds, default=480.0, help="of one part; default: 480")
     parser.add_argument("--runs", type=Path, default=Path("results/runs"), metavar="FOLDER")
     parser.add_argument("--rehearse", action="store_true", help="tiny problems, on whatever device there is")
     parser.add_argument("--baselines", action="store_true", help="write the baselines, and measure nothing")
-    parser.add_argument("--into", type=Path, metavar="FOLDER", help="default: results/baselines")
+    parser.add_argument("--into", type=Path, metavar="FOLDER", help="default: results/store/baselines")
     arguments = parser.parse_args()
     if arguments.baselines:
         if arguments.runs.resolve().name == REHEARSAL and arguments.into is None:
             parser.error(f"--runs {arguments.runs}: a rehearsal becomes no baseline but where --into says")
-        write_baselines(Parts(arguments.runs), arguments.into or Path("results/baselines"))
+        write_baselines(Parts(arguments.runs), arguments.into or Path("results/store/baselines"))
         return
     rehearses = is_rehearsal(arguments.rehearse)
     folder = arguments.runs / REHEARSAL if rehearses else arguments.runs
     parts = Parts(folder)
     for name in arguments.part or PARTS:
-        part = PARTS[name]
-        parts.measure(
-            name, part.rehearsed() if rehearses else part.overrides(name in WITH_ENERGY), arguments.seconds
-        )
-    studied = [name for name in PARTS if name != AGAIN]
-    found = claims(parts, decode="kv_heads_decode", again=AGAIN, everything=studied)
+        part = (GLANCES | PARTS)[name]
+        overrides = part.rehearsed() if rehearses else part.overrides()
+        parts.measure(name, overrides, arguments.seconds)
+    decode = "kv_heads_decode" if parts.run_of("kv_heads_decode") else "kv_heads_glance"
+    everything = [name for name in (GLANCES | PARTS) if name != AGAIN]
+    found = claims(parts, decode=decode, again=AGAIN, everything=everything)
     path = folder / "claims.json"
     path.write_text(json.dumps({"rehearsal": rehearses} | found, indent=1) + "\n")
     print(f"written: {path}")
@@ -120,13 +155,15 @@ def main() -> None:
 
 
 def write_baselines(parts: Parts, into: Path) -> None:
-    """A baseline for each study whose parts are all complete."""
+    """Write a baseline for each study whose parts are complete, but for its supplements."""
     for study in dict.fromkeys(part.study for part in PARTS.values()):
         names = [name for name, part in PARTS.items() if part.study == study and name != AGAIN]
-        if missing := [name for name in names if not parts.is_complete(name)]:
+        complete = [name for name in names if parts.is_complete(name)]
+        needed = [name for name in names if not PARTS[name].is_supplement]
+        if missing := [name for name in needed if name not in complete]:
             print(f"{study}: not complete: {', '.join(missing)}")
             continue
-        runs = [from_root(run) for name in names if (run := parts.run_of(name)) is not None]
+        runs = [from_root(run) for name in complete if (run := parts.run_of(name)) is not None]
         devices = sorted(set(pd.concat([results.load(ROOT / run) for run in runs])["device_name"].dropna()))
         if len(devices) > 1:
             print(f"{study}: of several devices, so no baseline: {', '.join(devices)}")

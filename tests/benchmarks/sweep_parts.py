@@ -20,13 +20,21 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))  # of scripts that are run from anywhere
 
 from gqabench import results  # noqa: E402
+from gqabench.harness.machine.nvml import open_nvml  # noqa: E402
 
 PROGRAM = [sys.executable, "-c", "import sys; from gqabench.harness.cli import main; sys.exit(main())"]
 """`gqabench`, of this checkout, for a process whose working directory is `ROOT`."""
 REHEARSAL = "rehearsal"
 """The folder beside the true runs for what was rehearsed, lest it count as measured or become a baseline."""
-REPORT_SECONDS = 60
+REPORT_SECONDS = 18
 """An interrupted sweep still writes its report."""
+SHORT_MEASURE = (
+    "measure=standard",
+    "measure.seconds_per_arm=0.4",
+    "measure.timeout_s=40",
+    "measure.energy=false",
+)
+"""Overrides of a sweep that has minutes: a hanging arm costs 40 s, and energy would double the time."""
 
 _MEASURED = (0, 1, 130, -signal.SIGKILL)
 """Exit codes of a sweep that may have left records: all well, nothing measured, interrupted, ended by us."""
@@ -62,6 +70,13 @@ class Parts:
         frames = [newest(results.load(run)) for part in parts if (run := self.run_of(part)) is not None]
         return pd.concat(frames, ignore_index=True) if frames else None
 
+    def copy_gb_per_s(self, part: str) -> float | None:
+        """Return the copy bandwidth that was measured on the GPU of a part's run; None where none was."""
+        run = self.run_of(part)
+        roofs = {} if run is None else json.loads((run / "run.json").read_text())["machine"].get("roofs", {})
+        on_gpu = [of_device for device, of_device in roofs.items() if device != "cpu"]
+        return float(on_gpu[0]["copy_gb_per_s"]["best"]) if on_gpu else None
+
     def measure(self, part: str, overrides: Sequence[str], seconds: float) -> bool:
         """Run a part's sweep, or go on with it, for at most some seconds; whether it is complete.
 
@@ -86,12 +101,30 @@ class Parts:
             (folder / _RETRIED).touch()
         resume = [] if before is None else [f"resume={hydra_quoted(before)}"]
         command = [*PROGRAM, "sweep", *overrides, f"results_dir={hydra_quoted(folder)}", *resume]
-        code = run_for(command, seconds)
+        try:
+            code = run_for(command, seconds)
+        finally:
+            self._note_killed(part)
         if code not in _MEASURED:
             raise PartFailed(f"{part}: the sweep ended with exit code {code}")
 
+    def _note_killed(self, part: str) -> None:
+        """Mark a run partial whose sweep was killed before it could: what it has written counts."""
+        run = self.run_of(part)
+        if run is not None and json.loads((run / "run.json").read_text())["status"] == "running":
+            results.RunFolder(run).set_status("partial")
+
     def _was_retried(self, part: str) -> bool:
         return (self.folder / part / _RETRIED).exists()
+
+
+def expected_seconds(num_cases: int, num_impls: int, has_energy: bool = False) -> float:
+    """Estimate a sweep's time on a GPU with `SHORT_MEASURE`: what its budget has to allow. Not a measurement.
+
+    15 s to start and 12 s to report; 5 s a case for inputs, reference and tuning; for each of its arms 1.6 s,
+    and 2.5 s more with energy.
+    """
+    return 27 + num_cases * (5 + num_impls * (4.1 if has_energy else 1.6))
 
 
 def newest(frame: pd.DataFrame) -> pd.DataFrame:
@@ -147,10 +180,17 @@ def from_root(path: Path) -> str:
 
 
 def is_rehearsal(is_asked_for: bool) -> bool:
-    """Whether what comes is no measurement of a GPU: as asked, or without one, or on a simulated one."""
+    """Return whether what comes is no measurement of a GPU: as asked, or without one, or on a simulated one.
+
+    The driver is asked first: importing torch takes seconds, in each script anew.
+    """
+    if is_asked_for or "SIMULATED_GPU" in os.environ:
+        return True
+    if open_nvml().list_devices():
+        return False
     import torch
 
-    return is_asked_for or not torch.cuda.is_available() or "SIMULATED_GPU" in os.environ
+    return not torch.cuda.is_available()
 
 
 def positive_seconds(text: str) -> float:

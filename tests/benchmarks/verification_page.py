@@ -1,38 +1,112 @@
-"""What was seen on a GPU, as a page: from the files that `gpu_verification.py` leaves in a folder."""
+"""What was seen on a GPU, as a page: from the files that pieces leave in a folder."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
+from gpu_pieces import Piece
+from measured_lines import (
+    claim_lines,
+    kernel_lines,
+    model_lines,
+    published_comparison_lines,
+    read_report,
+)
+from piece_runner import RUNNING, StepState
+from quick_checks import checks, lines_of
+
 GIB = 2**30
 
 
+STATES = {
+    "done": "done",
+    "open": "to be continued",
+    "killed": "killed at its limit",
+    "failed": "failed",
+    RUNNING: "begun, and not ended",
+}
+
+
 def verification_page(
-    folder: Path, steps: Sequence[str], exit_codes: Mapping[str, int], is_rehearsal: bool
+    folder: Path, pieces: Sequence[Piece], states: Mapping[str, StepState], is_rehearsal: bool
 ) -> str:
-    """Markdown. What has not been done, or ended badly, is said and not left out."""
+    """Return Markdown. What has not been done, or ended badly, is said and not left out."""
     lines = ["# Verification on a GPU", ""]
     if is_rehearsal:
         lines += ["**A rehearsal on tiny problems: nothing here was measured for its own sake.**", ""]
-    done = [step for step in steps if exit_codes.get(step) == 0]
-    bad = [f"{step} ({code})" for step in steps if (code := exit_codes.get(step))]
-    missing = [step for step in steps if step not in exit_codes]
-    for what, names in (("Done", done), ("Ended with an exit code", bad), ("Not done", missing)):
-        lines += [f"- {what}: {', '.join(names) or 'none'}"]
-    lines += [""]
-    for title, section in (
-        ("Machine", machine_lines(folder)),
-        ("Tests", pytest_lines(folder)),
-        ("Cold caches", coldness_lines(folder)),
-        ("Claims", claim_lines(folder)),
-        ("Our kernels", kernel_lines(folder)),
-    ):
-        lines += [f"## {title}", "", *(list(section) or ["Nothing yet."]), ""]
+    sections: Sequence[tuple[str, Callable[[], Iterator[str]]]] = (
+        ("Pieces", lambda: piece_lines(pieces, states)),
+        ("Machine", lambda: machine_lines(folder)),
+        ("Checks", lambda: check_lines(folder)),
+        ("Claims", lambda: claim_lines(folder)),
+        ("Our kernels", lambda: kernel_lines(folder)),
+        ("Beside public figures", lambda: published_comparison_lines(folder)),
+        ("Models", lambda: model_lines(folder)),
+        ("Cold caches by counters", lambda: coldness_lines(folder)),
+        ("Tests", lambda: pytest_lines(folder)),
+    )
+    for title, section in sections:
+        lines += [f"## {title}", "", *(_lines_or_reason(section) or ["Nothing yet."]), ""]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def _lines_or_reason(section: Callable[[], Iterator[str]]) -> list[str]:
+    """Return a section's lines; where a file of it is not as expected, that, and the other sections stand."""
+    try:
+        return list(section())
+    except (KeyError, TypeError, ValueError, ElementTree.ParseError) as error:
+        return [f"Its file cannot be read: {type(error).__name__}: {error}"]
+
+
+def piece_lines(pieces: Sequence[Piece], states: Mapping[str, StepState]) -> Iterator[str]:
+    """Yield how far each step of each piece has come."""
+    yield "| piece | step | shows | state | seconds |"
+    yield "|---|---|---|---|---:|"
+    for piece in pieces:
+        for step in piece.steps:
+            state = states.get(step.name)
+            said = "not begun" if state is None else STATES[state.state]
+            if state is not None and state.exit_code:
+                said += f", exit code {state.exit_code}"
+            seconds = "-" if state is None else f"{state.seconds:.0f}"
+            yield f"| {piece.number}. {piece.title} | `{step.name}` | {step.shows} | {said} | {seconds} |"
+
+
+def check_lines(folder: Path) -> Iterator[str]:
+    """Yield the latest outcome of each check; those that were not made are named."""
+    latest = {line["name"]: line for line in lines_of(folder / "checks.jsonl")}
+    if not latest:
+        return
+    yield "| check | outcome | s | error of budget | ms, cold | ms in a graph | ran, or why not |"
+    yield "|---|---|---:|---:|---:|---:|---|"
+    for line in latest.values():
+        seen = line.get("seen", {})
+        numbers = (seen.get(key) for key in ("error_ratio", "latency_ms", "graph_latency_ms"))
+        what = line.get("reason") or ", ".join(seen.get("kernels", ())) or _plainly(seen)
+        cells = " | ".join("-" if number is None else f"{number:.3g}" for number in numbers)
+        yield f"| {line['name']} | {line['outcome']} | {line['seconds']:.0f} | {cells} | {_cell(what)} |"
+    if missing := [check.name for check in checks() if check.name not in latest]:
+        yield ""
+        yield f"- Not made yet: {', '.join(missing)}."
+
+
+def _plainly(seen: Mapping[str, Any]) -> str:
+    """Return the numbers of a check that is of no implementation."""
+    told = {key: value for key, value in seen.items() if isinstance(value, (int, float, str))}
+    told |= {key: value["best"] for key, value in seen.items() if isinstance(value, dict) and "best" in value}
+    return ", ".join(
+        f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in told.items()
+    )
+
+
+def _cell(text: str) -> str:
+    """Return text that does not end a cell of a table."""
+    short = text if len(text) <= 200 else text[:200] + "..."
+    return short.replace("|", "/").replace("\n", " ")
 
 
 def machine_lines(folder: Path) -> Iterator[str]:
@@ -85,101 +159,9 @@ def pytest_lines(folder: Path) -> Iterator[str]:
 
 def coldness_lines(folder: Path) -> Iterator[str]:
     """What share of K and V a call reads from DRAM, after a flush and without one."""
-    if (report := _report(folder / "coldness.json")) is None:
+    if (report := read_report(folder / "coldness.json")) is None:
         return
     yield "| implementation | read after a flush | read without one |"
     yield "|---|---:|---:|"
     for impl, shares in report["share_of_kv_read_from_dram"].items():
         yield f"| `{impl}` | {shares['cold']:.1%} | {shares['warm']:.1%} |"
-
-
-def claim_lines(folder: Path) -> Iterator[str]:
-    """What the reference runs say of the literature, of the clocks, and of two equal runs."""
-    if (claims := _report(folder / "claims.json")) is None:
-        return
-    yield from _rehearsed(claims)
-    yield f"Decode by number of KV heads: {claims['decode_of']}. Times are medians of cold calls, by events."
-    yield ""
-    yield from _by_heads(claims["cache_bytes_by_kv_heads"], claims["decode_ms_relative_to_mha"])
-    num_rows = sum((claims["outcomes"] or {}).values())
-    yield f"- Of {num_rows} rows: {_counts(claims['outcomes'])}. Flags: {_counts(claims['flags'])}."
-    yield f"- Rows above their roof: {len(claims['rows_above_their_roof'] or ())}."
-    for clock, agreement in (claims["clocks"] or {}).items():
-        yield f"- `{clock}` beside `latency_ms`: {_agreement(agreement)}"
-    for metric, seen in (claims["equal_runs"] or {}).items():
-        spread = "" if seen["change_most"] is None else (
-            f"; changes of {seen['change_median']:.2%} in the median, {seen['change_most']:.2%} at most"
-        )  # fmt: skip
-        yield (
-            f"- Two equal runs, `{metric}`: {seen['alarms']} false alarms and {seen['inconclusive']}"
-            f" inconclusive of {seen['verdicts']} verdicts{spread}."
-        )
-    for impl, reasons in (claims["not_ok"] or {}).items():
-        yield f"- `{impl}`, where it did not run: {'; '.join(reason[:300] for reason in reasons)}"
-
-
-def kernel_lines(folder: Path) -> Iterator[str]:
-    """How our kernels stand to their targets and to the best of the others."""
-    if (report := _report(folder / "kernels.json")) is None:
-        return
-    yield from _rehearsed(report)
-    yield f"Llama-3-8B's heads in bfloat16, on {report['device']}; medians of cold calls in ms, by events."
-    yield ""
-    for name, value in report["targets"].items():
-        yield f"- {name.replace('_', ' ')}: {'not measured' if value is None else _rounded(value)}"
-    cells = [
-        (part, cell) for part, of_part in report.items() if isinstance(of_part, list) for cell in of_part
-    ]
-    if cells:
-        yield ""
-        yield "| part | batch | q_len | kv_len | KV heads | ms | of roof | best of others | ours over it |"
-        yield "|---|---:|---:|---:|---:|---:|---:|---|---:|"
-    for part, cell in cells:
-        shape = " | ".join(str(cell[key]) for key in ("batch_size", "q_len", "kv_len", "num_kv_heads"))
-        yield (
-            f"| {part} | {shape} | {_rounded(cell['latency_ms'])} | {_rounded(cell['roof_fraction'])}"
-            f" | {cell['best_peer'] or '-'} | {_rounded(cell['latency_over_best_peer'])} |"
-        )
-
-
-def _report(path: Path) -> dict[str, Any] | None:
-    """What a step has written; None while it has not."""
-    return json.loads(path.read_text()) if path.exists() else None
-
-
-def _rehearsed(report: dict[str, Any]) -> Iterator[str]:
-    if report["rehearsal"]:
-        yield "**Rehearsed on tiny problems: these numbers mean nothing.**"
-        yield ""
-
-
-def _by_heads(cache: dict[str, list[int]] | None, times: dict[str, dict[str, float]] | None) -> Iterator[str]:
-    if not cache:
-        return
-    heads = sorted(cache, key=int, reverse=True)
-    yield f"| KV heads | {' | '.join(heads)} |"
-    yield f"|---|{'---:|' * len(heads)}"
-    least = [min(cache[number]) / 2**20 for number in heads]
-    yield f"| cache of a layer as held, the least, MiB | {' | '.join(f'{mib:.4g}' for mib in least)} |"
-    for impl, of_impl in (times or {}).items():
-        cells = [_rounded(of_impl.get(number)) for number in heads]
-        yield f"| decode time relative to MHA, `{impl}` | {' | '.join(cells)} |"
-    yield ""
-
-
-def _agreement(seen: dict[str, Any] | None) -> str:
-    if seen is None:
-        return "no rows long enough."
-    return (
-        f"{seen['num_rows']} rows, median difference {seen['median_difference']:.2%},"
-        f" {seen['share_within_2_percent']:.0%} within 2 %, at most {seen['largest_difference']:.1%}"
-        f" ({seen['largest_of']})."
-    )
-
-
-def _counts(counts: dict[str, int] | None) -> str:
-    return ", ".join(f"{number} {name}" for name, number in (counts or {}).items()) or "none"
-
-
-def _rounded(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3g}"

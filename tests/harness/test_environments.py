@@ -27,7 +27,7 @@ NOT_OF_A_WORKER = ("psutil", "pandas", "hydra", "omegaconf", "yaml", "pyarrow", 
 
 IMPL = """
     import transformers
-    from attention_impls import PreparedAttention, get_impl
+    from gqabench.attention_impls import PreparedAttention, get_impl
     from beside import EXTRA
 
     class Mine:

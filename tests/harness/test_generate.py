@@ -30,7 +30,7 @@ SMALL = AttentionProblem(2, 1, 9, 4, 2, 16, "float32", "cpu")
 SHAPE = {"num_layers": 2, "hidden_size": 64, "intermediate_size": 96, "hf_cache": "dynamic"}
 
 MODULE = """
-    from attention_impls import PreparedAttention, get_impl
+    from gqabench.attention_impls import PreparedAttention, get_impl
 
     class ShiftsValues:
         name = "transformers_sdpa"

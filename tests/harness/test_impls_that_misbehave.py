@@ -14,7 +14,7 @@ from gqabench import results
 MODULE = """
     import os, signal, threading, time
     import torch
-    from attention_impls import PreparedAttention, get_impl
+    from gqabench.attention_impls import PreparedAttention, get_impl
 
     class Good:
         name = "good"

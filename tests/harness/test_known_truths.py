@@ -25,7 +25,7 @@ MODULE = f"""
     import time
     import numpy
     import torch
-    from attention_impls import PreparedAttention, get_impl
+    from gqabench.attention_impls import PreparedAttention, get_impl
 
     def busy_wait(milliseconds):
         end = time.perf_counter() + milliseconds / 1e3

@@ -23,7 +23,7 @@ def test_mistake(gqa_benchmark):
     gqa_benchmark("sdpa", model="gqa_8_2", kv_length=3)
 """
 WRONG = """
-from attention_impls import PreparedAttention, get_impl
+from gqabench.attention_impls import PreparedAttention, get_impl
 
 class Wrong:
     name = "wrong"

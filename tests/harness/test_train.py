@@ -16,7 +16,7 @@ PROBLEM = AttentionProblem(2, 256, 256, 8, 4, 64, "float32", "cpu")
 
 MODULE = """
     import torch
-    from attention_impls import PreparedAttention, get_impl
+    from gqabench.attention_impls import PreparedAttention, get_impl
 
     class Differentiable:
         name = "differentiable"
