@@ -193,7 +193,7 @@ class Record:
         compared=Compared(is_exact=False),
     )  # fmt: skip
     latency_ci_low_ms: float | None = _time(
-        "Lower end of the 95 % interval of that median, from order statistics.",
+        "The 95 % interval of that median, from order statistics: its lower end.",
         unit=Unit.MS, heading="interval", shown=_IN_RESULTS, is_positive=True,
     )  # fmt: skip
     latency_ci_high_ms: float | None = _time("Upper end of that interval.", unit=Unit.MS, is_positive=True)

@@ -121,6 +121,7 @@ print(json.dumps({
     "titles": [column.title for column in table.columns],
     "cells": [[cell.text for cell in group.rows[0]] for group in table.groups],
     "headings": [group.title for group in table.groups],
+    "note": results_table(tidied[tidied["chunk"].isna()]).note,
     "words": dict(glossary_of(tidied)),
     "facets": [facets.column, list(facets.columns)],
     "panel_titles": [facets.column_title(tidied, value) for value in facets.columns],
@@ -189,6 +190,8 @@ def test_an_axis_is_a_key_a_column_a_heading_a_facet_and_of_the_identity(seen: d
     assert seen["problem"].endswith("float32, chunk 16, sinks, cpu")
     assert any(heading.endswith("no chunk · no sinks") for heading in seen["headings"])
     assert any(heading.endswith("chunks of 16 · with sinks") for heading in seen["headings"])
+    assert "chunk" not in seen["note"], "what is at its default goes without saying"
+    assert "sinks" not in seen["note"]
     assert seen["facets"] == ["chunk", [None, 16]]
     assert seen["panel_titles"] == ["no chunk", "chunks of 16"]
     assert "chunks of 16" in seen["where"]

@@ -178,8 +178,7 @@ def _hint(row: Any, column: str) -> str:
 def _results_note(rows: pd.DataFrame, heading: Sequence[str], num_shown: int) -> str:
     if len(rows) == 0:
         return "No row has the outcome ok."
-    same = [axis for axis in _HEADING if axis not in heading and not is_missing(rows[axis].iloc[0])]
-    same = [axis for axis in same if axis != "q_len" and not (axis == "tp" and rows["tp"].iloc[0] == 1)]
+    same = [axis for axis in _HEADING if axis not in {*heading, "q_len"} and _is_worth_saying(rows, axis)]
     texts = [axis_text(axis, rows[axis].iloc[0]) for axis in same]
     notes = [f"In all rows: {', '.join(texts)}."] if texts else []
     if num_shown < len(rows):
@@ -188,6 +187,12 @@ def _results_note(rows: pd.DataFrame, heading: Sequence[str], num_shown: int) ->
             f"{len(rows) - num_shown:,} are left out here, and the Parquet file of the run holds all."
         )
     return " ".join(notes)
+
+
+def _is_worth_saying(rows: pd.DataFrame, axis: str) -> bool:
+    """Return whether what all rows have of an axis is more than its default."""
+    value = rows[axis].iloc[0]
+    return not is_missing(value) and (axis not in AXES or value != AXES[axis].default)
 
 
 def failures_table(frame: pd.DataFrame, max_rows: int = MAX_FAILURE_ROWS) -> Table:
