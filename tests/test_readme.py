@@ -13,7 +13,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from gqabench import conf
 from gqabench.attention_impls import list_impls
 from gqabench.harness.cli.commands import COMMANDS, LISTINGS
-from gqabench.harness.cli.sweep import hydra_arguments
+from gqabench.harness.sweep.overrides import hydra_arguments
 from gqabench.harness.sweep.sweeper import expand_axes
 
 ROOT = Path(__file__).parents[1]
