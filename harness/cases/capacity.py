@@ -67,13 +67,15 @@ def budget_of(memory: str, reserved: str, prefix: str = "") -> int:
 def parse_size(name: str, text: str) -> int:
     """Return the bytes of `80GB` (10^9), `80GiB` (2^30), or a bare number.
 
-    `name` is the option `--memory` or the keyword `memory` that has this value. Raises `UsageError` naming it.
+    `name` is the option `--memory` or the keyword `memory` that has this value; a `UsageError` names it.
     """
     match = _SIZE.fullmatch(text.strip())
     unit = match["unit"] or "B" if match else ""
     if match is None or unit not in _UNITS:
         joined_by = " " if name.startswith("--") else "="
-        raise UsageError(f"{name}{joined_by}{text}: must be a size such as 80GiB or 80GB; units: {', '.join(_UNITS)}")
+        raise UsageError(
+            f"{name}{joined_by}{text}: must be a size such as 80GiB or 80GB; units: {', '.join(_UNITS)}"
+        )
     return int(Decimal(match["number"]) * _UNITS[unit])
 
 

@@ -1,4 +1,4 @@
-"""What fits a memory budget, by shape and number of KV heads: what `gqabench plan` and `gqabench.plan` show."""
+"""What fits a memory budget, by shape and number of KV heads: for `gqabench plan` and `gqabench.plan`."""
 
 from __future__ import annotations
 
@@ -64,7 +64,9 @@ def plan_memory(
     for shape, asked in _shapes(points):
         values = shape | {"dtype": DEFAULT_DTYPE if shape["dtype"] == AUTO else shape["dtype"]}
         heads = asked if are_heads_given else divisors(values["num_q_heads"])[::-1]
-        rows = tuple(_row(values, num_kv_heads, num_kv_heads in asked, budget_bytes) for num_kv_heads in heads)
+        rows = tuple(
+            _row(values, num_kv_heads, num_kv_heads in asked, budget_bytes) for num_kv_heads in heads
+        )
         tables.append(PlanTable(values, rows))
     all_rows = [row for table in tables for row in table.rows]
     if all(row.fits is None for row in all_rows):

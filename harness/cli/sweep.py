@@ -9,11 +9,11 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from gqabench import conf
-from gqabench.harness.errors import UsageError
+from gqabench.harness.sweep.display_choice import make_display
 from gqabench.harness.sweep.hydra_errors import mistakes_explained
 from gqabench.harness.sweep.interruption import interrupt_between_imports
 from gqabench.harness.sweep.overrides import MULTIRUN_FLAGS, hydra_arguments
-from gqabench.harness.sweep.progress import count_outcomes, make_display
+from gqabench.harness.sweep.progress import count_outcomes
 from gqabench.results import Outcome
 
 if TYPE_CHECKING:

@@ -8,12 +8,13 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from gqabench.harness.sweep.display_choice import make_display
 from gqabench.harness.sweep.hydra_errors import mistakes_explained
 from gqabench.harness.sweep.interruption import interrupted_between_imports
 from gqabench.harness.sweep.job import run_job
 from gqabench.harness.sweep.overrides import Value, hydra_arguments, overrides_of
 from gqabench.harness.sweep.own_hydra import own_hydra
-from gqabench.harness.sweep.progress import SilentDisplay, make_display
+from gqabench.harness.sweep.progress import SilentDisplay
 from gqabench.harness.sweep.run import measure_run
 from gqabench.harness.sweep.sweeper import SweepRequest
 

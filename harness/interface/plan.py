@@ -25,7 +25,7 @@ _ROW_COLUMNS = {
 """Pandas dtype by column. A missing int is `<NA>`, never a float."""
 
 
-def plan(*, memory: str | int, reserved: str | int = 0, **keys: Value) -> pd.DataFrame:
+def plan(*, memory: str | float, reserved: str | float = 0, **keys: Value) -> pd.DataFrame:
     """Return how many tokens and sequences fit a memory budget: the numbers of `gqabench plan`.
 
     One row for each shape and number of KV heads: every divisor of the query heads, unless `num_kv_heads`
@@ -52,7 +52,7 @@ def plan(*, memory: str | int, reserved: str | int = 0, **keys: Value) -> pd.Dat
     """
     import pandas as pd
 
-    budget_bytes = budget_of(str(memory), str(reserved))
+    budget_bytes = budget_of(_size_text(memory), _size_text(reserved))
     overrides = overrides_of(keys)
     with mistakes_explained():
         points = compose_values(hydra_arguments(overrides))
@@ -62,6 +62,10 @@ def plan(*, memory: str | int, reserved: str | int = 0, **keys: Value) -> pd.Dat
     return pd.DataFrame(
         {name: pd.Series([row[name] for row in rows], dtype=dtype) for name, dtype in dtypes.items()}
     )
+
+
+def _size_text(size: str | float) -> str:
+    return f"{size:.0f}" if isinstance(size, float) else str(size)
 
 
 def _values(table: PlanTable, row: PlanRow) -> dict[str, Any]:

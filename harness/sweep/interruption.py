@@ -16,7 +16,7 @@ _IMPORTLIB = "<frozen importlib._bootstrap>"
 
 
 def interrupt_between_imports() -> None:
-    """Set it up for good. A signal that is ignored, as in a background shell or under nohup, stays ignored."""
+    """Set it up for good. A signal that is ignored, as in a background shell, stays ignored."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, _interrupt)

@@ -22,7 +22,8 @@ _STATES = (GlobalHydra, HydraConfig, JobRuntime, VersionBase)
 @contextmanager
 def own_hydra() -> Iterator[Hydra]:
     """Hydra with our configuration; afterwards the process's own state of Hydra is what it was."""
-    before = {state: Singleton._instances.pop(state) for state in _STATES if state in Singleton._instances}
+    instances = Singleton._instances
+    before: dict[type, Singleton] = {state: instances.pop(state) for state in _STATES if state in instances}
     try:
         conf.register()
         with initialize_config_module("gqabench.conf", job_name="gqabench", version_base="1.3"):
@@ -31,5 +32,5 @@ def own_hydra() -> Iterator[Hydra]:
             yield hydra
     finally:
         for state in _STATES:
-            Singleton._instances.pop(state, None)
-        Singleton._instances.update(before)
+            instances.pop(state, None)
+        instances.update(before)

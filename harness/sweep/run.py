@@ -1,4 +1,4 @@
-"""One run from its first worker to its Parquet file, for whoever asks for it: the command or a Python program."""
+"""One run from its first worker to its Parquet file, for the command and for Python programs."""
 
 from __future__ import annotations
 

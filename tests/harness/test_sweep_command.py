@@ -18,8 +18,8 @@ import pandas as pd
 import pytest
 
 from gqabench import results
-from gqabench.harness.sweep.run import close_run
 from gqabench.harness.errors import UsageError
+from gqabench.harness.sweep.run import close_run
 from gqabench.harness.sweep.run_setup import require_same_environments
 from gqabench.results import RunFolder, RunHeader
 
