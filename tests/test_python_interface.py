@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import io
+import itertools
 import logging
 import os
 import re
@@ -11,6 +14,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
@@ -22,7 +26,8 @@ import pandas as pd
 import pytest
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.version import getbase, setbase
+from hydra.core.singleton import Singleton
+from hydra.version import VersionBase, getbase, setbase
 
 import gqabench
 from gqabench.harness.cli import main
@@ -35,8 +40,15 @@ from gqabench.results import Record, RunFolder
 ROOT = Path(__file__).parents[1]
 GUIDE = (ROOT / "docs" / "python.md").read_text(encoding="utf-8")
 PROGRAM = [sys.executable, "-c", "import sys; from gqabench.harness.cli import main; sys.exit(main())"]
-KEYS: dict[str, Any] = {"model": "gqa_8_2", "num_kv_heads": (8, 2), "kv_len": 64, "window": None}
 IMPLS = ["sdpa", "repeat_kv"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Workers of several threads wait for each other where other tests run beside them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield
 
 
 def process_state() -> tuple[object, ...]:
@@ -47,21 +59,40 @@ def process_state() -> tuple[object, ...]:
     return signals, list(root.handlers), root.level, hydra, list(sys.argv), Path.cwd()
 
 
+@dataclass(frozen=True)
+class Guide:
+    """What the blocks of `docs/python.md` left behind."""
+
+    folder: Path
+    names: dict[str, Any]
+    printed: str
+
+
 @pytest.fixture(scope="module")
-def frame(tmp_path_factory: pytest.TempPathFactory) -> Iterator[pd.DataFrame]:
-    """Measured in a program in which an event loop runs, as in a notebook, and that uses Hydra itself."""
-    folder = tmp_path_factory.mktemp("runs")
-    base = getbase()
-    setbase("1.1")
-    before = process_state()
+def guide(tmp_path_factory: pytest.TempPathFactory) -> Guide:
+    """Run in a program in which an event loop runs, as in a notebook, and that uses Hydra itself."""
+    folder = tmp_path_factory.mktemp("guide")
+    names: dict[str, Any] = {}
 
-    async def in_a_loop() -> pd.DataFrame:
-        return gqabench.measure(**KEYS, impls=IMPLS, measure="smoke", results_dir=folder, progress=False)
+    async def run() -> None:
+        for block in re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL):
+            exec(block, names)
 
-    frame = asyncio.run(in_a_loop())
-    assert process_state() == before
-    setbase(base)
-    return frame
+    setbase("1.2")
+    with contextlib.chdir(folder), contextlib.redirect_stdout(io.StringIO()) as printed:
+        before = process_state()
+        asyncio.run(run())
+        assert process_state() == before
+    Singleton._instances.pop(VersionBase)
+    return Guide(folder, names, printed.getvalue())
+
+
+@pytest.fixture(scope="module")
+def frame(guide: Guide) -> pd.DataFrame:
+    """What the guide measured."""
+    measured = guide.names["frame"]
+    assert isinstance(measured, pd.DataFrame)
+    return measured
 
 
 # The package itself
@@ -92,7 +123,7 @@ def test_a_type_checker_knows_it_from_outside(tmp_path: Path) -> None:
     client = tmp_path / "client.py"
     client.write_text(
         "import gqabench\n"
-        "frame = gqabench.measure(model='gqa_8_2', kv_len=[64, 256], impls=['sdpa'], measure={'energy': False})\n"
+        "frame = gqabench.measure(kv_len=[64, 256], impls=['sdpa'], measure={'energy': False})\n"
         "reveal_type(frame)\n"
         "reveal_type(gqabench.plan(memory='80GB', tp=2))\n"
         "reveal_type(gqabench.figure('latency', frame))\n"
@@ -113,10 +144,14 @@ def test_a_type_checker_knows_it_from_outside(tmp_path: Path) -> None:
     lines = subprocess.run(
         command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=False
     ).stdout.splitlines()
-    revealed = [match[1] for line in lines if (match := re.search(r'Revealed type is "(.+)"', line))]
+    revealed = [
+        match[1].removeprefix("builtins.")
+        for line in lines
+        if (match := re.search(r'Revealed type is "(.+)"', line))
+    ]
     assert revealed == [
         "pandas.core.frame.DataFrame", "pandas.core.frame.DataFrame", "matplotlib.figure.Figure",
-        "pathlib.Path", "builtins.str",
+        "pathlib.Path", "str",
     ], lines  # fmt: skip
     errors = [line.split(": error: ")[0].rpartition(":")[2] for line in lines if ": error: " in line]
     assert set(errors) == {"8", "9"}, lines
@@ -164,37 +199,40 @@ def test_what_is_no_value_is_said(keys: dict[str, Any], complaint: str) -> None:
 # Measuring
 
 
+def test_the_guide_runs_and_prints_what_it_says(guide: Guide) -> None:
+    names = guide.names
+    assert names["frame"].attrs["run"].startswith(f"{guide.folder}{os.sep}")
+    assert names["page"].is_file() and (guide.folder / "latency.svg").is_file()
+    assert len(names["all_runs"]) == len(names["same"]) == 8
+    assert tuple(names["output"].shape) == (1, 8, 1, 64)
+    [shown] = re.findall(r"```text\n(.*?)```", GUIDE, re.DOTALL)
+    assert shown in guide.printed
+
+
 def test_a_frame_of_the_run(frame: pd.DataFrame) -> None:
-    assert frame["outcome"].tolist() == ["ok"] * 4
-    assert set(zip(frame["impl"], frame["num_kv_heads"], strict=True)) == {
-        (impl, num_kv_heads) for impl in IMPLS for num_kv_heads in (8, 2)
-    }
+    assert frame["outcome"].tolist() == ["ok"] * 8
+    measured = set(zip(frame["impl"], frame["num_kv_heads"], frame["kv_len"], strict=True))
+    assert measured == set(itertools.product(IMPLS, (8, 2), (64, 256)))
     pd.testing.assert_frame_equal(gqabench.load(frame.attrs["run"]), frame)
-    assert RunFolder(Path(frame.attrs["run"])).header().status == "complete"
-    assert not (Path(frame.attrs["run"]) / "report.html").exists()
 
 
 def test_the_cells_are_those_of_the_command(frame: pd.DataFrame, tmp_path: Path) -> None:
-    command = [
-        "sweep",
-        "-m",
-        "model=gqa_8_2",
-        "num_kv_heads=8,2",
-        "kv_len=64",
-        "window=null",
-        "measure=smoke",
-    ]
-    subprocess.run([*PROGRAM, *command, f"impls=[{','.join(IMPLS)}]", f"results_dir={tmp_path}"],
-                   cwd=ROOT, check=True, stdout=subprocess.DEVNULL)  # fmt: skip
-    identity = ["case_id", "cell_id", "impl"]
+    keys = ["model=gqa_8_2", "num_kv_heads=8,2", "kv_len=64", "impls=[sdpa]", "measure=smoke"]
+    command = [*PROGRAM, "sweep", "-m", *keys, f"results_dir={tmp_path}"]
+    subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    identity = ["case_id", "cell_id", "impl", "num_kv_heads"]
     same = gqabench.load(tmp_path / "latest")[identity]
-    assert sorted(same.itertuples(index=False)) == sorted(frame[identity].itertuples(index=False))
+    mine = frame.query("kv_len == 64 and impl == 'sdpa'")[identity]
+    assert len(same) == 2
+    assert sorted(same.itertuples(index=False)) == sorted(mine.itertuples(index=False))
 
 
 def test_the_run_says_how_a_command_line_repeats_it(frame: pd.DataFrame) -> None:
-    command = shlex.split(RunFolder(Path(frame.attrs["run"])).header().command)
+    header = RunFolder(Path(frame.attrs["run"])).header()
+    assert header.status == "complete"
+    command = shlex.split(header.command)
     assert command[:3] == ["gqabench", "sweep", "-m"]
-    assert {"num_kv_heads=8,2", "impls=[sdpa,repeat_kv]", "measure=smoke", "window=null"} <= set(command)
+    assert {"num_kv_heads=8,2", "kv_len=64,256", "impls=[sdpa,repeat_kv]", "measure=smoke"} <= set(command)
 
 
 class PressesCtrlC(SilentDisplay):
@@ -208,9 +246,10 @@ def test_ctrl_c_keeps_what_was_measured(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr("gqabench.harness.interface.measure.make_display", PressesCtrlC)
     before = process_state()
     with pytest.raises(KeyboardInterrupt, match="interrupted; what was measured is in ") as caught:
-        gqabench.measure(**KEYS, impls=IMPLS, measure="smoke", results_dir=tmp_path)
+        gqabench.measure(model="gqa_8_2", kv_len=64, impls=IMPLS, measure="smoke", results_dir=tmp_path)
     folder = Path(str(caught.value).rpartition(" is in ")[2])
     assert len(gqabench.load(folder)) == 1
+    assert not (folder / "report.html").exists()
     assert RunFolder(folder).header().status == "partial"
     assert process_state() == before
 
@@ -348,22 +387,3 @@ def test_a_report_of_paths(frame: pd.DataFrame, tmp_path: Path) -> None:
         gqabench.report("no_run", tmp_path)
     with pytest.raises(ValueError, match=r"runs=\[\]: needs"):
         gqabench.report([])
-
-
-# The guide
-
-
-def test_the_guide_runs_and_prints_what_it_says(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    names: dict[str, Any] = {}
-    for block in re.findall(r"```python\n(.*?)```", GUIDE, re.DOTALL):
-        exec(block, names)
-    assert names["frame"]["outcome"].tolist() == ["ok"] * 8
-    assert names["frame"].attrs["run"].startswith(f"{tmp_path}{os.sep}")
-    assert names["page"].is_file() and (tmp_path / "latency.svg").is_file()
-    assert len(names["all_runs"]) == len(names["same"]) == 8
-    assert tuple(names["output"].shape) == (1, 8, 1, 64)
-    [shown] = re.findall(r"```text\n(.*?)```", GUIDE, re.DOTALL)
-    assert shown in capsys.readouterr().out
