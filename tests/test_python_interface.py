@@ -344,7 +344,7 @@ def test_a_mistake_in_a_plan_is_said(keys: dict[str, Any], complaint: str) -> No
 
 def test_a_figure_by_its_name(frame: pd.DataFrame) -> None:
     settings, columns = dict(mpl.rcParams), list(frame.columns)
-    figure = gqabench.figure("ranking", frame)
+    figure = gqabench.figure("latency", frame)
     assert figure.axes
     assert figure._repr_png_().startswith(b"\x89PNG")  # type: ignore[attr-defined]
     assert (dict(mpl.rcParams), list(frame.columns), plt.get_fignums()) == (settings, columns, [])
@@ -352,16 +352,16 @@ def test_a_figure_by_its_name(frame: pd.DataFrame) -> None:
 
 def test_a_figure_of_one_stage_of_several(frame: pd.DataFrame) -> None:
     both = pd.concat([frame, frame.assign(workload="train", phase="prefill")])
-    with pytest.raises(ValueError, match="figure ranking: shows one stage; name it: stage=decode or train"):
-        gqabench.figure("ranking", both)
-    assert gqabench.figure("ranking", both, stage="decode").axes
+    with pytest.raises(ValueError, match="figure latency: shows one stage; name it: stage=decode or train"):
+        gqabench.figure("latency", both)
+    assert gqabench.figure("latency", both, stage="decode").axes
 
 
 @pytest.mark.parametrize(
     ("name", "stage", "complaint"),
     [
         ("rank", None, "name='rank': no such figure; valid: kv_cache, "),
-        ("ranking", "prefill", "stage='prefill': not in the frame; valid: decode"),
+        ("latency", "prefill", "stage='prefill': not in the frame; valid: decode"),
         ("models", None, "figure models: only one model was planned"),
     ],
 )
@@ -371,7 +371,7 @@ def test_a_figure_that_cannot_be_drawn_says_why(
     with pytest.raises(ValueError, match=re.escape(complaint)):
         gqabench.figure(name, frame, stage=stage)
     with pytest.raises(ValueError, match="the frame has no records"):
-        gqabench.figure("ranking", frame[:0])
+        gqabench.figure("latency", frame[:0])
 
 
 def test_a_report_of_a_frame_describes_its_run(frame: pd.DataFrame, tmp_path: Path) -> None:
