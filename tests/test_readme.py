@@ -18,7 +18,7 @@ from gqabench.attention_impls import list_impls
 from gqabench.attention_impls.registry import BUILT_IN_IMPLS
 from gqabench.harness.cases.keys import register_keys
 from gqabench.harness.cli.commands import COMMANDS, LISTINGS
-from gqabench.harness.cli.sweep import hydra_arguments
+from gqabench.harness.sweep.overrides import hydra_arguments
 from gqabench.harness.sweep.sweeper import expand_axes
 
 ROOT = Path(__file__).parents[1]

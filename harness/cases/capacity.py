@@ -50,12 +50,32 @@ def capacity(problem: AttentionProblem, num_layers: int, budget_bytes: int) -> C
     )
 
 
+def budget_of(memory: str, reserved: str, prefix: str = "") -> int:
+    """Return the bytes of `memory` that `reserved` leaves. Raises `UsageError` where it leaves none.
+
+    `prefix` stands before these two names where they are options of a command.
+    """
+    budget_bytes = parse_size(f"{prefix}memory", memory) - parse_size(f"{prefix}reserved", reserved)
+    if budget_bytes <= 0:
+        joined_by = " " if prefix else "="
+        raise UsageError(
+            f"{prefix}reserved{joined_by}{reserved}: must be less than {prefix}memory{joined_by}{memory}"
+        )
+    return budget_bytes
+
+
 def parse_size(name: str, text: str) -> int:
-    """Parse `80GB` (10^9), `80GiB` (2^30) or a bare number to bytes. Raises `UsageError` naming `name`."""
+    """Return the bytes of `80GB` (10^9), `80GiB` (2^30), or a bare number.
+
+    `name` is the option `--memory` or the keyword `memory` that has this value; a `UsageError` names it.
+    """
     match = _SIZE.fullmatch(text.strip())
     unit = match["unit"] or "B" if match else ""
     if match is None or unit not in _UNITS:
-        raise UsageError(f"{name} {text}: must be a size such as 80GiB or 80GB; units: {', '.join(_UNITS)}")
+        joined_by = " " if name.startswith("--") else "="
+        raise UsageError(
+            f"{name}{joined_by}{text}: must be a size such as 80GiB or 80GB; units: {', '.join(_UNITS)}"
+        )
     return int(Decimal(match["number"]) * _UNITS[unit])
 
 

@@ -6,15 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from hydra import initialize_config_module
 from hydra.core.config_loader import ConfigLoader
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from gqabench.harness.cases.case import Case, InvalidCase
-from gqabench.harness.cases.keys import register_keys
+from gqabench.harness.sweep.own_hydra import own_hydra
 from gqabench.harness.sweep.sweeper import PointComposer, expand_axes, plan_points, require_some_case
 
 
@@ -40,9 +38,8 @@ def compose_values(overrides: list[str]) -> list[dict[str, Any]]:
 @contextmanager
 def _expanded(overrides: list[str]) -> Iterator[tuple[ConfigLoader, DictConfig, list[tuple[str, ...]]]]:
     """Yield what composes the points of a sweep, and the overrides of each."""
-    register_keys()
-    with initialize_config_module("gqabench.conf", version_base="1.3"):
-        loader = GlobalHydra.instance().config_loader()
+    with own_hydra() as hydra:
+        loader = hydra.config_loader
         parser = OverridesParser.create(config_loader=loader)
         given = parser.parse_overrides(overrides)
         master = loader.load_configuration("sweep", overrides=overrides, run_mode=RunMode.MULTIRUN)

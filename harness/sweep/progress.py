@@ -1,8 +1,7 @@
-"""What a user sees while a sweep runs: a bar on a terminal, a few lines elsewhere."""
+"""What a person sees while a sweep runs: a bar on a terminal, a few lines in a log."""
 
 from __future__ import annotations
 
-import sys
 from collections import Counter
 from typing import IO, Protocol
 
@@ -104,11 +103,6 @@ class BarDisplay:
 
     def stop(self) -> None:
         self._progress.stop()
-
-
-def make_display() -> Display:
-    """Return a bar if standard error is a terminal, else lines."""
-    return BarDisplay() if sys.stderr.isatty() else LogDisplay(sys.stderr)
 
 
 def describe_case(case: Case | InvalidCase) -> str:

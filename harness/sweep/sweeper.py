@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 import pickle
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,13 +29,14 @@ from gqabench.harness.cases.case import Case, InvalidCase
 from gqabench.harness.cases.plan import plan_case
 from gqabench.harness.errors import UsageError
 from gqabench.harness.sweep.job import job_process
+from gqabench.harness.sweep.overrides import quoted
 from gqabench.harness.sweep.run_setup import open_run
 from gqabench.results import RunFolder
 
 
 @dataclass
 class SweepRequest:
-    """What the command line knows beyond the configuration, and the run that results."""
+    """What whoever asks for a sweep knows beyond the configuration, and what becomes of it."""
 
     command: str
     is_multirun: bool
@@ -173,15 +173,6 @@ def require_some_case(points: Sequence[Point]) -> None:
     if len(reasons) == len(points):
         more = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
         raise UsageError(f"{reasons[0]}{more}")
-
-
-def quoted(text: str) -> str:
-    """Quote a string so that Hydra's override grammar takes it literally.
-
-    In that grammar, backslashes count only before a quote.
-    """
-    escaped = re.sub(r"(\\*)('|$)", lambda match: 2 * match[1] + (r"\'" if match[2] else ""), text)
-    return f"'{escaped}'"
 
 
 def _require_single_values(overrides: Sequence[Override]) -> None:

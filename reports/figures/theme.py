@@ -57,9 +57,16 @@ def theme() -> Iterator[None]:
         yield
 
 
+class NotebookFigure(Figure):
+    """A figure that a notebook shows by itself, though `matplotlib.pyplot` does not know it."""
+
+    def _repr_png_(self) -> bytes:
+        return png_bytes(self)
+
+
 def new_figure(height: float, width: float = FIGURE_WIDTH) -> Figure:
     """Return an empty figure in inches. It belongs to no window and leaves the caller's backend alone."""
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = NotebookFigure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 

@@ -13,7 +13,7 @@ PROJECT = Path(__file__).resolve().parents[2]
 PROGRAM = f"""
 import signal, sys, time
 sys.path[:0] = [{str(PROJECT)!r}]
-from gqabench.harness.cli.interruption import interrupt_between_imports
+from gqabench.harness.sweep.interruption import interrupt_between_imports
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 interrupt_between_imports()

@@ -18,8 +18,8 @@ import pandas as pd
 import pytest
 
 from gqabench import results
-from gqabench.harness.cli.sweep import finish_run
 from gqabench.harness.errors import UsageError
+from gqabench.harness.sweep.run import close_run
 from gqabench.harness.sweep.run_setup import require_same_environments
 from gqabench.results import RunFolder, RunHeader
 
@@ -356,4 +356,4 @@ def test_a_disk_that_refuses_the_parquet_is_one_line(tmp_path: Path, monkeypatch
     )  # fmt: skip
     monkeypatch.setattr("gqabench.results.store.parquet.write_parquet", refuse)
     with pytest.raises(UsageError, match=r"records.parquet cannot be written: No space left.*records are in"):
-        finish_run(RunFolder.create(tmp_path / "run", header), "complete")
+        close_run(RunFolder.create(tmp_path / "run", header), "complete")

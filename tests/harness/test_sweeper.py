@@ -4,7 +4,8 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from gqabench.harness.errors import UsageError
-from gqabench.harness.sweep.sweeper import expand_axes, quoted
+from gqabench.harness.sweep.overrides import quoted
+from gqabench.harness.sweep.sweeper import expand_axes
 
 
 def expand(*overrides: str) -> list[tuple[str, ...]]:
