@@ -16,13 +16,14 @@ from gqabench.harness.cases.case import TRAIN_WORKLOAD, Case, InvalidCase, Measu
 from gqabench.harness.cases.llama_plan import plan_llama, require_llama_values
 from gqabench.harness.errors import UsageError
 from gqabench.harness.machine.devices import AUTO, resolve_device, resolve_dtype
+from gqabench.harness.machine.host import HostDescription
 from gqabench.harness.workers.environments import read_environments
 
 _COUNTS = ("batch_size", "q_len", "kv_len", "num_q_heads", "num_kv_heads", "head_dim", "num_layers", "tp")
 
 
 def plan_case(
-    config: DictConfig, hosts: Mapping[str, dict[str, Any]], folder: Path = Path()
+    config: DictConfig, hosts: Mapping[str, HostDescription], folder: Path = Path()
 ) -> Case | InvalidCase:
     """The case that a composed configuration describes, on hosts as their workers describe them.
 
@@ -46,7 +47,7 @@ def plan_case(
         raise UsageError(
             f"workload={values['workload']}: must be one of {', '.join(list_presets('workload'))}"
         )
-    shared = {"device": device["device"] if values["device"] == AUTO else values["device"], "dtype": dtype}
+    shared = {"device": device.device if values["device"] == AUTO else values["device"], "dtype": dtype}
     try:
         problem = make_problem(values | shared)
         _require_phase(values["workload"], problem)

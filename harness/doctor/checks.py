@@ -12,7 +12,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from gqabench.harness.instruments.roofs import Roofs
+from gqabench.harness.machine.roofs import Roofs
 from gqabench.results.flags import HARMLESS_CLOCK_REASONS, condition_flags
 
 _GIB = 2**30

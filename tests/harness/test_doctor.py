@@ -52,8 +52,9 @@ from gqabench.harness.doctor.checks import (
     examine,
 )
 from gqabench.harness.errors import UsageError
-from gqabench.harness.instruments.roofs import Roof, Roofs
+from gqabench.harness.machine.host import HostDescription
 from gqabench.harness.machine.nvml import NullNvml, Utilisation
+from gqabench.harness.machine.roofs import Roof, Roofs
 from gqabench.harness.workers.process import WorkerFailed
 
 GIB = 2**30
@@ -271,10 +272,9 @@ class BusyNvml(NullNvml):
         return Utilisation(gpu=0.5, memory=0.1)
 
 
-def test_a_look_at_a_gpu(gpu_host: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_look_at_a_gpu(gpu_host: HostDescription, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(command, "_SAMPLE_SECONDS", 0.05)
-    host = gpu_host | {"python": "3.11", "num_threads": 1, "cudnn": None}
-    observed = observe(host, BusyNvml(), 7, tmp_path)
+    observed = observe(replace(gpu_host, num_threads=1), BusyNvml(), 7, tmp_path)
     assert observed.gpu_memory_bytes == {"cuda:0": 4 * GIB}
     assert observed.gpu_busy_shares == {"cuda:0": 0.5}
     found = [one.what for one in examine(observed) if one.check == "cuda:0"]
@@ -486,7 +486,7 @@ def test_a_real_look(
 ) -> None:
     """All of it but the measuring, which has its own tests; what it measured is kept for the next sweep."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(command, "ask_for_roofs", lambda *_: roofs().to_dict() | {"ok": True})
+    monkeypatch.setattr(command, "ask_for_roofs", lambda *_: roofs())
     code = command.main(["--json", "--device", "cpu", "--results-dir", str(tmp_path / "runs")])
     values = json.loads(capsys.readouterr().out)
     levels = {one["level"] for one in values["findings"]}
