@@ -62,13 +62,13 @@ def main(arguments: list[str]) -> int:
 
 
 def finding_lines(findings: Sequence[Finding]) -> list[str]:
-    """One line for each, and one more that says how to mend it."""
+    """Return a line for each, and one more that says how to fix it."""
     width = max(len(finding.check) for finding in findings)
     lines = []
     for finding in findings:
         lines.append(f"{finding.level:<7}  {finding.check:<{width}}  {finding.what}")
-        if finding.mend is not None:
-            lines.append(f"{'':<7}  {'':<{width}}  mend: {finding.mend}")
+        if finding.fix is not None:
+            lines.append(f"{'':<7}  {'':<{width}}  fix: {finding.fix}")
     return lines
 
 

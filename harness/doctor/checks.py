@@ -52,7 +52,8 @@ class Finding:
     check: str
     level: Level
     what: str
-    mend: str | None = None
+    fix: str | None = None
+    """What to do about it, if anything"""
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ class Observed:
 
 
 def examine(observed: Observed) -> list[Finding]:
-    """All findings, in the order in which to read them."""
+    """Make all checks; return the findings in the order in which to read them."""
     machine = observed.machine
     cpu, limits = machine.get("cpu", {}), machine.get("limits", {})
     num_threads = machine["threads"]["num_torch_threads"]
@@ -135,7 +136,7 @@ def examine(observed: Observed) -> list[Finding]:
 
 
 def check_neighbours(load: Load, num_cores: int) -> Finding:
-    """Other processes that use the CPU. The limit is that of the flag `background_load` of a record."""
+    """Check for other processes that use the CPU, by the limit of a record's flag `background_load`."""
     what = f"other processes keep {load.num_busy_cores:.2f} of {num_cores} cores busy"
     if not _is_busy(load.num_busy_cores, num_cores):
         return Finding("neighbours", Level.OK, what)
@@ -145,7 +146,7 @@ def check_neighbours(load: Load, num_cores: int) -> Finding:
 
 
 def check_steal(share: float) -> Finding | None:
-    """Time that other guests of the same hypervisor took."""
+    """Check the time that other guests of the same hypervisor took."""
     if share <= _STEAL_SHARE:
         return None
     what = f"the hypervisor gave {share:.1%} of the cores' time to other guests"
@@ -160,7 +161,7 @@ def check_virtual_machine(is_virtual: bool | None) -> Finding | None:
 
 
 def check_threads(num_threads: int, num_usable_cores: int, omp_num_threads: str | None = None) -> Finding:
-    """More threads than cores run in turns. `omp_num_threads` is the variable of that name.
+    """Check for more threads than cores, which run in turns. `omp_num_threads` is the variable of that name.
 
     A torch that is built with MKL takes no more threads than cores, whatever the variable says.
     """
@@ -177,7 +178,7 @@ def check_threads(num_threads: int, num_usable_cores: int, omp_num_threads: str 
 
 
 def check_spin_waits(num_threads: int, num_usable_cores: int, num_busy_cores: float) -> Finding | None:
-    """Threads that wait for each other spin; where one finds no core, the others wait for its time slice."""
+    """Check for threads that spin while one of them waits for a core, for whole time slices."""
     num_missing = num_busy_cores - (num_usable_cores - num_threads)
     if num_threads == 1 or num_threads > num_usable_cores or not _is_busy(num_missing, num_usable_cores):
         return None
@@ -190,18 +191,18 @@ def check_spin_waits(num_threads: int, num_usable_cores: int, num_busy_cores: fl
 
 
 def check_quota(quota_cores: float | None, num_threads: int) -> Finding | None:
-    """A group that has used up its quota stops until the next period, of mostly 100 ms."""
+    """Check the quota: a group that has used it up stops until the next period, of mostly 100 ms."""
     if quota_cores is None:
         return None
     what = f"the control group may use {quota_cores:g} cores, torch uses {num_threads} threads"
     if num_threads <= quota_cores:
         return Finding("CPU quota", Level.OK, what)
-    mend = f"raise the quota (cpu.max), or OMP_NUM_THREADS={max(math.floor(quota_cores), 1)}"
-    return Finding("CPU quota", Level.PROBLEM, f"{what}: calls will stop in the middle", mend)
+    fix = f"raise the quota (cpu.max), or OMP_NUM_THREADS={max(math.floor(quota_cores), 1)}"
+    return Finding("CPU quota", Level.PROBLEM, f"{what}: calls will stop in the middle", fix)
 
 
 def check_governor(governor: str | None) -> Finding | None:
-    """Any governor but `performance` lets the clock follow the load."""
+    """Check the governor: any but `performance` lets the clock follow the load."""
     if governor is None:
         return None
     if governor == "performance":
@@ -211,12 +212,12 @@ def check_governor(governor: str | None) -> Finding | None:
 
 
 def check_clock_limit(limit_mhz: float | None, highest_mhz: float | None) -> Finding | None:
-    """A clock that somebody has limited."""
+    """Check for a clock that somebody has limited."""
     if limit_mhz is None or highest_mhz is None or limit_mhz >= _CAPPED_SHARE * highest_mhz:
         return None
     what = f"the CPU's clock is limited to {limit_mhz:.0f} of {highest_mhz:.0f} MHz"
-    mend = f"sudo cpupower frequency-set --max {highest_mhz:.0f}MHz"
-    return Finding("clock limit", Level.WARNING, what, mend)
+    fix = f"sudo cpupower frequency-set --max {highest_mhz:.0f}MHz"
+    return Finding("clock limit", Level.WARNING, what, fix)
 
 
 def check_battery(is_on_battery: bool | None) -> Finding | None:
@@ -254,7 +255,7 @@ def check_memory(num_bytes: int) -> Finding:
 
 
 def check_swap(used_bytes: int, swapped_bytes: int) -> Finding | None:
-    """Memory that went to disk, or is going there now."""
+    """Check for memory that went to disk, or is going there now."""
     if swapped_bytes > 0:
         what = f"the machine is swapping: {swapped_bytes / 2**20:.1f} MiB while we looked"
         return Finding("swap", Level.WARNING, what, "end what uses the memory")
@@ -264,7 +265,7 @@ def check_swap(used_bytes: int, swapped_bytes: int) -> Finding | None:
 
 
 def check_disk(free_bytes: int | None, results_dir: Path) -> Finding:
-    """Room for records, figures and logs."""
+    """Check the room for records, figures and logs."""
     if free_bytes is None:
         what = f"{results_dir} cannot be written"
         return Finding("disk", Level.PROBLEM, what, "choose another folder: results_dir=FOLDER")
@@ -283,25 +284,25 @@ def check_compiler(compiler: str | None) -> Finding:
 
 
 def check_torch_build(has_gpu: bool, num_torch_gpus: int, libraries: Mapping[str, Any]) -> Finding | None:
-    """A GPU that torch cannot use."""
+    """Check for a GPU that torch cannot use."""
     if not has_gpu or num_torch_gpus > 0:
         return None
     torch = f"torch {libraries.get('torch')}"
     if libraries.get("cuda") is None:
-        what, mend = (
+        what, fix = (
             f"there is an NVIDIA GPU, and {torch} is built for CPUs only",
             "install a CUDA build of torch",
         )
     else:
         what = f"there is an NVIDIA GPU, and {torch} for CUDA {libraries['cuda']} does not find it"
-        mend = "look at CUDA_VISIBLE_DEVICES, and at nvidia-smi for the CUDA version that the driver can do"
-    return Finding("torch build", Level.PROBLEM, what, mend)
+        fix = "look at CUDA_VISIBLE_DEVICES, and at nvidia-smi for the CUDA version that the driver can do"
+    return Finding("torch build", Level.PROBLEM, what, fix)
 
 
 def check_gpu(
     gpu: Mapping[str, Any], foreign_bytes: int | None = None, busy_share: float | None = None
 ) -> list[Finding]:
-    """What NVML tells of one GPU; what it does not tell is no finding."""
+    """Check what NVML tells of one GPU; what it does not tell is no finding."""
     name = gpu["device"]
     findings = []
     if foreign_bytes is not None and foreign_bytes > _FOREIGN_GPU_BYTES:
@@ -324,7 +325,7 @@ def check_gpu(
 
 
 def check_roofs(roofs: Roofs) -> Finding:
-    """Memory whose speed changes from one moment to the next, and cores that neighbours took meanwhile."""
+    """Check for memory whose speed changes, and for cores that neighbours took meanwhile."""
     if roofs.is_disturbed:
         what = f"torch's threads got {roofs.cpu_share:.0%} of their cores' time: these roofs may be too low"
         return Finding("roofs", Level.WARNING, what, "end the neighbours, and run gqabench doctor again")

@@ -62,7 +62,7 @@ class EnergyPass:
         self._devices[uuid] = _MeteredDevice(meter, period_s, idle_power_w)
 
     def record_fields(self, uuid: str | None, run_for: RunFor, num_tokens: int) -> dict[str, Any]:
-        """The record's energy of a call with `num_tokens` new tokens, or why there is none."""
+        """Return the record's energy of a call with `num_tokens` new tokens, or why there is none."""
         device = self._devices.get(uuid)
         if device is None:
             return {"energy_reason": _why_none(uuid)}

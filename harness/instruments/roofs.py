@@ -105,7 +105,7 @@ class _RoofsFile:
         self._fingerprint = fingerprint
 
     def read(self) -> _KeptRoofs | None:
-        """None where there are none, or old, foreign or damaged ones."""
+        """Return what is kept; None where nothing is, or it is old, foreign or damaged."""
         try:
             values = json.loads(self._path.read_text())
             measured_at = datetime.fromisoformat(values["measured_at"])

@@ -38,7 +38,7 @@ class Roof:
             raise ValueError(f"not a roof: {self}")
 
     def is_beaten_by(self, achieved: float) -> bool:
-        """Whether a rate is above the roof by more than the roof repeats itself."""
+        """Return whether a rate is above the roof by more than measurements of the roof differ."""
         return achieved > self.best * (1 + max(self.spread, _LEAST_SPREAD))
 
 
@@ -72,14 +72,14 @@ class Roofs:
         return None if times_ms is None else max(times_ms.values()) / latency_ms
 
     def is_beaten_by(self, achieved_gb_per_s: float) -> bool:
-        """Whether bytes came faster than the roof: some came from a cache, or the roof is too low.
+        """Return whether bytes came faster than the roof: some came from a cache, or the roof is too low.
 
         False for problems that compute bounds, whose bytes come slower than the roof.
         """
         return self.read.is_beaten_by(achieved_gb_per_s)
 
     def is_warm_suspect(self, achieved_gb_per_s: float) -> bool:
-        """Whether bytes came faster than memory can deliver them. Disturbed roofs suspect nobody."""
+        """Return whether bytes came faster than memory can deliver them. Disturbed roofs suspect nobody."""
         return self.is_beaten_by(achieved_gb_per_s) and not self.is_disturbed
 
     def record_fields(

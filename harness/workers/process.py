@@ -37,7 +37,7 @@ class Readable(Protocol):
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], /) -> Self:
-        """Raises `ValueError` for values that are no such reply."""
+        """Read values. Raises `ValueError` where they are no such reply."""
         ...
 
 

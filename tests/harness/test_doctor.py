@@ -144,7 +144,7 @@ def load(num_busy_cores: float) -> Load:
 def test_the_level_of_each_check(finding: Finding | None, level: str | None) -> None:
     assert (None if finding is None else finding.level.value) == level
     if finding is not None and finding.level.disturbs:
-        assert finding.mend, "what disturbs can be mended"
+        assert finding.fix, "what disturbs can be fixed"
 
 
 def test_busy_neighbours_are_named_busiest_first_and_three_at_most() -> None:
@@ -158,18 +158,18 @@ def test_busy_neighbours_are_named_busiest_first_and_three_at_most() -> None:
 
 def test_mends_say_a_number_of_threads_that_fits() -> None:
     oversubscribed, spinning, starved = check_threads(8, 2), check_spin_waits(4, 4, 1.2), check_quota(2.5, 4)
-    assert oversubscribed.mend == "OMP_NUM_THREADS=2"
-    assert spinning is not None and "OMP_NUM_THREADS=2" in str(spinning.mend)
-    assert starved is not None and "OMP_NUM_THREADS=2" in str(starved.mend)
+    assert oversubscribed.fix == "OMP_NUM_THREADS=2"
+    assert spinning is not None and "OMP_NUM_THREADS=2" in str(spinning.fix)
+    assert starved is not None and "OMP_NUM_THREADS=2" in str(starved.fix)
     least = check_quota(0.5, 4)
-    assert least is not None and "OMP_NUM_THREADS=1" in str(least.mend)
+    assert least is not None and "OMP_NUM_THREADS=1" in str(least.fix)
 
 
 def test_each_way_in_which_torch_misses_a_gpu_is_mended_in_its_own_way() -> None:
     cpu_build = check_torch_build(True, 0, {"torch": "2.13.0+cpu"})
     hidden = check_torch_build(True, 0, {"torch": "2.13.0", "cuda": "13.0"})
-    assert cpu_build is not None and cpu_build.mend == "install a CUDA build of torch"
-    assert hidden is not None and "CUDA_VISIBLE_DEVICES" in str(hidden.mend)
+    assert cpu_build is not None and cpu_build.fix == "install a CUDA build of torch"
+    assert hidden is not None and "CUDA_VISIBLE_DEVICES" in str(hidden.fix)
 
 
 GPU = {"device": "cuda:0", "name": "some GPU", "uuid": "GPU-0"}
@@ -425,7 +425,7 @@ def test_findings_stand_in_columns_with_what_mends_them_below() -> None:
     assert finding_lines(findings) == [
         "ok       disk      5 GB are free",
         "warning  governor  it is powersave",
-        "                   mend: set it",
+        "                   fix: set it",
     ]
 
 

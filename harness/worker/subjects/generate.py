@@ -80,7 +80,7 @@ class GenerateSubject(ForwardSubject):
         super().__init__(list(references), budgets, None, output_shape, torch_dtype(problem), guard)
 
     def unsupported_reasons(self, impl: AttentionImpl) -> list[str]:
-        """As the model asks: a prefill of the context, then one query that sees every key."""
+        """Ask as the model does: a prefill of the context, then one query that sees every key."""
         context_len = self._context.shape[1]
         prefill = replace(self._problem, q_len=context_len, kv_len=context_len)
         decode = replace(self._problem, causal=False)
@@ -120,7 +120,10 @@ class GenerateSubject(ForwardSubject):
         return Prefill(median(samples_ms), samples_ms, peak_bytes)
 
     def timed_call(self, impl: AttentionImpl) -> TimedCall | None:
-        """The model appends, and what it plugs in is prepared by every layer in every step."""
+        """Return what a step contains.
+
+        The model appends, and what it plugs in is prepared by every layer in every step.
+        """
         declared = declared_timed_call(impl)
         if declared is None:
             return None
