@@ -17,7 +17,9 @@ from pathlib import Path
 
 import psutil
 
-from gqabench.harness.doctor.checks import Finding, Load, Neighbour, Observed, check_roofs, examine
+from gqabench.harness.doctor.checks import check_roofs, examine
+from gqabench.harness.doctor.findings import Finding
+from gqabench.harness.doctor.observed import Load, Neighbour, Observed
 from gqabench.harness.errors import UsageError
 from gqabench.harness.instruments.roofs import ask_for_roofs, measure_roofs_again
 from gqabench.harness.machine.description import describe_machine

@@ -23,7 +23,7 @@ IDLE_SECONDS = 2.0
 """For how long the idle device is watched: twenty steps of NVML's counter."""
 
 NO_CPU_COUNTER = "no RAPL counter of this CPU can be read"
-NO_GPU_COUNTER = "NVML tells no total energy of this device"
+NO_GPU_COUNTER = "NVML reports no total energy for this device"
 NO_SLICE_COUNTER = "a MIG slice has no energy counter of its own"
 
 OpenMeter = Callable[[Nvml, str | None], EnergyMeter | None]

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from gqabench.harness.cli import doctor as command
@@ -24,33 +25,25 @@ from gqabench.harness.cli.doctor import (
     roof_lines,
     take_snapshot,
 )
-from gqabench.harness.doctor.checks import (
-    Finding,
-    Level,
-    Load,
-    Neighbour,
-    Observed,
+from gqabench.harness.doctor.checks import check_compiler, check_roofs, examine
+from gqabench.harness.doctor.cpu_checks import (
     check_battery,
     check_clock_limit,
-    check_compiler,
-    check_disk,
     check_governor,
-    check_gpu,
-    check_memory,
     check_neighbours,
     check_numa,
     check_quota,
-    check_roofs,
     check_smt,
     check_spin_waits,
     check_steal,
-    check_swap,
     check_threads,
-    check_torch_build,
     check_turbo,
     check_virtual_machine,
-    examine,
 )
+from gqabench.harness.doctor.findings import Finding, Level
+from gqabench.harness.doctor.gpu_checks import check_gpu, check_torch_build
+from gqabench.harness.doctor.memory_checks import check_disk, check_memory, check_swap
+from gqabench.harness.doctor.observed import Load, Neighbour, Observed
 from gqabench.harness.errors import UsageError
 from gqabench.harness.machine.host import HostDescription
 from gqabench.harness.machine.nvml import NullNvml, Utilisation
@@ -369,7 +362,8 @@ def test_a_busy_process_is_seen_unless_it_is_ours() -> None:
     with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as busy:
         try:
             before = take_snapshot()
-            time.sleep(0.5)
+            while sum(psutil.Process(busy.pid).cpu_times()[:2]) < 0.1:  # seconds of CPU time, not of ours
+                time.sleep(0.1)
             after = take_snapshot()
         finally:
             busy.kill()
@@ -377,8 +371,8 @@ def test_a_busy_process_is_seen_unless_it_is_ours() -> None:
     assert not ours & {os.getpid(), busy.pid}
     foreign = load_between(before, replace(after, own_pids=frozenset({os.getpid()})))
     used = {neighbour.pid: neighbour.num_cores for neighbour in foreign.neighbours}
-    assert 0.1 < used[busy.pid] < 1.2
-    assert foreign.num_busy_cores > 0.1
+    assert 0 < used[busy.pid] < 1.2
+    assert foreign.num_busy_cores >= used[busy.pid] / 2
 
 
 def test_a_control_group_may_leave_less_memory_than_there_is(tmp_path: Path) -> None:
