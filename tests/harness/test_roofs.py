@@ -378,24 +378,21 @@ def test_a_roof_of_hand_worked_repetitions() -> None:
 
 
 @pytest.fixture(scope="module")
-def measured() -> tuple[Roofs, float]:
-    """The roofs of this CPU, and the seconds that measuring them took."""
-    began = time.monotonic()
-    return measure_roofs("cpu", ["float32", "float16", "bfloat16"]), time.monotonic() - began
+def roofs() -> Roofs:
+    """The roofs of this CPU."""
+    return measure_roofs("cpu", ["float32", "float16", "bfloat16"])
 
 
-def test_the_roofs_of_this_cpu(measured: tuple[Roofs, float]) -> None:
-    roofs, seconds = measured
+def test_the_roofs_of_this_cpu(roofs: Roofs) -> None:
     assert 0 < roofs.cpu_share <= 1.05  # type: ignore[operator]
     assert list(roofs.matmul) == ["float32", "float16", "bfloat16"]
     assert 0.5 < roofs.copy.best < 5000
     assert 0.5 < roofs.read.best < 5000
     assert min(one.num_repetitions for one in (roofs.read, roofs.copy, *roofs.matmul.values())) >= 5
-    assert seconds < 30, "3 s on a quiet machine"
 
 
-def test_a_narrow_dtype_is_never_bounded_below_float32(measured: tuple[Roofs, float]) -> None:
-    matmul = measured[0].matmul
+def test_a_narrow_dtype_is_never_bounded_below_float32(roofs: Roofs) -> None:
+    matmul = roofs.matmul
     assert matmul["float16"].best >= matmul["float32"].best
     assert matmul["bfloat16"].best >= matmul["float32"].best
 
