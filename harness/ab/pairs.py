@@ -11,8 +11,8 @@ from gqabench.harness.cases.case import Arm, Case
 from gqabench.harness.instruments.instrument_set import Instruments
 from gqabench.harness.instruments.roof_gauge import RoofGauge
 from gqabench.harness.machine.nvml import open_nvml
-from gqabench.harness.measure.bench import Bench
 from gqabench.harness.measure.case_runner import CaseRunner
+from gqabench.harness.measure.equipment import Equipment
 from gqabench.harness.workers.environments import Environment
 from gqabench.harness.workers.pool import WorkerPool
 from gqabench.results import Record
@@ -48,8 +48,8 @@ class PairRunner:
         order = random.Random(f"{self.seed}/{self.num_pairs}")
         rows: dict[str, dict[CellKey, Row]] = {BASE: {}, NEW: {}}
         pool = WorkerPool()
-        bench = Bench(pool, dict(self.environments), Instruments(open_nvml(), RoofGauge({})))
-        runner = CaseRunner("ab", bench)
+        equipment = Equipment(pool, dict(self.environments), Instruments(open_nvml(), RoofGauge({})))
+        runner = CaseRunner("ab", equipment)
         try:
             pool.hosts(order.sample(list(self.environments.values()), 2))
 
@@ -78,7 +78,7 @@ class PairRunner:
         try:
             pool.hosts(self.environments.values())
             hosts = {side: pool.host(one) for side, one in self.environments.items()}
-            return {side: host["libraries"] | {"python": host["python"]} for side, host in hosts.items()}
+            return {side: {**host.libraries, "python": host.python} for side, host in hosts.items()}
         finally:
             pool.close()
 

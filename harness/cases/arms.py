@@ -13,6 +13,7 @@ from typing import Any
 from gqabench.attention_impls.prefill_decode_pair import parts_of
 from gqabench.harness.cases.case import GENERATE_WORKLOAD, Arm
 from gqabench.harness.errors import UsageError
+from gqabench.harness.machine.host import HostDescription
 from gqabench.harness.workers.environments import CURRENT_ENVIRONMENT
 
 _WITH_ENVIRONMENT = re.compile(r"([A-Za-z0-9_-]+):(.+)")
@@ -34,11 +35,11 @@ def read_arms(value: Any, environments: Collection[str], folder: Path) -> tuple[
     return arms
 
 
-def require_known_impls(arms: Collection[Arm], hosts: Mapping[str, dict[str, Any]]) -> None:
+def require_known_impls(arms: Collection[Arm], hosts: Mapping[str, HostDescription]) -> None:
     """Raise `UsageError` for a name that is not among the impls that its environment's worker lists."""
     for arm in arms:
         if arm.environment in hosts:
-            known = hosts[arm.environment]["impls"]
+            known = hosts[arm.environment].impls
             files = arm.files or (None,) * len(arm.parts)
             if any(file is None and part not in known for part, file in zip(arm.parts, files, strict=True)):
                 raise UsageError(

@@ -16,12 +16,13 @@ from gqabench.harness.cases.case import GENERATE_WORKLOAD, TRAIN_WORKLOAD, Case,
 from gqabench.harness.cases.llama_plan import plan_llama, require_llama_values
 from gqabench.harness.errors import UsageError
 from gqabench.harness.machine.devices import AUTO, resolve_device, resolve_dtype
+from gqabench.harness.machine.host import HostDescription
 from gqabench.harness.workers.environments import read_environments
 from gqabench.results.axes import AXES
 
 
 def plan_case(
-    config: DictConfig, hosts: Mapping[str, dict[str, Any]], folder: Path = Path()
+    config: DictConfig, hosts: Mapping[str, HostDescription], folder: Path = Path()
 ) -> Case | InvalidCase:
     """Return the case that a composed configuration describes.
 
@@ -46,7 +47,7 @@ def plan_case(
         raise UsageError(
             f"workload={values['workload']}: must be one of {', '.join(list_presets('workload'))}"
         )
-    shared = {"device": device["device"] if values["device"] == AUTO else values["device"], "dtype": dtype}
+    shared = {"device": device.device if values["device"] == AUTO else values["device"], "dtype": dtype}
     try:
         problem = make_problem(values | shared)
         _require_phase(values["workload"], problem)

@@ -14,17 +14,20 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import psutil
 
-from gqabench.harness.doctor.checks import Finding, Load, Neighbour, Observed, check_roofs, examine
+from gqabench.harness.doctor.checks import check_roofs, examine
+from gqabench.harness.doctor.findings import Finding
+from gqabench.harness.doctor.observed import Load, Neighbour, Observed
 from gqabench.harness.errors import UsageError
-from gqabench.harness.instruments.roofs import Roof, Roofs, ask_for_roofs, measure_roofs_again
+from gqabench.harness.instruments.roofs import ask_for_roofs, measure_roofs_again
 from gqabench.harness.machine.description import describe_machine
 from gqabench.harness.machine.devices import AUTO, resolve_device
+from gqabench.harness.machine.host import HostDescription
 from gqabench.harness.machine.limits import cgroup_folders
 from gqabench.harness.machine.nvml import Nvml, open_nvml
+from gqabench.harness.machine.roofs import Roof, Roofs
 from gqabench.harness.workers.environments import CURRENT_ENVIRONMENT, Environment
 from gqabench.harness.workers.process import RequestFailed, WorkerFailed, WorkerProcess
 
@@ -71,8 +74,8 @@ def finding_lines(findings: Sequence[Finding]) -> list[str]:
     lines = []
     for finding in findings:
         lines.append(f"{finding.level:<7}  {finding.check:<{width}}  {finding.what}")
-        if finding.mend is not None:
-            lines.append(f"{'':<7}  {'':<{width}}  fix: {finding.mend}")
+        if finding.fix is not None:
+            lines.append(f"{'':<7}  {'':<{width}}  fix: {finding.fix}")
     return lines
 
 
@@ -104,12 +107,12 @@ def _look(parsed: argparse.Namespace) -> tuple[Observed, str, Roofs | None]:
             host = worker.describe_host(_START_TIMEOUT_S)
             device = resolve_device(parsed.device, host)
             observed = observe(host, open_nvml(), worker.pid, parsed.results_dir)
-            name = f"{device['device']}, {device['name']}"
+            name = f"{device.device}, {device.name}"
             if parsed.no_roofs:
                 return observed, name, None
             measured = ask_for_roofs(worker, device)
     measure_roofs_again(device, host, lambda: measured)  # stored for the next sweep
-    return observed, name, Roofs.from_dict(measured)
+    return observed, name, measured
 
 
 def _free_bytes(folder: Path) -> int | None:
@@ -121,7 +124,7 @@ def _free_bytes(folder: Path) -> int | None:
         return None
 
 
-def observe(host: dict[str, Any], nvml: Nvml, worker_pid: int, results_dir: Path) -> Observed:
+def observe(host: HostDescription, nvml: Nvml, worker_pid: int, results_dir: Path) -> Observed:
     """Observe the machine for one second. `host` is the description that the worker gave of itself."""
     before = take_snapshot()
     time.sleep(_SAMPLE_SECONDS)
@@ -142,9 +145,9 @@ def observe(host: dict[str, Any], nvml: Nvml, worker_pid: int, results_dir: Path
         has_nvidia_gpu=has_nvidia_gpu(),
         gpu_memory_bytes=dict(_foreign_gpu_memory(host, nvml, worker_pid)),
         gpu_busy_shares={
-            device["device"]: utilisation.gpu
-            for device in host["devices"]
-            if device["uuid"] is not None and (utilisation := nvml.utilisation(device["uuid"])) is not None
+            device.device: utilisation.gpu
+            for device in host.devices
+            if device.uuid is not None and (utilisation := nvml.utilisation(device.uuid)) is not None
         },
     )
 
@@ -239,10 +242,10 @@ def has_nvidia_gpu(root: Path = Path("/")) -> bool:
     return any((root / "proc/driver/nvidia/gpus").glob("*")) or any((root / "dev").glob("nvidia[0-9]*"))
 
 
-def _foreign_gpu_memory(host: Mapping[str, Any], nvml: Nvml, worker_pid: int) -> Iterator[tuple[str, int]]:
-    for device in host["devices"]:
-        if device["uuid"] is None:
+def _foreign_gpu_memory(host: HostDescription, nvml: Nvml, worker_pid: int) -> Iterator[tuple[str, int]]:
+    for device in host.devices:
+        if device.uuid is None:
             continue
-        used = nvml.device_memory_bytes(device["uuid"])
+        used = nvml.device_memory_bytes(device.uuid)
         if used is not None:
-            yield device["device"], used - (nvml.process_memory_bytes(device["uuid"], worker_pid) or 0)
+            yield device.device, used - (nvml.process_memory_bytes(device.uuid, worker_pid) or 0)

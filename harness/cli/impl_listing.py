@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from gqabench.attention_impls import AttentionProblem, list_impls
 from gqabench.attention_impls.plugins.entry_points import plugin_versions, shadowed_plugins
 from gqabench.attention_impls.registry import BUILT_IN_IMPLS
 from gqabench.harness.errors import UsageError
 from gqabench.harness.machine.devices import AUTO, resolve_device, resolve_dtype
+from gqabench.harness.machine.host import Device
 from gqabench.harness.workers.environments import CURRENT_ENVIRONMENT, Environment
 from gqabench.harness.workers.pool import WorkerPool
 from gqabench.harness.workers.process import RequestFailed, WorkerFailed
+from gqabench.harness.workers.replies import Support
 
 PHASES = {"decode": (1, 1024), "prefill": (1024, 1024), "extend": (16, 1024)}
 """New tokens and visible keys of the problems that each implementation is asked about."""
@@ -52,10 +53,10 @@ def _rows(pool: WorkerPool, problems: list[AttentionProblem], timeout_s: float) 
     for name in list_impls():
         worker = pool.ready(_ENVIRONMENT)
         try:
-            reasons = worker.request("explain_support", timeout_s, impl=name, **arguments)["reasons"]
-        except RequestFailed as failure:
-            reasons = [[str(failure)]] * len(problems)
-            if failure.is_poisoned:
+            reasons = worker.ask(Support, "explain_support", timeout_s, impl=name, **arguments).reasons
+        except RequestFailed as refused:
+            reasons = [[str(refused)]] * len(problems)
+            if refused.failure.is_poisoned:
                 pool.discard(_ENVIRONMENT)
         except WorkerFailed as failure:
             reasons = [[str(failure)]] * len(problems)
@@ -64,7 +65,7 @@ def _rows(pool: WorkerPool, problems: list[AttentionProblem], timeout_s: float) 
         yield [name, *("no" if some else "yes" for some in reasons), " ".join(why.split())]
 
 
-def _probe_problem(device: dict[str, Any], q_len: int, kv_len: int) -> AttentionProblem:
+def _probe_problem(device: Device, q_len: int, kv_len: int) -> AttentionProblem:
     return AttentionProblem(
         batch_size=1,
         q_len=q_len,
@@ -73,7 +74,7 @@ def _probe_problem(device: dict[str, Any], q_len: int, kv_len: int) -> Attention
         num_kv_heads=8,
         head_dim=128,
         dtype=resolve_dtype(AUTO, device),
-        device=device["device"].partition(":")[0],
+        device=device.kind,
     )
 
 

@@ -56,7 +56,7 @@ class NvmlEnergyMeter:
 
 
 def open_energy_meter(nvml: Nvml, uuid: str | None) -> EnergyMeter | None:
-    """The meter of a GPU, or of the CPU where `uuid` is None; None where no counter can be read.
+    """Open the meter of a GPU, or of the CPU where `uuid` is None; None where no counter can be read.
 
     A MIG slice has none: its board's counts what other slices do.
     """
@@ -83,7 +83,7 @@ class Energy:
     reason: str | None = None
 
     def record_fields(self) -> dict[str, Any]:
-        """As fields of a record."""
+        """Return fields of a record."""
         return {
             "energy_j_per_call": self.j_per_call,
             "energy_j_per_token": self.j_per_token,
@@ -97,7 +97,7 @@ class Energy:
 def infer_period_s(
     meter: EnergyMeter, *, clock: Clock = time.monotonic, sleep: Sleep = time.sleep, longest_s: float = 2.0
 ) -> float | None:
-    """How often the counter steps: the median distance of ten steps, or of those seen within `longest_s`.
+    """Infer how often the counter steps: the median distance of ten steps, or of those within `longest_s`.
 
     None when there were fewer than two. A counter that steps faster than it is looked at (every
     millisecond) gives the distance of the looks.
@@ -116,7 +116,7 @@ def infer_period_s(
 def measure_idle_power_w(
     meter: EnergyMeter, seconds: float, *, clock: Clock = time.monotonic, sleep: Sleep = time.sleep
 ) -> float | None:
-    """Mean power over about `seconds`, in which the caller keeps the device idle; None when not to be had."""
+    """Measure the mean power over about `seconds` while the caller keeps the device idle; None if unknown."""
     try:
         first = _next_step(meter, clock, sleep)
         sleep(seconds)
@@ -127,7 +127,7 @@ def measure_idle_power_w(
 
 
 def window_s(period_s: float) -> float:
-    """How long to have the worker call, for a counter that steps every `period_s`."""
+    """Return how long to have the worker call, for a counter that steps every `period_s`."""
     return max(MIN_WINDOW_S, _PERIODS_PER_WINDOW * period_s)
 
 
@@ -141,7 +141,7 @@ def measure_energy(
     clock: Clock = time.monotonic,
     sleep: Sleep = time.sleep,
 ) -> Energy:
-    """Energy of one call, and of each of its `num_tokens` new tokens, above what the idle device draws.
+    """Measure the energy of a call, and of each of its `num_tokens` new tokens, less what idling draws.
 
     The counter is read just after a step, before the calls and again after them. A reading in between two
     steps would miss up to a period of full power. What the device draws between the last call and the step

@@ -23,7 +23,7 @@ IDLE_SECONDS = 2.0
 """For how long the idle device is watched: twenty steps of NVML's counter."""
 
 NO_CPU_COUNTER = "no RAPL counter of this CPU can be read"
-NO_GPU_COUNTER = "NVML tells no total energy of this device"
+NO_GPU_COUNTER = "NVML reports no total energy for this device"
 NO_SLICE_COUNTER = "a MIG slice has no energy counter of its own"
 
 OpenMeter = Callable[[Nvml, str | None], EnergyMeter | None]
@@ -62,7 +62,7 @@ class EnergyPass:
         self._devices[uuid] = _MeteredDevice(meter, period_s, idle_power_w)
 
     def record_fields(self, uuid: str | None, run_for: RunFor, num_tokens: int) -> dict[str, Any]:
-        """The record's energy of a call with `num_tokens` new tokens, or why there is none."""
+        """Return the record's energy of a call with `num_tokens` new tokens, or why there is none."""
         device = self._devices.get(uuid)
         if device is None:
             return {"energy_reason": _why_none(uuid)}

@@ -28,7 +28,7 @@ class Instruments:
         self.energy = EnergyPass(self.nvml)
 
     def monitor(self, uuid: str | None, worker_pid: int) -> Monitor:
-        """Watches a device (None: the CPU alone) and the machine while a worker is timed."""
+        """Make what watches a device (None: the CPU alone) and the machine while a worker is timed."""
         return Monitor(self.nvml, uuid, worker_pid, MONITOR_INTERVAL_S)
 
     def keep(self, case_id: str, device: str, trace: Trace) -> None:

@@ -108,7 +108,7 @@ class Trace:
         return bool(self.gpu_pids - self.own_pids)
 
     def record_fields(self) -> dict[str, Any]:
-        """The conditions, as fields of a record."""
+        """Return the conditions, as fields of a record."""
         return {
             "clock_mhz": self.clock_mhz,
             "power_w": self.power_w,
@@ -183,7 +183,7 @@ class Monitor:
 
     @contextmanager
     def watching(self) -> Iterator[Watch]:
-        """A watch of what happens inside; its `trace` is complete afterwards."""
+        """Watch what happens inside; the `trace` of the watch is complete afterwards."""
         watch = self.start()
         try:
             yield watch
@@ -191,7 +191,7 @@ class Monitor:
             watch.stop()
 
     def look(self, pids: frozenset[int]) -> Sample:
-        """The conditions now. CPU time of the processes `pids` is not that of others."""
+        """Return the conditions now. CPU time of the processes `pids` is not that of others."""
         nvml, uuid = self.nvml, self.uuid
         others_cpu_s = None
         if psutil.pid_exists(self.worker_pid):  # what a process that is gone has used is nobody's
@@ -209,19 +209,19 @@ class Monitor:
         )
 
     def gpu_pids(self) -> frozenset[int] | None:
-        """Processes with a context on the device. Listing them may take long: not for every look."""
+        """Return the processes with a context on the device. Listing them may take long."""
         processes = None if self.uuid is None else self.nvml.processes(self.uuid)
         return None if processes is None else frozenset(processes)
 
 
 def machine_cpu_s() -> float:
-    """CPU time since boot, of all processes of this machine, containers apart or not."""
+    """Return the CPU time since boot of all processes of this machine, containers apart or not."""
     times = psutil.cpu_times()
     return float(sum(getattr(times, state, 0.0) for state in _BUSY_STATES))
 
 
 def process_cpu_s(pid: int) -> float:
-    """CPU time of a process and of those of its children that have ended; 0 when it is gone itself."""
+    """Return the CPU time of a process and of its children that have ended; 0 when it is gone itself."""
     try:
         times = psutil.Process(pid).cpu_times()
     except psutil.Error:
@@ -230,7 +230,7 @@ def process_cpu_s(pid: int) -> float:
 
 
 def own_pids(worker_pid: int) -> frozenset[int]:
-    """This process, the worker, and the descendants of both."""
+    """Return this process, the worker, and the descendants of both."""
     pids = _family(os.getpid())
     return pids if worker_pid in pids else pids | _family(worker_pid)
 

@@ -1,4 +1,4 @@
-"""Holds latencies against the measured roofs of their device, and measures again when a row beats them."""
+"""Checks latencies against the measured roofs of their device, and measures again when a row beats them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from functools import partial
 from typing import Any
 
 from gqabench.harness.cases.case import Case
-from gqabench.harness.instruments.roofs import Roofs, ask_for_roofs, measure_roofs_again
+from gqabench.harness.instruments.roofs import ask_for_roofs, measure_roofs_again
+from gqabench.harness.machine.host import Device, HostDescription
+from gqabench.harness.machine.roofs import Roofs
 from gqabench.harness.workers.process import RequestFailed, WorkerProcess
 from gqabench.results.flags import FLAG_WARM_SUSPECT
 
@@ -25,12 +27,12 @@ class RoofGauge:
         self,
         case: Case,
         timing: Mapping[str, Any],
-        device: Mapping[str, Any],
-        host: Mapping[str, Any],
+        device: Device,
+        host: HostDescription,
         worker: Callable[[], WorkerProcess],
     ) -> dict[str, Any]:
-        """The record's `roof`, `roof_fraction` and `flags` of a case's `timing` (its latency and rates)."""
-        name = device["device"]
+        """Return the record's `roof`, `roof_fraction` and `flags`; `timing` has a latency and rates."""
+        name = device.device
         if name not in self.roofs:
             return {"roof": None, "roof_fraction": None, "flags": []}
         achieved, is_cold = timing["achieved_gb_per_s"], timing["cache_state"] == "cold"

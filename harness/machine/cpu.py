@@ -12,7 +12,7 @@ _ROOT = Path("/")
 
 
 def describe_cpu(root: Path = _ROOT) -> dict[str, Any]:
-    """Model, topology, clocks and caches, from `/proc/cpuinfo` and `/sys/devices/system`."""
+    """Describe model, topology, clocks and caches, from `/proc/cpuinfo` and `/sys/devices/system`."""
     info = _cpuinfo(root)
     cpus = root / "sys/devices/system/cpu"
     packages = {read_text(path) for path in cpus.glob("cpu[0-9]*/topology/physical_package_id")}

@@ -10,6 +10,7 @@ import platform
 from typing import Any
 
 from gqabench.harness.machine.cpu import describe_cpu
+from gqabench.harness.machine.host import HostDescription
 from gqabench.harness.machine.kernel_files import without_unknown
 from gqabench.harness.machine.limits import describe_limits, describe_memory
 from gqabench.harness.machine.nvml import Nvml
@@ -33,26 +34,26 @@ _OTHER_VARIABLES = (
 """Variables that can change a measurement. Others may hold secrets and stay out of a run."""
 
 
-def describe_machine(host: dict[str, Any], nvml: Nvml) -> dict[str, Any]:
-    """Facts in sections; `host` is a worker's description of itself."""
+def describe_machine(host: HostDescription, nvml: Nvml) -> dict[str, Any]:
+    """Describe the machine in sections, as a run's header has them; `host` is what its worker says."""
     return without_unknown(
         {
-            "system": describe_system() | {"python": host["python"]},
-            "cpu": describe_cpu() | {"torch_capability": host.get("cpu_capability")},
+            "system": describe_system() | {"python": host.python},
+            "cpu": describe_cpu() | {"torch_capability": host.cpu_capability},
             "memory": describe_memory(),
             "limits": describe_limits(),
             "devices": [
-                device | (nvml.describe(device["uuid"]) if device["uuid"] is not None else {})
-                for device in host["devices"]
+                device.to_dict() | (nvml.describe(device.uuid) if device.uuid is not None else {})
+                for device in host.devices
             ],
             "threads": {
-                "num_torch_threads": host["num_threads"],
+                "num_torch_threads": host.num_threads,
                 "usable_cpus": usable_cpus(),
                 **_variables(_THREAD_VARIABLES),
             },
             "variables": _variables(_OTHER_VARIABLES),
-            "libraries": host["libraries"] | {"cuda": host["cuda"], "cudnn": host["cudnn"]},
-            "plugins": host.get("plugins"),
+            "libraries": {**host.libraries, "cuda": host.cuda, "cudnn": host.cudnn},
+            "plugins": dict(host.plugins),
             "code": {
                 "gqabench": gqabench_version(),
                 "source_hash": source_hash(),
@@ -64,7 +65,7 @@ def describe_machine(host: dict[str, Any], nvml: Nvml) -> dict[str, Any]:
 
 
 def describe_system() -> dict[str, Any]:
-    """The operating system and what every process of it shares."""
+    """Describe the operating system, and what every process of it shares."""
     c_library = " ".join(platform.libc_ver())
     return {
         "hostname": platform.node(),
@@ -78,7 +79,7 @@ def describe_system() -> dict[str, Any]:
 
 
 def usable_cpus() -> str | None:
-    """The CPUs that this process may run on, as the kernel writes lists of them: `0-3,8`."""
+    """Return the CPUs that this process may run on, as the kernel writes lists of them: `0-3,8`."""
     return _range_text(sorted(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else None
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 
 def read_fields(file: Path) -> Iterator[tuple[str, str]]:
-    """The `name: value` lines of a file."""
+    """Yield the `name: value` lines of a file."""
     for line in (read_text(file) or "").splitlines():
         name, colon, value = line.partition(":")
         if colon:
@@ -23,7 +23,7 @@ def as_number(text: str | None) -> float | None:
 
 
 def without_unknown(values: dict[str, Any]) -> dict[str, Any]:
-    """Without what is unknown, at any depth of sections."""
+    """Leave out what is unknown, at any depth of sections."""
     found = {key: _known_value(value) for key, value in values.items()}
     return {key: value for key, value in found.items() if value is not None and value != {}}
 

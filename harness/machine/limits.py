@@ -18,7 +18,7 @@ _UNLIMITED_BYTES = 2**60
 
 
 def describe_memory(root: Path = _ROOT) -> dict[str, Any]:
-    """Sizes in bytes from `/proc/meminfo`, and the mode of transparent huge pages."""
+    """Return sizes in bytes from `/proc/meminfo`, and the mode of transparent huge pages."""
     sizes = {}
     for name, value in read_fields(root / "proc/meminfo"):
         if value.endswith(" kB"):
@@ -36,7 +36,7 @@ def describe_memory(root: Path = _ROOT) -> dict[str, Any]:
 
 
 def describe_limits(root: Path = _ROOT, environment: Mapping[str, str] = os.environ) -> dict[str, Any]:
-    """What a container or a control group allows: the tightest limit from our group up to the root's."""
+    """Return what a control group allows: the tightest limit from our group up to the root's."""
     limits = [
         int(text)
         for folder in cgroup_folders(root, "memory")
@@ -55,7 +55,7 @@ def describe_limits(root: Path = _ROOT, environment: Mapping[str, str] = os.envi
 
 
 def cgroup_folders(root: Path, controller: str) -> list[Path]:
-    """The folders of our control group and of those above it, in the mounts of a controller.
+    """Return the folders of our control group and of those above it, in the mounts of a controller.
 
     Version 2 keeps all controllers in one tree, version 1 a tree for each; both may be mounted. A container
     sees its own group as the root of the mount.

@@ -40,7 +40,7 @@ class RaplEnergyMeter:
 
     @classmethod
     def open(cls, powercap: Path = _POWERCAP) -> RaplEnergyMeter | None:
-        """The packages of this machine; None where there is none, or one of them may not be read."""
+        """Open the packages of this machine; None where there is none, or one of them may not be read."""
         packages = []
         try:
             for zone in sorted(powercap.glob("intel-rapl:*")):  # AMD's are named so as well
@@ -55,7 +55,7 @@ class RaplEnergyMeter:
         return cls(packages) if packages else None
 
     def read_j(self) -> float | None:
-        """Joules since the meter was opened; None when a counter cannot be read any more."""
+        """Return the joules since the meter was opened; None when a counter cannot be read any more."""
         try:
             return sum([package.read_uj() for package in self._packages]) / 1e6
         except (OSError, ValueError):

@@ -19,7 +19,7 @@ _SOURCE_SUFFIXES = (".py", ".cpp", ".h")
 
 @cache
 def source_hash(source_root: Path = SOURCE_ROOT) -> str:
-    """Hash of the code that is measured and that measures: implementations and worker."""
+    """Hash the code that is measured and that measures: implementations and worker."""
     digest = hashlib.sha256()
     for folder in _MEASURED_SOURCES:
         files = [path for path in (source_root / folder).rglob("*") if path.suffix in _SOURCE_SUFFIXES]
@@ -30,7 +30,7 @@ def source_hash(source_root: Path = SOURCE_ROOT) -> str:
 
 
 def gqabench_version() -> str:
-    """The installed version; `source` when it is run without being installed."""
+    """Return the installed version; `source` when it is run without being installed."""
     try:
         return version("gqabench")
     except PackageNotFoundError:
@@ -38,7 +38,7 @@ def gqabench_version() -> str:
 
 
 def git_state(folder: Path) -> dict[str, Any]:
-    """Revision of a checkout, and whether files that count differ from it; empty where there is none.
+    """Return the revision of a checkout, and whether files that count differ; empty where there is none.
 
     New files count in the packages, whose code would run.
     """
@@ -54,7 +54,7 @@ def git_state(folder: Path) -> dict[str, Any]:
 
 
 def lock_hash(lock: Path) -> str | None:
-    """SHA-256 of the file of locked dependencies; None where there is none."""
+    """Return the SHA-256 of the file of locked dependencies; None where there is none."""
     try:
         return hashlib.sha256(lock.read_bytes()).hexdigest()
     except OSError:

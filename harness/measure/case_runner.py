@@ -10,7 +10,7 @@ from typing import Any
 from gqabench.harness.cases.case import Arm, Case, InvalidCase
 from gqabench.harness.cases.identity import cell_id
 from gqabench.harness.measure.attempt import ArmLost, Attempt
-from gqabench.harness.measure.bench import Bench
+from gqabench.harness.measure.equipment import Equipment
 from gqabench.results import Outcome, Record
 
 OnRecord = Callable[[Record], None]
@@ -21,7 +21,7 @@ class CaseRunner:
     """Measures cases with warm workers. One runner serves all cases of a process."""
 
     run_id: str
-    bench: Bench
+    equipment: Equipment
 
     def run(self, case: Case, on_record: OnRecord) -> None:
         """Measure every arm; `on_record` gets each record as soon as it exists.
@@ -34,7 +34,7 @@ class CaseRunner:
     def _run_together(
         self, case: Case, arms: list[Arm], on_record: OnRecord, after_others: bool = False
     ) -> list[Arm]:
-        """Measure arms in turn, anew whenever one takes its worker with it; those that were crowded out."""
+        """Measure arms in turn, anew whenever one takes its worker with it; return those that did not fit."""
         while arms:
             recorded: set[Arm] = set()
 
@@ -42,12 +42,12 @@ class CaseRunner:
                 on_record(self._record(case, arm, fields))
                 recorded.add(arm)
 
-            attempt = Attempt(self.bench, case, arms, record, after_others)
+            attempt = Attempt(self.equipment, case, arms, record, after_others)
             try:
                 attempt.run()
                 return attempt.crowded_out
             except ArmLost as lost:
-                self.bench.discard(lost.arm.environment)
+                self.equipment.discard(lost.arm.environment)
                 if lost.arm not in recorded:
                     attempt.fail(lost.arm, lost.outcome, str(lost))
                 arms = [arm for arm in arms if arm not in recorded]
@@ -59,9 +59,9 @@ class CaseRunner:
             on_record(self._record(case, arm, {"outcome": Outcome.UNSUPPORTED, "reason": case.reason}))
 
     def cell_id(self, case: Case | InvalidCase, arm: Arm) -> str:
-        """Identity of a measurement: see `gqabench.harness.cases.identity`."""
-        environment = self.bench.environments[arm.environment]
-        return cell_id(case, arm, self.bench.known_host(arm.environment), environment.source_root)
+        """Return the identity of a measurement: see `gqabench.harness.cases.identity`."""
+        environment = self.equipment.environments[arm.environment]
+        return cell_id(case, arm, self.equipment.known_host(arm.environment), environment.source_root)
 
     def _record(self, case: Case | InvalidCase, arm: Arm, fields: dict[str, Any]) -> Record:
         return Record(

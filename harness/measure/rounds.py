@@ -1,4 +1,4 @@
-"""Streams of a case are measured in rounds, each in a fresh seeded order, so that drift hits all alike."""
+"""Times the arms of a case in rounds, each in a fresh seeded order, so that drift hits all alike."""
 
 from __future__ import annotations
 
@@ -8,37 +8,30 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from gqabench.harness.cases.case import Arm, MeasureSettings
+from gqabench.harness.workers.replies import CallTimes
 from gqabench.results.statistics.derive import is_narrow
 
 
 @dataclass(frozen=True)
-class Stream:
-    """One series of samples: an arm in one state of the cache."""
+class TimedArm:
+    """An arm with the caches in one state: what has a series of samples."""
 
     arm: Arm
     cache_state: str
+    """`cold` or `warm`"""
 
 
-@dataclass(frozen=True)
-class Slice:
-    """Some calls of one stream, timed in one go."""
-
-    samples_ms: list[float]
-    num_exposed: int = 0
-    """Calls during which a GPU waited for the host to launch."""
-
-
-MeasureStream = Callable[[Stream, int], Slice]
-"""Times a number of calls."""
+TimeCalls = Callable[[TimedArm, int], CallTimes]
+"""Times a number of calls in one go."""
 
 _WARM_UP_CALLS = 2
 _MAX_CALLS_PER_SLICE = 100
-_MAX_SAMPLES_PER_STREAM = 2000
+_MAX_SAMPLES_PER_ARM = 2000
 
 
 @dataclass
 class Samples:
-    """What was timed of one stream."""
+    """What was timed of one arm in one state of the caches."""
 
     samples_ms: list[float] = field(default_factory=list)
     calls_per_slice: int = 1
@@ -47,19 +40,20 @@ class Samples:
     @property
     def is_full(self) -> bool:
         """Whether more samples would tell little; one of each further round still shows a drift."""
-        return len(self.samples_ms) >= _MAX_SAMPLES_PER_STREAM
+        return len(self.samples_ms) >= _MAX_SAMPLES_PER_ARM
 
-    def add(self, timed: Slice) -> None:
+    def add(self, timed: CallTimes) -> None:
+        """Add a slice: calls that were timed in one go."""
         self.samples_ms.extend(timed.samples_ms)
         self.num_exposed += timed.num_exposed
 
 
 def measure_in_rounds(
-    streams: Sequence[Stream], settings: MeasureSettings, seed: int, measure: MeasureStream
-) -> dict[Stream, Samples]:
-    """Measure until the interval of every stream's median is narrow, or the time budget is spent.
+    timed_arms: Sequence[TimedArm], settings: MeasureSettings, seed: int, time_calls: TimeCalls
+) -> dict[TimedArm, Samples]:
+    """Measure until the interval of every arm's median is narrow, or the time budget is spent.
 
-    A stream that has samples in plenty counts as narrow: what is wide with so many does not become narrow.
+    An arm that has samples in plenty counts as narrow: what is wide with so many does not become narrow.
 
     The first round warms up and tells how many calls fill a slice; its samples are not kept.
 
@@ -68,24 +62,24 @@ def measure_in_rounds(
     of four arms, where the widest decides.
     """
     order = random.Random(seed)
-    measured = {stream: Samples() for stream in streams}
-    for stream in order.sample(list(streams), len(streams)):
+    measured = {one: Samples() for one in timed_arms}
+    for one in order.sample(list(timed_arms), len(timed_arms)):
         started = time.monotonic()
-        measure(stream, _WARM_UP_CALLS)
+        time_calls(one, _WARM_UP_CALLS)
         call_ms = (time.monotonic() - started) * 1e3 / _WARM_UP_CALLS
-        measured[stream].calls_per_slice = calls_per_slice(call_ms, settings.slice_ms)
-    deadline = time.monotonic() + settings.seconds_per_arm * len(streams)
+        measured[one].calls_per_slice = calls_per_slice(call_ms, settings.slice_ms)
+    deadline = time.monotonic() + settings.seconds_per_arm * len(timed_arms)
     num_rounds = 0
     while not _is_done(measured, settings, num_rounds, is_late=time.monotonic() >= deadline):
-        for stream in order.sample(list(streams), len(streams)):
-            samples = measured[stream]
-            samples.add(measure(stream, 1 if samples.is_full else samples.calls_per_slice))
+        for one in order.sample(list(timed_arms), len(timed_arms)):
+            samples = measured[one]
+            samples.add(time_calls(one, 1 if samples.is_full else samples.calls_per_slice))
         num_rounds += 1
     return measured
 
 
 def _is_done(
-    measured: dict[Stream, Samples], settings: MeasureSettings, num_rounds: int, *, is_late: bool
+    measured: dict[TimedArm, Samples], settings: MeasureSettings, num_rounds: int, *, is_late: bool
 ) -> bool:
     if num_rounds < settings.min_rounds:
         return False
@@ -96,5 +90,5 @@ def _is_done(
 
 
 def calls_per_slice(call_ms: float, slice_ms: float) -> int:
-    """Calls that take about `slice_ms` together, flushing included: at least one."""
+    """Return how many calls take about `slice_ms` together, flushing included: at least one."""
     return max(1, min(_MAX_CALLS_PER_SLICE, round(slice_ms / max(call_ms, 1e-6))))

@@ -9,18 +9,23 @@ import secrets
 from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import cache
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 
 from gqabench.harness.cases.case import Case, InvalidCase
 from gqabench.harness.cases.identity import cell_id
+from gqabench.harness.machine.host import HostDescription
+from gqabench.harness.measure.arm_facts import ArmFacts
 from gqabench.harness.workers.environments import CURRENT_ENVIRONMENT
 from gqabench.results import Outcome, Record, RunHeader
 from gqabench.results.comparison.verdicts import problem_text
 from gqabench.results.statistics.derive import rate_fields, timing_fields
 from gqabench.results.statistics.samples import median
 from gqabench.results.store.pytest_benchmark_file import extra_info
+
+if TYPE_CHECKING:
+    from gqabench.harness.worker.session import Session
 
 DEFAULT_ROUNDS = 25
 _ARM = "arm"
@@ -34,12 +39,13 @@ class CellBenchmark:
         self._benchmark = benchmark
 
     def __call__(self, impl: str, *, rounds: int = DEFAULT_ROUNDS, **keys: Any) -> Record:
-        """Check, weigh and time `impl` on the case that the keys of a sweep describe; returns the record.
+        """Check and time `impl`, and measure its memory, on the case that the keys of a sweep describe.
 
         Skips the test where the implementation does not support the problem, with its reason; fails it where
         an output is wrong. A mistake in the keys raises `UsageError`.
         """
-        from gqabench.harness.worker.session import BrokenPromise, IncorrectOutput, Session
+        from gqabench.harness.worker.contract_checks import BrokenPromise, IncorrectOutput
+        from gqabench.harness.worker.session import Session
         from gqabench.harness.worker.subjects.subject import UnsupportedProblem
 
         case = plan_cell(impl, keys)
@@ -58,36 +64,35 @@ class CellBenchmark:
         self._benchmark.extra_info.update(extra_info(record))
         return record
 
-    def _measure(self, session: Any, case: Case, rounds: int) -> Record:
-        fields = session.open_case(**case.to_open())
-        fields |= session.prepare(_ARM, case.arms[0].impl)
-        fields |= session.weigh(_ARM)
-        with session.calls(_ARM) as (before_each, call):
+    def _measure(self, session: Session, case: Case, rounds: int) -> Record:
+        facts = ArmFacts()
+        facts.add(session.open_case(**case.to_open()))
+        cell = session.case
+        facts.add(cell.prepare(_ARM, case.arms[0].impl))
+        facts.add(cell.measure_memory(_ARM))
+        with cell.calls(_ARM) as (before_each, call):
             self._benchmark.pedantic(call, setup=before_each, rounds=rounds, iterations=1)
         if self._benchmark.stats is None:  # --benchmark-disable: called once, not timed
-            samples_ms = session.measure(_ARM, 1, is_cold=True)["samples_ms"]
+            samples_ms = cell.measure(_ARM, 1, is_cold=True).samples_ms
         else:
             samples_ms = [seconds * 1e3 for seconds in self._benchmark.stats.stats.data]
-        if (
-            case.problem.device != "cpu"
-        ):  # the host's clock has the launches in it: the device's time is apart
-            fields["eager_ms"] = median(samples_ms)
-            samples_ms = session.measure(_ARM, rounds, is_cold=True)["samples_ms"]
-        checked = session.verify(_ARM)
-        fields |= {key: max(value, fields[key]) for key, value in checked.items()}
-        return _record(case, fields | _timed(case, samples_ms))
+        if case.problem.device != "cpu":  # the host's clock has the launches in it
+            facts.add_fields({"eager_ms": median(samples_ms)})
+            samples_ms = cell.measure(_ARM, rounds, is_cold=True).samples_ms
+        facts.add(cell.verify(_ARM))
+        return _record(case, facts.fields | _timed(case, samples_ms))
 
 
 @cache
-def host() -> dict[str, Any]:
-    """What this interpreter says of itself and its devices, as a worker does."""
+def host() -> HostDescription:
+    """Describe this interpreter and its devices, as a worker does."""
     from gqabench.harness.worker.host import describe_host
 
     return describe_host()
 
 
 def plan_cell(impl: str, keys: dict[str, Any]) -> Case | InvalidCase:
-    """The case of a sweep with these keys and this one implementation. Raises `UsageError`."""
+    """Plan the case of a sweep with these keys and this one implementation. Raises `UsageError`."""
     from hydra import compose, initialize_config_module
     from omegaconf import OmegaConf
 
@@ -108,7 +113,7 @@ def plan_cell(impl: str, keys: dict[str, Any]) -> Case | InvalidCase:
 
 
 def describe_session(num_benchmarks: int) -> dict[str, Any]:
-    """The header of this process's benchmarks, as of a run."""
+    """Return the header of this process's benchmarks, as a run has one."""
     from gqabench.harness.machine.description import describe_machine
     from gqabench.harness.machine.nvml import open_nvml
     from gqabench.harness.machine.source import gqabench_version
@@ -145,8 +150,8 @@ def _timed(case: Case, samples_ms: list[float]) -> dict[str, Any]:
 
 def _record(case: Case, fields: dict[str, Any]) -> Record:
     arm = case.arms[0]
-    wanted = "cuda:0" if case.problem.device == "cuda" else case.problem.device
-    device = next(one for one in host()["devices"] if one["device"] == wanted)
+    device = host().device(case.problem.device)
+    assert device is not None, "the case was planned for a device of this host"
     identity = {
         "run_id": _RUN_ID,
         "case_id": case.case_id,
@@ -154,7 +159,7 @@ def _record(case: Case, fields: dict[str, Any]) -> Record:
         "impl": arm.impl,
         "environment": arm.environment,
         "outcome": Outcome.OK,
-        "device_name": device["name"],
+        "device_name": device.name,
         "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     return Record(**identity | case.shape_fields() | fields)

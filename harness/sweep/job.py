@@ -21,10 +21,11 @@ from gqabench.harness.cases.plan import plan_case
 from gqabench.harness.errors import UsageError
 from gqabench.harness.instruments.instrument_set import Instruments
 from gqabench.harness.instruments.roof_gauge import RoofGauge
-from gqabench.harness.instruments.roofs import Roofs
+from gqabench.harness.machine.host import HostDescription
 from gqabench.harness.machine.nvml import open_nvml
-from gqabench.harness.measure.bench import Bench
+from gqabench.harness.machine.roofs import Roofs
 from gqabench.harness.measure.case_runner import CaseRunner
+from gqabench.harness.measure.equipment import Equipment
 from gqabench.harness.sweep.progress import Display, SilentDisplay
 from gqabench.harness.workers.environments import CURRENT_ENVIRONMENT, Environment, read_environments
 from gqabench.harness.workers.pool import WorkerPool
@@ -48,7 +49,7 @@ class JobProcess:
     held_run: int | None = None
     """What keeps other sweeps out of the run: an open descriptor."""
 
-    def hosts(self, config: DictConfig, folder: Path) -> dict[str, dict[str, Any]]:
+    def hosts(self, config: DictConfig, folder: Path) -> dict[str, HostDescription]:
         """Return what the workers of a configuration's arms, and the current one, say of their hosts.
 
         Those that do not start are left out. Paths are relative to `folder`. Raises `UsageError`.
@@ -80,7 +81,7 @@ class JobProcess:
             measured = header.machine.get("roofs", {})
             roofs = {device: Roofs.from_dict(values) for device, values in measured.items()}
             instruments = Instruments(open_nvml(), RoofGauge(roofs), conditions=self.conditions)
-            self.runner = CaseRunner(header.run_id, Bench(self.pool, self.environments, instruments))
+            self.runner = CaseRunner(header.run_id, Equipment(self.pool, self.environments, instruments))
             self.pool.keep_logs_in(folder.path / LOG_FOLDER)
         return self.runner
 

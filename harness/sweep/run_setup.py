@@ -91,18 +91,18 @@ def _roofs(config: DictConfig, cases: Sequence[Case | InvalidCase]) -> dict[str,
     process = job_process()
     names = dict.fromkeys([CURRENT_ENVIRONMENT, *(arm.environment for case in cases for arm in case.arms)])
     hosts = process.pool.hosts(process.environments[name] for name in names)
-    used = {resolve_device(case.shape_fields()["device"], *hosts.values())["device"] for case in cases}
+    used = {resolve_device(case.shape_fields()["device"], *hosts.values()).device for case in cases}
     roofs: dict[str, dict[str, Any]] = {}
-    for name, device in [(name, one) for name, host in hosts.items() for one in host["devices"]]:
-        if device["device"] not in used or device["device"] in roofs:
+    for name, device in [(name, one) for name, host in hosts.items() for one in host.devices]:
+        if device.device not in used or device.device in roofs:
             continue
         worker = process.pool.ready(process.environments[name])
         try:
             measured = roofs_for(device, hosts[name], partial(ask_for_roofs, worker, device))
         except RequestFailed as failure:
-            warnings.warn(f"no roofs of {device['device']}: {failure}", stacklevel=2)
+            warnings.warn(f"no roofs of {device.device}: {failure}", stacklevel=2)
         else:
-            roofs[device["device"]] = measured.to_dict()
+            roofs[device.device] = measured.to_dict()
     return roofs
 
 

@@ -32,7 +32,7 @@ class ProjectFinder:
 
 
 def locate(source_root: str) -> tuple[ProjectFinder, str]:
-    """What finds the packages of a source, and the name of its worker.
+    """Return what finds the packages of a source, and the name of its worker.
 
     A source is a checkout, an installed `gqabench`, or a checkout from before there was that name.
     """
@@ -43,7 +43,7 @@ def locate(source_root: str) -> tuple[ProjectFinder, str]:
 
 
 def complaint() -> str:
-    """Why this interpreter cannot serve; empty when it can."""
+    """Return why this interpreter cannot serve; empty when it can."""
     if sys.version_info < _OLDEST_PYTHON:
         return "it is Python %d.%d; gqabench needs 3.11 or newer" % sys.version_info[:2]  # noqa: UP031
     missing = [name for name in _NEEDED if find_spec(name) is None]

@@ -6,13 +6,13 @@ import platform
 import re
 from importlib.metadata import distributions
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from gqabench.attention_impls import list_impls
 from gqabench.attention_impls.plugins.entry_points import plugin_versions
-from gqabench.harness.worker.memory.workspace import warm_up_profiler
+from gqabench.harness.machine.host import Device, HostDescription
+from gqabench.harness.worker.memory.profiler import warm_up_profiler
 from gqabench.harness.worker.timing.cache_flush import last_level_cache_bytes
 from gqabench.harness.workers.protocol import PROTOCOL_VERSION
 
@@ -32,57 +32,57 @@ _BUILD_LIBRARIES = {"mkl": r"Math Kernel Library Version ([\d.]+)", "onednn": r"
 """Libraries inside a build of torch, and how `torch.__config__.show()` tells their versions."""
 
 
-def describe_host() -> dict[str, Any]:
-    """Plain values; also loads what the first case would otherwise wait for."""
+def describe_host() -> HostDescription:
+    """Describe this interpreter; also load what the first case would otherwise wait for."""
     warm_up_profiler()
-    return {
-        "protocol_version": PROTOCOL_VERSION,
-        "python": platform.python_version(),
-        "cuda": torch.version.cuda,
-        "cudnn": torch.backends.cudnn.version() if torch.cuda.is_available() else None,
-        "driver": driver_version(),
-        "num_threads": torch.get_num_threads(),
-        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "libraries": _library_versions(),
-        "impls": list_impls(),
-        "plugins": plugin_versions(),
-        "devices": [_describe_cpu(), *(_describe_gpu(index) for index in range(torch.cuda.device_count()))],
-    }
+    return HostDescription(
+        protocol_version=PROTOCOL_VERSION,
+        python=platform.python_version(),
+        cuda=torch.version.cuda,
+        cudnn=torch.backends.cudnn.version() if torch.cuda.is_available() else None,
+        driver=driver_version(),
+        num_threads=torch.get_num_threads(),
+        cpu_capability=torch.backends.cpu.get_cpu_capability(),
+        libraries=_library_versions(),
+        impls=list_impls(),
+        plugins=plugin_versions(),
+        devices=(_describe_cpu(), *map(_describe_gpu, range(torch.cuda.device_count()))),
+    )
 
 
-def _describe_cpu() -> dict[str, Any]:
-    return {
-        "device": "cpu",
-        "name": _cpu_name(),
-        "uuid": None,
-        "dtypes": ["float32", "float16", "bfloat16"],
-        "last_level_cache_bytes": _known_cache_bytes(),
-    }
+def _describe_cpu() -> Device:
+    return Device(
+        device="cpu",
+        name=_cpu_name(),
+        uuid=None,
+        dtypes=["float32", "float16", "bfloat16"],
+        last_level_cache_bytes=_known_cache_bytes(),
+    )
 
 
 def _known_cache_bytes() -> int | None:
-    """Of the CPU's last-level cache; None where nothing tells, as in some virtual machines."""
+    """Size of the CPU's last-level cache; None where nothing tells, as in some virtual machines."""
     try:
         return last_level_cache_bytes("cpu")
     except RuntimeError:
         return None
 
 
-def _describe_gpu(index: int) -> dict[str, Any]:
+def _describe_gpu(index: int) -> Device:
     properties = torch.cuda.get_device_properties(index)
     dtypes = ["float32", "float16"]
     if (properties.major, properties.minor) >= _BF16_CAPABILITY:
         dtypes.append("bfloat16")
-    return {
-        "device": f"cuda:{index}",
-        "name": properties.name,
-        "uuid": f"GPU-{properties.uuid}",
-        "dtypes": dtypes,
-        "last_level_cache_bytes": properties.L2_cache_size,
-        "compute_capability": f"{properties.major}.{properties.minor}",
-        "num_multiprocessors": properties.multi_processor_count,
-        "memory_bytes": properties.total_memory,
-    }
+    return Device(
+        device=f"cuda:{index}",
+        name=properties.name,
+        uuid=f"GPU-{properties.uuid}",
+        dtypes=dtypes,
+        last_level_cache_bytes=properties.L2_cache_size,
+        compute_capability=f"{properties.major}.{properties.minor}",
+        num_multiprocessors=properties.multi_processor_count,
+        memory_bytes=properties.total_memory,
+    )
 
 
 def _cpu_name() -> str:
@@ -96,7 +96,7 @@ def _cpu_name() -> str:
 
 
 def driver_version(file: Path = _NVIDIA_DRIVER) -> str | None:
-    """Version of the NVIDIA kernel module; None where it is not loaded."""
+    """Return the version of the NVIDIA kernel module; None where it is not loaded."""
     try:
         found = _DRIVER_VERSION.search(file.read_text())
     except OSError:

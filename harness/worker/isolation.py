@@ -24,13 +24,13 @@ def die_with_parent(parent_pid: int) -> None:
 
 
 def prefer_as_oom_victim() -> None:
-    """Where memory runs out, let the kernel take this process and leave the parent to say so."""
+    """Let the OOM killer choose this process, so that the parent lives to say so."""
     with contextlib.suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("1000")
 
 
 def take_over_stdin() -> IO[str]:
-    """The stream of requests. An implementation that reads from standard input finds its end."""
+    """Return the stream of requests. An implementation that reads from standard input finds its end."""
     requests = os.fdopen(os.dup(0), encoding="utf-8")
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
@@ -39,7 +39,7 @@ def take_over_stdin() -> IO[str]:
 
 
 def take_over_stdout() -> IO[str]:
-    """The stream for replies. What implementations print goes to standard error from here on."""
+    """Return the stream for replies. What implementations print goes to standard error from here on."""
     replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     return replies

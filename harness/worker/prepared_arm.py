@@ -1,4 +1,4 @@
-"""An arm of the current case, once it is prepared and its first outputs were right."""
+"""An arm of the open case, once it is prepared and its first outputs were right."""
 
 from __future__ import annotations
 

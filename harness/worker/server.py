@@ -1,90 +1,113 @@
-"""The worker's loop: a request names a method of the session; what goes wrong becomes a reply."""
+"""The worker's loop: a request names an operation; what goes wrong becomes a reply."""
 
 from __future__ import annotations
 
 import traceback
-from typing import IO, Any
+from collections.abc import Callable
+from dataclasses import replace
+from typing import IO, Protocol
 
 import torch
 
 from gqabench.attention_impls import BrokenImpl, InvalidProblem
 from gqabench.attention_impls.plugins.old_names import take_notices
+from gqabench.harness.worker.contract_checks import BrokenPromise, IncorrectOutput
 from gqabench.harness.worker.host import describe_host
-from gqabench.harness.worker.session import BrokenPromise, IncorrectOutput, Session
+from gqabench.harness.worker.open_case import OpenCase
+from gqabench.harness.worker.session import Session
 from gqabench.harness.worker.shared_state import SharedState
 from gqabench.harness.worker.subjects.subject import UnsupportedProblem
 from gqabench.harness.worker.support import explain_support
 from gqabench.harness.worker.timing.roofs import measure_roofs
 from gqabench.harness.workers.protocol import Message, receive, send
+from gqabench.harness.workers.replies import Failure
 
 _CPU_OUT_OF_MEMORY = "can't allocate memory"
 """What PyTorch's CPU allocator says in its plain RuntimeError."""
 
 
+class Answer(Protocol):
+    """What an operation returns."""
+
+    def to_dict(self) -> Message:
+        """Return plain values."""
+        ...
+
+
+Operation = Callable[..., Answer]
+
+
 def serve(requests: IO[str], replies: IO[str]) -> None:
     """Answer requests until there are no more."""
-    session = Session()
-    operations = {
+    operations = operations_of(Session())
+    while (request := receive(requests)) is not None:
+        operation = operations[request.pop("op")]
+        before = SharedState.now()
+        answer = _answer(operation, request)
+        answer = _spoilt_by(SharedState.now().changes_since(before), answer)
+        notices = take_notices()
+        reply = {"ok": not isinstance(answer, Failure), **answer.to_dict()}
+        send(replies, reply | {"notices": notices} if notices else reply)
+
+
+def operations_of(session: Session) -> dict[str, Operation]:
+    """Return what can be asked for, by the names that requests of any revision use."""
+
+    def of_case(method: Operation) -> Operation:
+        return lambda **arguments: method(session.case, **arguments)
+
+    return {
         "describe_host": describe_host,
         "measure_roofs": measure_roofs,
         "explain_support": explain_support,
         "open_case": session.open_case,
-        "prepare": session.prepare,
-        "weigh": session.weigh,
-        "measure": session.measure,
-        "verify": session.verify,
-        "cross_check": session.cross_check,
-        "run_for": session.run_for,
-        "drop": session.drop,
+        "prepare": of_case(OpenCase.prepare),
+        "weigh": of_case(OpenCase.measure_memory),
+        "measure": of_case(OpenCase.measure),
+        "verify": of_case(OpenCase.verify),
+        "cross_check": of_case(OpenCase.cross_check),
+        "run_for": of_case(OpenCase.run_for),
+        "drop": of_case(OpenCase.drop),
         "close_case": session.close_case,
     }
-    while (request := receive(requests)) is not None:
-        operation = operations[request.pop("op")]
-        before = SharedState.now()
-        reply = _answer(operation, request)
-        reply = _with_changes(reply, SharedState.now().changes_since(before))
-        send(replies, reply | {"notices": notices} if (notices := take_notices()) else reply)
 
 
-def _with_changes(reply: Message, changes: list[str]) -> Message:
-    """The reply, or why it no longer counts: what all share has changed, and this worker is spoilt."""
+def _spoilt_by(changes: list[str], answer: Answer) -> Answer:
+    """The answer, or why it no longer counts: what all share has changed, and this worker is spoilt."""
     if not changes:
-        return reply
+        return answer
     changed = f"it changed what all implementations share: {', '.join(changes)}"
-    failure = (
-        _failure("error", changed) if reply["ok"] else reply | {"reason": f"{reply['reason']}; {changed}"}
-    )
-    return failure | {"is_poisoned": True}
+    failure = answer if isinstance(answer, Failure) else Failure(outcome="error", reason="")
+    reason = "; ".join(filter(None, [failure.reason, changed]))
+    return replace(failure, reason=reason, is_poisoned=True)
 
 
-def _answer(operation: Any, arguments: Message) -> Message:
+def _answer(operation: Operation, arguments: Message) -> Answer:
     try:
-        return {"ok": True, **(operation(**arguments) or {})}
+        return operation(**arguments)
     except UnsupportedProblem as error:
-        return _failure("unsupported", str(error))
+        return Failure(outcome="unsupported", reason=str(error))
     except IncorrectOutput as error:
-        return _failure("incorrect", str(error)) | {
-            "max_error": error.max_error,
-            "error_ratio": error.error_ratio,
-        }
+        return Failure(
+            outcome="incorrect",
+            reason=str(error),
+            max_error=error.max_error,
+            error_ratio=error.error_ratio,
+        )
     except BrokenPromise as error:
-        return _failure("incorrect", str(error))
+        return Failure(outcome="incorrect", reason=str(error))
     except torch.OutOfMemoryError as error:
-        return _failure("oom", _first_line(error))
+        return Failure(outcome="oom", reason=_first_line(error))
     except BrokenImpl as error:
-        return _failure("error", str(error))
+        return Failure(outcome="error", reason=str(error))
     except BaseException as error:  # noqa: BLE001  whatever an implementation raises is the reason of its row
         traceback.print_exc()
         if isinstance(error, (MemoryError, RuntimeError)) and _is_cpu_out_of_memory(error):
-            return _failure("oom", _first_line(error))
+            return Failure(outcome="oom", reason=_first_line(error))
         reason = _first_line(error)
         if not isinstance(error, InvalidProblem) and reason != type(error).__name__:
             reason = f"{type(error).__name__}: {reason}"
-        return _failure("error", reason) | {"is_poisoned": _has_lost_device()}
-
-
-def _failure(outcome: str, reason: str) -> Message:
-    return {"ok": False, "outcome": outcome, "reason": reason}
+        return Failure(outcome="error", reason=reason, is_poisoned=_has_lost_device())
 
 
 def _is_cpu_out_of_memory(error: BaseException) -> bool:

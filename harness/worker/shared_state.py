@@ -60,7 +60,7 @@ class SharedState:
         return cls({name: read() for name, read in _READERS.items()}, _threads())
 
     def changes_since(self, before: SharedState) -> list[str]:
-        """What is otherwise than it was, in words; threads that came since and do not rest are among it."""
+        """Say what has changed since; threads that are new and keep computing are among it."""
         changes = [
             f"{name} from {before.values[name]} to {value}"
             for name, value in self.values.items()

@@ -6,9 +6,12 @@ from typing import Any
 
 from gqabench.attention_impls import AttentionProblem, get_impl
 from gqabench.attention_impls.plugins.promises import stated_reasons
+from gqabench.harness.workers.replies import Support
 
 
-def explain_support(impl: str, problems: list[dict[str, Any]]) -> dict[str, Any]:
-    """For each problem the reasons why not; empty means that the implementation can compute it here."""
+def explain_support(impl: str, problems: list[dict[str, Any]]) -> Support:
+    """Ask an implementation about problems, each given as the fields of an `AttentionProblem`."""
     implementation = get_impl(impl)
-    return {"reasons": [stated_reasons(implementation, AttentionProblem(**problem)) for problem in problems]}
+    return Support(
+        reasons=[stated_reasons(implementation, AttentionProblem(**problem)) for problem in problems]
+    )

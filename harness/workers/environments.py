@@ -43,12 +43,12 @@ class Environment:
         return {key: value for key, value in os.environ.items() if key not in {"PYTHONPATH", "PYTHONHOME"}}
 
     def unusable(self, reason: str) -> UnusableEnvironment:
-        """The error to raise when its interpreter cannot serve."""
+        """Return the error to raise when its interpreter cannot serve."""
         return UnusableEnvironment(f"environments.{self.name}.python={self.python}: {reason}")
 
 
 def read_environments(values: Mapping[str, Any] | None, folder: Path) -> dict[str, Environment]:
-    """The environments of a configuration's key `environments`, by name, and the current one first.
+    """Read a configuration's key `environments`: environments by name, the current one first.
 
     Paths are relative to `folder`. Raises `UsageError` for what is no interpreter or no source of gqabench.
     """

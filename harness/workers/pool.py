@@ -6,10 +6,11 @@ import sys
 import tempfile
 from collections.abc import Iterable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from gqabench.harness.machine.devices import identify_gpus
+from gqabench.harness.machine.host import HostDescription
 from gqabench.harness.machine.nvml import open_nvml
 from gqabench.harness.workers.environments import Environment
 from gqabench.harness.workers.process import WorkerFailed, WorkerProcess, without_chatter
@@ -22,31 +23,31 @@ class WorkerPool:
 
     def __init__(self) -> None:
         self._workers: dict[str, WorkerProcess] = {}
-        self._hosts: dict[str, dict[str, Any]] = {}
+        self._hosts: dict[str, HostDescription] = {}
         self._dead: dict[str, WorkerFailed] = {}
         """Why environments of which no worker ever answered did not: they are not asked again."""
         self._log_folder = tempfile.TemporaryDirectory(prefix="gqabench-")
         self._kept_logs: Path | None = None
 
     def keep_logs_in(self, folder: Path) -> None:
-        """Where the workers' standard error goes when the pool closes, if they said anything."""
+        """Choose where the workers' standard error goes when the pool closes, if they said anything."""
         self._kept_logs = folder
 
     def start(self, environment: Environment) -> WorkerProcess:
-        """A worker of the environment, without waiting for it to be ready."""
+        """Return a worker of the environment, without waiting for it to be ready."""
         if environment.name not in self._workers:
             log = Path(self._log_folder.name) / f"worker-{environment.name}.log"
             self._workers[environment.name] = WorkerProcess(environment, log)
         return self._workers[environment.name]
 
-    def host(self, environment: Environment) -> dict[str, Any]:
-        """What the environment's interpreter can use. Raises `WorkerFailed` when no worker starts."""
+    def host(self, environment: Environment) -> HostDescription:
+        """Return what the environment's interpreter can use. Raises `WorkerFailed` when no worker starts."""
         if environment.name not in self._hosts:
             self._greet(environment)
         return self._hosts[environment.name]
 
-    def hosts(self, environments: Iterable[Environment]) -> dict[str, dict[str, Any]]:
-        """The descriptions of those environments whose workers answer; all start at the same time."""
+    def hosts(self, environments: Iterable[Environment]) -> dict[str, HostDescription]:
+        """Describe those environments whose workers answer; all start at the same time."""
         environments = list(environments)
         for environment in environments:
             if environment.name not in self._hosts and environment.name not in self._dead:
@@ -58,7 +59,7 @@ class WorkerPool:
         return described
 
     def ready(self, environment: Environment) -> WorkerProcess:
-        """A worker that answers. Raises `WorkerFailed` when none starts."""
+        """Return a worker that answers. Raises `WorkerFailed` when none starts."""
         if environment.name not in self._workers or environment.name not in self._hosts:
             self._greet(environment)
         return self._workers[environment.name]
@@ -102,6 +103,6 @@ class WorkerPool:
             if environment.name not in self._hosts:
                 self._dead[environment.name] = failure
             raise
-        if any(device["uuid"] is not None for device in host["devices"]):
-            identify_gpus(host["devices"], open_nvml(), environment.variables)
+        if any(device.uuid is not None for device in host.devices):
+            host = replace(host, devices=identify_gpus(host.devices, open_nvml(), environment.variables))
         self._hosts[environment.name] = host

@@ -1,4 +1,4 @@
-"""The parent's side of a worker: start it, ask it, notice its death. No torch, and no busy waiting."""
+"""The parent's side of a worker: start it, ask it, detect its death. No torch, and no busy waiting."""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ import selectors
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Protocol, Self, TypeVar
 
+from gqabench.harness.machine.host import HostDescription
 from gqabench.harness.machine.source import SOURCE_ROOT
 from gqabench.harness.workers.environments import Environment, UnusableEnvironment
 from gqabench.harness.workers.protocol import PROTOCOL_VERSION, Message
+from gqabench.harness.workers.replies import Failure
 
 _BOOTSTRAP = SOURCE_ROOT / "harness" / "worker" / "bootstrap.py"
 _READ_SIZE = 1 << 16
@@ -30,8 +32,20 @@ _GOODBYE_SECONDS = 2.0
 _REPLY_START = b'{"ok": '
 
 
+class Readable(Protocol):
+    """A type that is read from the values of a reply."""
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], /) -> Self:
+        """Read values. Raises `ValueError` where they are no such reply."""
+        ...
+
+
+R = TypeVar("R", bound=Readable)
+
+
 class WorkerFailed(Exception):
-    """The worker answered no more. `outcome` is `timeout`, `oom` or `crash`; the message is the reason."""
+    """The worker answers no more. `outcome` is `timeout`, `oom`, `crash` or `error`; the message says why."""
 
     def __init__(self, outcome: str, reason: str) -> None:
         super().__init__(reason)
@@ -39,19 +53,11 @@ class WorkerFailed(Exception):
 
 
 class RequestFailed(Exception):
-    """The worker lives, but what it was asked for went wrong. `outcome` as in a record."""
+    """The worker lives, but what it was asked for went wrong; `failure` says more than the message."""
 
-    def __init__(self, reply: Message) -> None:
-        super().__init__(reply["reason"])
-        self.outcome: str = reply["outcome"]
-        self.is_unusable: bool = reply.get("is_unusable", False)
-        """Whether the interpreter cannot be a worker at all."""
-        self.is_poisoned: bool = reply.get("is_poisoned", False)
-        """Whether what went wrong would disturb other implementations in this worker."""
-        self.errors: dict[str, Any] = {
-            key: reply[key] for key in ("max_error", "error_ratio") if key in reply
-        }
-        """How wrong an output was, as record fields."""
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.reason)
+        self.failure = failure
 
 
 class WorkerProcess:
@@ -84,8 +90,16 @@ class WorkerProcess:
     def pid(self) -> int:
         return self._process.pid
 
+    def ask(self, kind: type[R], op: str, timeout_s: float, **arguments: Any) -> R:
+        """Ask, and return the reply as its type reads it. Raises as `request` does."""
+        reply = self.request(op, timeout_s, **arguments)
+        try:
+            return kind.from_dict(reply)
+        except ValueError as error:
+            raise WorkerFailed("error", f"the worker's reply to {op}: {error}") from error
+
     def request(self, op: str, timeout_s: float, **arguments: Any) -> Message:
-        """Ask, and sleep until the reply.
+        """Ask, and sleep until the reply; return its values.
 
         Raises `RequestFailed` when the reply says so and `WorkerFailed` when there is none; the worker is
         gone then.
@@ -101,24 +115,24 @@ class WorkerProcess:
         for notice in reply.pop("notices", ()):
             _say_once(notice)
         if not reply["ok"]:
-            raise RequestFailed(reply)
+            raise RequestFailed(Failure.from_dict(reply))
         return reply
 
-    def describe_host(self, timeout_s: float) -> Message:
-        """What the worker's interpreter can use.
+    def describe_host(self, timeout_s: float) -> HostDescription:
+        """Ask what the worker's interpreter can use.
 
         Raises `UnusableEnvironment` when it lacks what a worker needs, `WorkerFailed` when it ends or hangs.
         """
         try:
-            host = self.request("describe_host", timeout_s)
-        except RequestFailed as failure:
-            if failure.is_unusable:
-                raise self.environment.unusable(str(failure)) from failure
-            raise WorkerFailed(failure.outcome, str(failure)) from failure
-        if host["protocol_version"] != PROTOCOL_VERSION:
+            host = self.ask(HostDescription, "describe_host", timeout_s)
+        except RequestFailed as refused:
+            if refused.failure.is_unusable:
+                raise self.environment.unusable(str(refused)) from refused
+            raise WorkerFailed(refused.failure.outcome, str(refused)) from refused
+        if host.protocol_version != PROTOCOL_VERSION:
             source = f"environments.{self.environment.name}.source={self.environment.source_root}"
             raise UnusableEnvironment(
-                f"{source}: its worker speaks protocol {host['protocol_version']}, this gqabench"
+                f"{source}: its worker speaks protocol {host.protocol_version}, this gqabench"
                 f" {PROTOCOL_VERSION}: they cannot be measured together"
             )
         return host
@@ -162,12 +176,12 @@ class WorkerProcess:
         return line
 
     def _failure(self) -> WorkerFailed:
-        """What to say of a worker that has ended by itself."""
+        """Why a worker is gone that nobody here ended."""
         code = self._process.wait()
         self._close_pipes()
         if code == -signal.SIGKILL and _count_oom_kills() > self._oom_kills_before:
-            return WorkerFailed("oom", "the kernel ended the worker for want of memory")
-        how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
+            return WorkerFailed("oom", "the worker was killed by the OOM killer")
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"exited with code {code}"
         last_words = self._last_words()
         return WorkerFailed("crash", f"the worker {how}" + (f": {last_words}" if last_words else ""))
 
@@ -192,12 +206,12 @@ def _say_once(notice: str) -> None:
 
 
 def without_chatter(log: Iterable[bytes]) -> Iterator[bytes]:
-    """The lines of a worker's log that somebody meant to be read."""
+    """Return the lines of a worker's log that somebody meant to be read."""
     return (line for line in log if not _PROFILER_CHATTER.match(line))
 
 
 def _count_oom_kills() -> int:
-    """Processes that the kernel has ended for want of memory, in this control group or machine."""
+    """Number of processes that the OOM killer has killed, in this control group or machine."""
     for path in (Path("/sys/fs/cgroup/memory.events"), Path("/proc/vmstat")):
         try:
             for line in path.read_text().splitlines():

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,6 +13,8 @@ from pathlib import Path
 import pytest
 
 from gqabench.attention_impls import list_impls
+from gqabench.harness.machine.host import Device, HostDescription
+from gqabench.harness.workers.protocol import PROTOCOL_VERSION
 
 PROJECT = Path(__file__).resolve().parents[2]
 SIMULATED_GPU = PROJECT / "tests" / "simulated_gpu"
@@ -76,22 +79,22 @@ def simulated_gpu(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 @pytest.fixture
-def host() -> dict[str, object]:
+def host() -> HostDescription:
     """What a worker on a machine without a GPU says of itself."""
-    return {
-        "libraries": {"torch": "2.13.0"},
-        "impls": list_impls(),
-        "cuda": None,
-        "devices": [
-            {"device": "cpu", "name": "some CPU", "uuid": None, "dtypes": ["float32", "float16", "bfloat16"]}
-        ],
-    }
+    return HostDescription(
+        protocol_version=PROTOCOL_VERSION,
+        python="3.11.7",
+        num_threads=2,
+        libraries={"torch": "2.13.0"},
+        impls=list_impls(),
+        devices=(
+            Device(device="cpu", name="some CPU", uuid=None, dtypes=["float32", "float16", "bfloat16"]),
+        ),
+    )
 
 
 @pytest.fixture
-def gpu_host(host: dict[str, object]) -> dict[str, object]:
+def gpu_host(host: HostDescription) -> HostDescription:
     """The same with one old GPU, which lacks bfloat16."""
-    devices = host["devices"]
-    assert isinstance(devices, list)
-    gpu = {"device": "cuda:0", "name": "some GPU", "uuid": "GPU-0", "dtypes": ["float32", "float16"]}
-    return host | {"cuda": "13.0", "devices": [*devices, gpu]}
+    gpu = Device(device="cuda:0", name="some GPU", uuid="GPU-0", dtypes=["float32", "float16"])
+    return replace(host, cuda="13.0", devices=(*host.devices, gpu))

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 
 from gqabench.harness.cases.identity import cell_id
 from gqabench.harness.cli.commands import COMMANDS
+from gqabench.harness.machine.host import HostDescription
 from gqabench.harness.machine.source import git_state
 from gqabench.harness.sweep.progress import LogDisplay, count_outcomes
 from gqabench.results import Outcome
@@ -140,7 +142,7 @@ def test_the_git_state_of_a_checkout(tmp_path: Path) -> None:
 
 
 def test_a_cell_is_another_one_when_its_file_or_its_torch_changes(
-    tmp_path: Path, host: dict[str, object]
+    tmp_path: Path, host: HostDescription
 ) -> None:
     from gqabench.harness.cases.case import Arm, InvalidCase
 
@@ -150,7 +152,7 @@ def test_a_cell_is_another_one_when_its_file_or_its_torch_changes(
     arm = Arm(f"{file}:Mine", files=(file,))
     first = cell_id(case, arm, host)
     assert cell_id(case, arm, host) == first
-    assert cell_id(case, arm, host | {"libraries": {"torch": "9"}}) != first
+    assert cell_id(case, arm, replace(host, libraries={"torch": "9"})) != first
     assert cell_id(case, Arm("sdpa"), host) != first
     file.write_text("two")
     assert cell_id(case, arm, host) != first

@@ -14,6 +14,7 @@ import torch
 from gqabench.harness.worker.timing import cross_check, kernel_time
 from gqabench.harness.worker.timing.clock import CudaClock
 from gqabench.harness.worker.timing.cuda_graph import CALLS_IN_GRAPH, NotCapturable
+from gqabench.harness.workers.replies import CrossCheck
 
 DEVICE = torch.device("cuda:0")
 
@@ -46,15 +47,15 @@ class FakeCaptured:
     latest: FakeCaptured
 
 
-def no_kernels(*_: Any) -> dict[str, Any]:
-    return {"kernel_ms": None, "kernel_ms_source": "torch.profiler"}
+def no_kernels(*_: Any) -> kernel_time.KernelTime:
+    return kernel_time.KernelTime(None, "torch.profiler")
 
 
-def fields_of(monkeypatch: pytest.MonkeyPatch, captured: Any, is_correct: bool = True) -> dict[str, Any]:
+def check(monkeypatch: pytest.MonkeyPatch, captured: Any, is_correct: bool = True) -> tuple[CrossCheck, bool]:
     monkeypatch.setattr(cross_check, "CapturedCalls", captured)
-    monkeypatch.setattr(cross_check, "kernel_time_fields", no_kernels)
+    monkeypatch.setattr(cross_check, "measure_kernel_time", no_kernels)
     order: list[str] = []
-    fields = cross_check.cross_check_fields(
+    checked = cross_check.cross_check(
         call=lambda: order.append("call"),
         rotate=lambda: order.append("rotate"),
         flush=lambda: order.append("flush"),
@@ -62,26 +63,28 @@ def fields_of(monkeypatch: pytest.MonkeyPatch, captured: Any, is_correct: bool =
         device=DEVICE,
     )
     assert order[:3] == ["rotate", "flush", "call"]  # the cache is emptied last
-    return fields
+    return checked
 
 
 def test_the_first_replay_is_not_counted(monkeypatch: pytest.MonkeyPatch, synchronised: list[object]) -> None:
-    fields = fields_of(monkeypatch, FakeCaptured)
-    assert fields["graph_samples_ms"] == [float(n) for n in (2, 3, 4, 5, 6) for _ in range(CALLS_IN_GRAPH)]
-    assert fields["graph_latency_ms"] == 4.0
-    assert fields["graph_pool_bytes"] == 4096
-    assert "graph_reason" not in fields
+    checked, could_capture = check(monkeypatch, FakeCaptured)
+    assert could_capture
+    assert checked.graph_samples_ms == [float(n) for n in (2, 3, 4, 5, 6) for _ in range(CALLS_IN_GRAPH)]
+    assert checked.graph_latency_ms == 4.0
+    assert checked.graph_pool_bytes == 4096
+    assert checked.graph_reason is None
     assert FakeCaptured.latest.released
-    assert fields["eager_ms"] > 0
+    assert checked.eager_ms > 0
     assert len(synchronised) >= 40
 
 
 def test_a_graph_with_wrong_outputs_has_no_time(
     monkeypatch: pytest.MonkeyPatch, synchronised: list[object]
 ) -> None:
-    fields = fields_of(monkeypatch, FakeCaptured, is_correct=False)
-    assert "graph_latency_ms" not in fields
-    assert "wrong when it is replayed" in fields["graph_reason"]
+    checked, could_capture = check(monkeypatch, FakeCaptured, is_correct=False)
+    assert could_capture
+    assert checked.graph_latency_ms is checked.graph_samples_ms is None
+    assert "wrong when it is replayed" in str(checked.graph_reason)
     assert FakeCaptured.latest.released
 
 
@@ -91,9 +94,10 @@ def test_what_cannot_be_captured_says_why(
     def refuse(*_: Any) -> None:
         raise NotCapturable("RuntimeError: operation not permitted when stream is capturing")
 
-    fields = fields_of(monkeypatch, refuse)
-    assert fields["graph_reason"].startswith("cannot be captured: RuntimeError: operation not permitted")
-    assert "graph_latency_ms" not in fields
+    checked, could_capture = check(monkeypatch, refuse)
+    assert not could_capture
+    assert str(checked.graph_reason).startswith("cannot be captured: RuntimeError: operation not permitted")
+    assert checked.graph_latency_ms is None
 
 
 class FakeCupti(ModuleType):
@@ -136,8 +140,8 @@ def cupti(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCupti]:
 
 
 def test_cupti_sums_kernels_copies_and_fills(cupti: FakeCupti, synchronised: list[object]) -> None:
-    fields = kernel_time.kernel_time_fields(lambda: None, lambda: None, DEVICE)
-    assert fields == {"kernel_ms": pytest.approx(0.61), "kernel_ms_source": "cupti"}
+    seen = kernel_time.measure_kernel_time(lambda: None, lambda: None, DEVICE)
+    assert (seen.ms, seen.source) == (pytest.approx(0.61), "cupti")
 
 
 def test_where_cupti_refuses_the_profiler_is_asked(
@@ -148,8 +152,8 @@ def test_where_cupti_refuses_the_profiler_is_asked(
 
     monkeypatch.setattr(cupti, "activity_register_callbacks", refuse)
     monkeypatch.setattr(kernel_time, "_by_profiler", lambda call, device: 250_000)
-    fields = kernel_time.kernel_time_fields(lambda: None, lambda: None, DEVICE)
-    assert fields == {"kernel_ms": 0.25, "kernel_ms_source": "torch.profiler"}
+    seen = kernel_time.measure_kernel_time(lambda: None, lambda: None, DEVICE)
+    assert seen == kernel_time.KernelTime(0.25, "torch.profiler")
 
 
 def test_where_cupti_tells_of_no_kernel_the_profiler_is_asked(
@@ -157,14 +161,14 @@ def test_where_cupti_tells_of_no_kernel_the_profiler_is_asked(
 ) -> None:
     monkeypatch.setattr(cupti, "activity_flush_all", lambda flag: None)
     monkeypatch.setattr(kernel_time, "_by_profiler", lambda call, device: 250_000)
-    fields = kernel_time.kernel_time_fields(lambda: None, lambda: None, DEVICE)
-    assert fields == {"kernel_ms": 0.25, "kernel_ms_source": "torch.profiler"}
+    seen = kernel_time.measure_kernel_time(lambda: None, lambda: None, DEVICE)
+    assert seen == kernel_time.KernelTime(0.25, "torch.profiler")
 
 
 def test_no_kernel_seen_is_no_time(synchronised: list[object], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(kernel_time, "find_spec", lambda name: None)
     monkeypatch.setattr(kernel_time, "_by_profiler", lambda call, device: 0)
-    assert kernel_time.kernel_time_fields(lambda: None, lambda: None, DEVICE)["kernel_ms"] is None
+    assert kernel_time.measure_kernel_time(lambda: None, lambda: None, DEVICE).ms is None
 
 
 class FakeEvent:

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from gqabench.harness.cli import doctor as command
@@ -24,36 +25,29 @@ from gqabench.harness.cli.doctor import (
     roof_lines,
     take_snapshot,
 )
-from gqabench.harness.doctor.checks import (
-    Finding,
-    Level,
-    Load,
-    Neighbour,
-    Observed,
+from gqabench.harness.doctor.checks import check_compiler, check_roofs, examine
+from gqabench.harness.doctor.cpu_checks import (
     check_battery,
     check_clock_limit,
-    check_compiler,
-    check_disk,
     check_governor,
-    check_gpu,
-    check_memory,
     check_neighbours,
     check_numa,
     check_quota,
-    check_roofs,
     check_smt,
     check_spin_waits,
     check_steal,
-    check_swap,
     check_threads,
-    check_torch_build,
     check_turbo,
     check_virtual_machine,
-    examine,
 )
+from gqabench.harness.doctor.findings import Finding, Level
+from gqabench.harness.doctor.gpu_checks import check_gpu, check_torch_build
+from gqabench.harness.doctor.memory_checks import check_disk, check_memory, check_swap
+from gqabench.harness.doctor.observed import Load, Neighbour, Observed
 from gqabench.harness.errors import UsageError
-from gqabench.harness.instruments.roofs import Roof, Roofs
+from gqabench.harness.machine.host import HostDescription
 from gqabench.harness.machine.nvml import NullNvml, Utilisation
+from gqabench.harness.machine.roofs import Roof, Roofs
 from gqabench.harness.workers.process import WorkerFailed
 
 GIB = 2**30
@@ -143,7 +137,7 @@ def load(num_busy_cores: float) -> Load:
 def test_the_level_of_each_check(finding: Finding | None, level: str | None) -> None:
     assert (None if finding is None else finding.level.value) == level
     if finding is not None and finding.level.disturbs:
-        assert finding.mend, "what disturbs can be mended"
+        assert finding.fix, "what disturbs can be fixed"
 
 
 def test_busy_neighbours_are_named_busiest_first_and_three_at_most() -> None:
@@ -157,18 +151,18 @@ def test_busy_neighbours_are_named_busiest_first_and_three_at_most() -> None:
 
 def test_mends_say_a_number_of_threads_that_fits() -> None:
     oversubscribed, spinning, starved = check_threads(8, 2), check_spin_waits(4, 4, 1.2), check_quota(2.5, 4)
-    assert oversubscribed.mend == "OMP_NUM_THREADS=2"
-    assert spinning is not None and "OMP_NUM_THREADS=2" in str(spinning.mend)
-    assert starved is not None and "OMP_NUM_THREADS=2" in str(starved.mend)
+    assert oversubscribed.fix == "OMP_NUM_THREADS=2"
+    assert spinning is not None and "OMP_NUM_THREADS=2" in str(spinning.fix)
+    assert starved is not None and "OMP_NUM_THREADS=2" in str(starved.fix)
     least = check_quota(0.5, 4)
-    assert least is not None and "OMP_NUM_THREADS=1" in str(least.mend)
+    assert least is not None and "OMP_NUM_THREADS=1" in str(least.fix)
 
 
 def test_each_way_in_which_torch_misses_a_gpu_is_mended_in_its_own_way() -> None:
     cpu_build = check_torch_build(True, 0, {"torch": "2.13.0+cpu"})
     hidden = check_torch_build(True, 0, {"torch": "2.13.0", "cuda": "13.0"})
-    assert cpu_build is not None and cpu_build.mend == "install a CUDA build of torch"
-    assert hidden is not None and "CUDA_VISIBLE_DEVICES" in str(hidden.mend)
+    assert cpu_build is not None and cpu_build.fix == "install a CUDA build of torch"
+    assert hidden is not None and "CUDA_VISIBLE_DEVICES" in str(hidden.fix)
 
 
 GPU = {"device": "cuda:0", "name": "some GPU", "uuid": "GPU-0"}
@@ -271,10 +265,9 @@ class BusyNvml(NullNvml):
         return Utilisation(gpu=0.5, memory=0.1)
 
 
-def test_a_look_at_a_gpu(gpu_host: dict[str, Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_look_at_a_gpu(gpu_host: HostDescription, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(command, "_SAMPLE_SECONDS", 0.05)
-    host = gpu_host | {"python": "3.11", "num_threads": 1, "cudnn": None}
-    observed = observe(host, BusyNvml(), 7, tmp_path)
+    observed = observe(replace(gpu_host, num_threads=1), BusyNvml(), 7, tmp_path)
     assert observed.gpu_memory_bytes == {"cuda:0": 4 * GIB}
     assert observed.gpu_busy_shares == {"cuda:0": 0.5}
     found = [one.what for one in examine(observed) if one.check == "cuda:0"]
@@ -369,7 +362,8 @@ def test_a_busy_process_is_seen_unless_it_is_ours() -> None:
     with subprocess.Popen([sys.executable, "-c", "while True: pass"]) as busy:
         try:
             before = take_snapshot()
-            time.sleep(0.5)
+            while sum(psutil.Process(busy.pid).cpu_times()[:2]) < 0.1:  # seconds of CPU time, not of ours
+                time.sleep(0.1)
             after = take_snapshot()
         finally:
             busy.kill()
@@ -377,8 +371,8 @@ def test_a_busy_process_is_seen_unless_it_is_ours() -> None:
     assert not ours & {os.getpid(), busy.pid}
     foreign = load_between(before, replace(after, own_pids=frozenset({os.getpid()})))
     used = {neighbour.pid: neighbour.num_cores for neighbour in foreign.neighbours}
-    assert 0.1 < used[busy.pid] < 1.2
-    assert foreign.num_busy_cores > 0.1
+    assert 0 < used[busy.pid] < 1.2
+    assert foreign.num_busy_cores >= used[busy.pid] / 2
 
 
 def test_a_control_group_may_leave_less_memory_than_there_is(tmp_path: Path) -> None:
@@ -486,7 +480,7 @@ def test_a_real_look(
 ) -> None:
     """All of it but the measuring, which has its own tests; what it measured is kept for the next sweep."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(command, "ask_for_roofs", lambda *_: roofs().to_dict() | {"ok": True})
+    monkeypatch.setattr(command, "ask_for_roofs", lambda *_: roofs())
     code = command.main(["--json", "--device", "cpu", "--results-dir", str(tmp_path / "runs")])
     values = json.loads(capsys.readouterr().out)
     levels = {one["level"] for one in values["findings"]}

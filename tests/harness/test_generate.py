@@ -19,6 +19,7 @@ from gqabench.harness.cases.case import Case, InvalidCase
 from gqabench.harness.cases.keys import register_keys
 from gqabench.harness.cases.plan import plan_case
 from gqabench.harness.errors import UsageError
+from gqabench.harness.machine.host import HostDescription
 from gqabench.harness.worker.session import Session
 from gqabench.harness.worker.subjects.subject import UnsupportedProblem
 from gqabench.harness.worker.subjects.table import make_generate_subject
@@ -76,9 +77,9 @@ def test_a_step_copies_a_dynamic_cache_one_tensor_at_a_time_and_a_static_one_not
     for hf_cache in ("dynamic", "static"):
         session = Session()
         session.open_case(asdict(problem), "generate", 64, 0, 1.0, SHAPE | {"hf_cache": hf_cache})
-        assert session.prepare("arm", "sdpa")["kv_cache_bytes"] == kv_cache_bytes(problem)
-        workspace[hf_cache] = session.weigh("arm")["peak_workspace_bytes"]
-        assert session.verify("arm")["error_ratio"] < 1
+        assert session.case.prepare("arm", "sdpa").kv_cache_bytes == kv_cache_bytes(problem)
+        workspace[hf_cache] = session.case.measure_memory("arm").peak_workspace_bytes
+        assert session.case.verify("arm").error_ratio < 1
     one_tensor = kv_cache_bytes(problem) // 2
     assert workspace["static"] < one_tensor / 2
     assert one_tensor <= workspace["dynamic"] < one_tensor + workspace["static"]
@@ -119,7 +120,7 @@ def test_every_call_has_the_same_context_and_new_tokens(dtype: str, hf_cache: st
         outputs = []
         for variant in (0, 1, 2, 0):
             subject.write_queries(variant)
-            subject.get_ready_to_weigh()
+            subject.get_ready_to_profile()
             outputs.append(prepared())
             assert subject.check(outputs[-1], variant).is_correct
             assert not subject.check(outputs[-1], (variant + 1) % 3).is_correct
@@ -160,7 +161,7 @@ COMBINATIONS = [
 ]
 
 
-def plan(host: dict[str, Any], overrides: str) -> Case | InvalidCase:
+def plan(host: HostDescription, overrides: str) -> Case | InvalidCase:
     register_keys()
     keys = ["workload=generate", "model=gqa_8_2", "kv_len=64", "impls=[sdpa]", *overrides.split()]
     latest = {key.partition("=")[0]: key for key in keys}
@@ -169,19 +170,19 @@ def plan(host: dict[str, Any], overrides: str) -> Case | InvalidCase:
 
 
 @pytest.mark.parametrize(("overrides", "said"), MISTAKES)
-def test_a_value_that_no_model_has_is_a_mistake(host: dict[str, Any], overrides: str, said: str) -> None:
+def test_a_value_that_no_model_has_is_a_mistake(host: HostDescription, overrides: str, said: str) -> None:
     with pytest.raises(UsageError, match=re.escape(said)):
         plan(host, overrides)
 
 
 @pytest.mark.parametrize(("overrides", "said"), COMBINATIONS)
-def test_values_that_do_not_go_together(host: dict[str, Any], overrides: str, said: str) -> None:
+def test_values_that_do_not_go_together(host: HostDescription, overrides: str, said: str) -> None:
     case = plan(host, overrides)
     assert isinstance(case, InvalidCase)
     assert said in case.reason
 
 
-def test_all_layers_on_request(host: dict[str, Any]) -> None:
+def test_all_layers_on_request(host: HostDescription) -> None:
     case = plan(host, "model_layers=null hf_cache=static intermediate_size=null")
     assert isinstance(case, Case)
     assert case.llama == LlamaShape(num_layers=6, hidden_size=512, intermediate_size=1536, hf_cache="static")

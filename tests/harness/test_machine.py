@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from gqabench.harness.machine.cpu import describe_cpu
 from gqabench.harness.machine.description import describe_machine, describe_system, usable_cpus
+from gqabench.harness.machine.host import HostDescription
 from gqabench.harness.machine.limits import cgroup_folders, describe_limits, describe_memory
 from gqabench.harness.machine.nvml import NullNvml
 from gqabench.harness.machine.source import lock_hash
@@ -281,11 +283,11 @@ class SomeNvml(NullNvml):
 
 
 @pytest.fixture
-def full_host(gpu_host: dict[str, Any]) -> dict[str, Any]:
-    return gpu_host | {"python": "3.11.7", "num_threads": 2, "cudnn": None, "cpu_capability": "AVX2"}
+def full_host(gpu_host: HostDescription) -> HostDescription:
+    return replace(gpu_host, cpu_capability="AVX2")
 
 
-def test_the_sections_of_a_description(full_host: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_sections_of_a_description(full_host: HostDescription, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     monkeypatch.setenv("SOME_TOKEN", "secret")
@@ -323,6 +325,6 @@ def values(section: Mapping[str, Any]) -> Iterator[bool]:
 
 def test_a_worker_tells_its_build_of_torch() -> None:
     host = describe_host()
-    assert host["libraries"]["torch"]
-    assert host["cpu_capability"]
-    assert {"onednn", "mkl"} & host["libraries"].keys(), "one of them multiplies matrices on every CPU build"
+    assert host.libraries["torch"]
+    assert host.cpu_capability
+    assert {"onednn", "mkl"} & host.libraries.keys(), "one of them multiplies matrices on every CPU build"

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
 
 import pytest
 from hydra import compose, initialize_config_module
@@ -12,8 +12,7 @@ from gqabench.harness.cases.case import Case, InvalidCase
 from gqabench.harness.cases.keys import register_keys
 from gqabench.harness.cases.plan import plan_case, rank_heads
 from gqabench.harness.errors import UsageError
-
-Host = dict[str, Any]
+from gqabench.harness.machine.host import HostDescription
 
 
 def configure(*overrides: str) -> DictConfig:
@@ -22,7 +21,7 @@ def configure(*overrides: str) -> DictConfig:
         return compose("sweep", overrides=list(overrides))
 
 
-def plan(host: Host, *overrides: str) -> Case:
+def plan(host: HostDescription, *overrides: str) -> Case:
     case = plan_case(configure(*overrides), {"current": host})
     assert isinstance(case, Case)
     return case
@@ -39,17 +38,22 @@ def plan(host: Host, *overrides: str) -> Case:
         ("falcon_7b", 8192),
     ],
 )
-def test_cache_bytes_per_token_over_all_layers(host: Host, model: str, bytes_per_token: int) -> None:
+def test_cache_bytes_per_token_over_all_layers(
+    host: HostDescription, model: str, bytes_per_token: int
+) -> None:
     fields = plan(host, f"model={model}", "dtype=bfloat16", "kv_len=100", "batch_size=3").model_fields()
     assert fields["kv_cache_bytes_model_per_token"] == bytes_per_token
     assert fields["kv_cache_bytes_model_all_layers"] == 300 * bytes_per_token
 
 
-def test_auto_means_float32_on_a_cpu_and_bfloat16_where_the_gpu_has_it(host: Host, gpu_host: Host) -> None:
+def test_auto_means_float32_on_a_cpu_and_bfloat16_where_the_gpu_has_it(
+    host: HostDescription, gpu_host: HostDescription
+) -> None:
     on_cpu = plan(host).problem
     assert (on_cpu.device, on_cpu.dtype) == ("cpu", "float32")
-    gpu_host["devices"][1]["dtypes"].append("bfloat16")
-    on_gpu = plan(gpu_host).problem
+    cpu, gpu = gpu_host.devices
+    newer = replace(gpu, dtypes=[*gpu.dtypes, "bfloat16"])
+    on_gpu = plan(replace(gpu_host, devices=(cpu, newer))).problem
     assert (on_gpu.device, on_gpu.dtype) == ("cuda:0", "bfloat16")
 
 
@@ -77,12 +81,12 @@ def test_auto_means_float32_on_a_cpu_and_bfloat16_where_the_gpu_has_it(host: Hos
         (["measure.caches=[hot]"], r"measure.caches=\['hot'\]: must be \[cold\], \[warm\]"),
     ],
 )
-def test_values_that_are_never_valid(host: Host, overrides: list[str], complaint: str) -> None:
+def test_values_that_are_never_valid(host: HostDescription, overrides: list[str], complaint: str) -> None:
     with pytest.raises(UsageError, match=complaint):
         plan_case(configure(*overrides), {"current": host})
 
 
-def test_a_dtype_that_the_device_lacks(gpu_host: Host) -> None:
+def test_a_dtype_that_the_device_lacks(gpu_host: HostDescription) -> None:
     with pytest.raises(UsageError, match=r"dtype=bfloat16: some GPU lacks it; valid: float32, float16"):
         plan_case(configure("dtype=bfloat16", "device=cuda"), {"current": gpu_host})
 
@@ -103,7 +107,7 @@ def test_a_dtype_that_the_device_lacks(gpu_host: Host) -> None:
     ],
 )
 def test_values_that_do_not_go_together_make_unsupported_rows(
-    host: Host, overrides: list[str], reason: str
+    host: HostDescription, overrides: list[str], reason: str
 ) -> None:
     case = plan_case(configure(*overrides, "impls=[sdpa,flex]"), {"current": host})
     assert isinstance(case, InvalidCase)
@@ -133,18 +137,18 @@ def test_kv_heads_that_neither_divide_nor_multiply_the_ranks() -> None:
         rank_heads(24, 6, tp=4)
 
 
-def test_a_rank_keeps_the_layer_width_of_the_whole_model(host: Host) -> None:
+def test_a_rank_keeps_the_layer_width_of_the_whole_model(host: HostDescription) -> None:
     case = plan(host, "model=llama2_70b", "tp=8")
     assert (case.problem.num_q_heads, case.problem.num_kv_heads, case.hidden_size) == (8, 1, 8192)
 
 
-def test_case_ids_tell_problems_apart_and_nothing_else(host: Host) -> None:
+def test_case_ids_tell_problems_apart_and_nothing_else(host: HostDescription) -> None:
     base = plan(host, "kv_len=128")
     assert plan(host, "kv_len=128", "measure=thorough", "impls=[flex]").case_id == base.case_id
     assert plan(host, "kv_len=129").case_id != base.case_id
     assert plan(host, "kv_len=128", "workload=layer").case_id != base.case_id
 
 
-def test_every_workload_plans(host: Host) -> None:
+def test_every_workload_plans(host: HostDescription) -> None:
     for workload in list_presets("workload"):
         assert plan(host, f"workload={workload}").workload == workload

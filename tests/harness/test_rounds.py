@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from gqabench.harness.cases.case import Arm, MeasureSettings
-from gqabench.harness.measure.rounds import Slice, Stream, calls_per_slice, measure_in_rounds
+from gqabench.harness.measure.rounds import TimedArm, calls_per_slice, measure_in_rounds
+from gqabench.harness.workers.replies import CallTimes
 from gqabench.results.statistics.samples import median_interval
 
-STREAMS = [Stream(Arm(name), "cold") for name in "abc"]
+ARMS = [TimedArm(Arm(name), "cold") for name in "abc"]
 
 
 def settings(**changes: float) -> MeasureSettings:
@@ -29,11 +30,11 @@ class FakeMachine:
         self._durations_ms = durations_ms
         monkeypatch.setattr("gqabench.harness.measure.rounds.time.monotonic", lambda: self.now_s)
 
-    def measure(self, stream: Stream, num_calls: int) -> Slice:
-        self.order.append(stream.arm.impl)
-        samples_ms = [next(self._durations_ms[stream.arm.impl]) for _ in range(num_calls)]
+    def measure(self, timed: TimedArm, num_calls: int) -> CallTimes:
+        self.order.append(timed.arm.impl)
+        samples_ms = [next(self._durations_ms[timed.arm.impl]) for _ in range(num_calls)]
         self.now_s += sum(samples_ms) / 1e3
-        return Slice(samples_ms)
+        return CallTimes(samples_ms=samples_ms)
 
 
 def steady(value_ms: float) -> Iterator[float]:
@@ -49,8 +50,8 @@ def noisy(value_ms: float) -> Iterator[float]:
 
 def test_steady_arms_stop_after_the_least_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
     machine = FakeMachine(monkeypatch, {"a": steady(10), "b": steady(5), "c": steady(100)})
-    measured = measure_in_rounds(STREAMS, settings(), 0, machine.measure)
-    assert [len(measured[stream].samples_ms) for stream in STREAMS] == [
+    measured = measure_in_rounds(ARMS, settings(), 0, machine.measure)
+    assert [len(measured[one].samples_ms) for one in ARMS] == [
         6,
         12,
         6,
@@ -58,8 +59,8 @@ def test_steady_arms_stop_after_the_least_rounds(monkeypatch: pytest.MonkeyPatch
 
 
 def test_every_round_has_every_arm_once_in_changing_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    machine = FakeMachine(monkeypatch, {stream.arm.impl: steady(10) for stream in STREAMS})
-    measure_in_rounds(STREAMS, settings(min_rounds=20), 0, machine.measure)
+    machine = FakeMachine(monkeypatch, {one.arm.impl: steady(10) for one in ARMS})
+    measure_in_rounds(ARMS, settings(min_rounds=20), 0, machine.measure)
     rounds = [tuple(machine.order[i : i + 3]) for i in range(0, len(machine.order), 3)]
     assert len(rounds) == 21  # the first warms up
     assert all(sorted(one) == ["a", "b", "c"] for one in rounds)
@@ -69,8 +70,8 @@ def test_every_round_has_every_arm_once_in_changing_order(monkeypatch: pytest.Mo
 def test_the_order_follows_the_seed(monkeypatch: pytest.MonkeyPatch) -> None:
     orders = []
     for seed in (1, 1, 2):
-        machine = FakeMachine(monkeypatch, {stream.arm.impl: steady(10) for stream in STREAMS})
-        measure_in_rounds(STREAMS, settings(min_rounds=20), seed, machine.measure)
+        machine = FakeMachine(monkeypatch, {one.arm.impl: steady(10) for one in ARMS})
+        measure_in_rounds(ARMS, settings(min_rounds=20), seed, machine.measure)
         orders.append(machine.order)
     assert orders[0] == orders[1] != orders[2]
 
@@ -81,21 +82,21 @@ def test_one_noisy_arm_keeps_all_going_until_the_budget_is_spent(
 ) -> None:
     steady_arms = {arm: steady(10) for arm in "abc"}
     machine = FakeMachine(monkeypatch, steady_arms | {noisy_arm: noisy(10)})
-    measured = measure_in_rounds(STREAMS, settings(seconds_per_arm=0.5), 0, machine.measure)
+    measured = measure_in_rounds(ARMS, settings(seconds_per_arm=0.5), 0, machine.measure)
     assert 1.5 <= machine.now_s <= 1.7  # three arms of half a second, then the round in hand
-    assert len(measured[STREAMS[0]].samples_ms) == len(measured[STREAMS[1]].samples_ms) > 6
+    assert len(measured[ARMS[0]].samples_ms) == len(measured[ARMS[1]].samples_ms) > 6
 
 
 def test_the_least_rounds_are_kept_beyond_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
-    machine = FakeMachine(monkeypatch, {stream.arm.impl: noisy(5000) for stream in STREAMS})
-    measured = measure_in_rounds(STREAMS, settings(), 0, machine.measure)
-    assert [len(measured[stream].samples_ms) for stream in STREAMS] == [6, 6, 6]
+    machine = FakeMachine(monkeypatch, {one.arm.impl: noisy(5000) for one in ARMS})
+    measured = measure_in_rounds(ARMS, settings(), 0, machine.measure)
+    assert [len(measured[one].samples_ms) for one in ARMS] == [6, 6, 6]
 
 
 def test_a_fast_arm_with_samples_in_plenty_does_not_end_the_slow_ones(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    fast, slow = STREAMS[:2]
+    fast, slow = ARMS[:2]
     machine = FakeMachine(monkeypatch, {"a": noisy(0.1), "b": noisy(30)})
     measured = measure_in_rounds(
         [fast, slow], settings(seconds_per_arm=10, min_rounds=20), 0, machine.measure
@@ -108,8 +109,8 @@ def test_a_fast_arm_with_samples_in_plenty_does_not_end_the_slow_ones(
 
 
 def test_samples_in_plenty_of_all_arms_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
-    machine = FakeMachine(monkeypatch, {stream.arm.impl: noisy(0.1) for stream in STREAMS})
-    measured = measure_in_rounds(STREAMS, settings(seconds_per_arm=100), 0, machine.measure)
+    machine = FakeMachine(monkeypatch, {one.arm.impl: noisy(0.1) for one in ARMS})
+    measured = measure_in_rounds(ARMS, settings(seconds_per_arm=100), 0, machine.measure)
     assert all(2000 <= len(samples.samples_ms) < 2100 for samples in measured.values())
     assert machine.now_s < 2
 
@@ -124,14 +125,14 @@ def test_stopping_when_narrow_costs_few_points_of_coverage(
     monkeypatch: pytest.MonkeyPatch, num_arms: int, least: float
 ) -> None:
     num_trials, generator = 600 // num_arms, np.random.default_rng(num_arms)
-    streams = [Stream(Arm(str(number)), "cold") for number in range(num_arms)]
+    arms = [TimedArm(Arm(str(number)), "cold") for number in range(num_arms)]
     num_covering = num_rounds = 0
     for trial in range(num_trials):
         noise = generator.lognormal(sigma=0.02, size=(num_arms, 1000)) * 10.0
         machine = FakeMachine(
-            monkeypatch, {one.arm.impl: iter(row) for one, row in zip(streams, noise, strict=True)}
+            monkeypatch, {one.arm.impl: iter(row) for one, row in zip(arms, noise, strict=True)}
         )
-        measured = measure_in_rounds(streams, settings(seconds_per_arm=9.0), trial, machine.measure)
+        measured = measure_in_rounds(arms, settings(seconds_per_arm=9.0), trial, machine.measure)
         for result in measured.values():
             interval = median_interval(result.samples_ms)
             assert interval is not None

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from gqabench.attention_impls import AttentionProblem
+from gqabench.harness.worker.open_case import OpenCase
 from gqabench.harness.worker.session import Session
 from gqabench.harness.worker.subjects.subject import UNSEEN_VARIANT
 from gqabench.harness.worker.timing.clock import CpuClock
@@ -43,48 +44,48 @@ def events() -> list[str]:
 
 
 @pytest.fixture
-def session(monkeypatch: pytest.MonkeyPatch, events: list[str]) -> Session:
+def case(monkeypatch: pytest.MonkeyPatch, events: list[str]) -> OpenCase:
     monkeypatch.setattr("gqabench.harness.worker.session.make_clock", lambda device: Watched(device, events))
     session = Session()
     session.open_case(asdict(PROBLEM), "decode", 64, 0, 1e9)
-    session.prepare("one", "grouped_matmul")
-    rotate = session._rotate
+    case = session.case
+    case.prepare("one", "grouped_matmul")
+    rotate = case._rotate
 
     def told_rotate(arm: str) -> None:
         events.append("new queries")
         rotate(arm)
 
-    monkeypatch.setattr(session, "_rotate", told_rotate)
+    monkeypatch.setattr(case, "_rotate", told_rotate)
     events.clear()
-    return session
+    return case
 
 
-def test_before_each_cold_call_come_new_queries_and_a_flush(session: Session, events: list[str]) -> None:
-    assert len(session.measure("one", 3, is_cold=True)["samples_ms"]) == 3
+def test_before_each_cold_call_come_new_queries_and_a_flush(case: OpenCase, events: list[str]) -> None:
+    assert len(case.measure("one", 3, is_cold=True).samples_ms) == 3
     assert events == ["new queries", "flush", "call"] * 3
 
 
-def test_warm_calls_have_no_flush(session: Session, events: list[str]) -> None:
-    assert len(session.measure("one", 2, is_cold=False)["samples_ms"]) == 2
+def test_warm_calls_have_no_flush(case: OpenCase, events: list[str]) -> None:
+    assert len(case.measure("one", 2, is_cold=False).samples_ms) == 2
     assert events == ["new queries", "call"] * 2
 
 
 def test_the_last_check_is_on_queries_that_no_call_had(
-    session: Session, monkeypatch: pytest.MonkeyPatch
+    case: OpenCase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert session._subject is not None
-    session.measure("one", 5, is_cold=True)
+    case.measure("one", 5, is_cold=True)
     written = []
-    write = session._subject.write_queries
+    write = case.subject.write_queries
     monkeypatch.setattr(
-        session._subject, "write_queries", lambda variant: (written.append(variant), write(variant))
+        case.subject, "write_queries", lambda variant: (written.append(variant), write(variant))
     )
-    session.verify("one")
+    case.verify("one")
     assert written == [UNSEEN_VARIANT]
 
 
-def test_new_queries_for_energy_come_once_in_many_calls(session: Session, events: list[str]) -> None:
-    num_calls = session.run_for("one", 0.05)["num_calls"]
+def test_new_queries_for_energy_come_once_in_many_calls(case: OpenCase, events: list[str]) -> None:
+    num_calls = case.run_for("one", 0.05).num_calls
     assert events.count("new queries") == -(-num_calls // 32)
     assert "flush" not in events
 

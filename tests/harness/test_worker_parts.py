@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from gqabench.attention_impls import AttentionProblem
+from gqabench.harness.worker.memory.call_profile import peak_of, profile_call
 from gqabench.harness.worker.memory.memory_limit import (
     NotEnoughMemory,
     available_bytes,
     input_bytes,
     require_memory_for_inputs,
 )
-from gqabench.harness.worker.memory.workspace import peak_of, weigh_call
 from gqabench.harness.worker.subjects.subject import select_query_rows
 from gqabench.harness.worker.subjects.table import make_subject
 from gqabench.harness.worker.timing.cache_flush import CacheFlush, last_level_cache_bytes
@@ -58,7 +58,7 @@ def test_a_known_workspace_is_read_to_the_byte() -> None:
         del second
         return small
 
-    assert weigh_call(call, "cpu").peak_workspace_bytes == 12_345_678 + 1000
+    assert profile_call(call, "cpu").memory.peak_workspace_bytes == 12_345_678 + 1000
 
 
 def test_inputs_that_cannot_fit_are_refused_before_they_are_made() -> None:

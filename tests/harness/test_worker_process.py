@@ -4,7 +4,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,9 @@ import pytest
 
 from gqabench.attention_impls import AttentionProblem
 from gqabench.harness.workers.environments import Environment
+from gqabench.harness.workers.operations import Operations
 from gqabench.harness.workers.process import RequestFailed, WorkerFailed, WorkerProcess, without_chatter
+from gqabench.harness.workers.replies import CaseOpened
 
 PROBLEM = AttentionProblem(
     batch_size=2,
@@ -34,53 +36,53 @@ def worker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkerProcess]:
         yield process
 
 
-def open_case(worker: WorkerProcess, **changes: Any) -> dict[str, Any]:
-    problem = asdict(PROBLEM) | changes
-    return worker.request(
-        "open_case", 60, problem=problem, workload="decode", hidden_size=64, seed=0, max_check_gflop=1.0
-    )
+def open_case(worker: WorkerProcess, **changes: Any) -> CaseOpened:
+    case = {"workload": "decode", "hidden_size": 64, "seed": 0, "max_check_gflop": 1.0}
+    return Operations(worker, 60).open_case(case | {"problem": asdict(PROBLEM) | changes})
 
 
 def test_the_host_says_what_it_has(worker: WorkerProcess) -> None:
     host = worker.describe_host(60)
-    assert host["devices"][0]["device"] == "cpu"
-    assert host["devices"][0]["last_level_cache_bytes"] >= 2**18
-    assert "torch" in host["libraries"]
+    cpu = host.device("cpu")
+    assert cpu is not None
+    assert cpu.last_level_cache_bytes >= 2**18
+    assert "torch" in host.libraries
     assert "hydra" not in str(host).lower()
 
 
 def test_a_case_from_open_to_close(worker: WorkerProcess) -> None:
+    ask = Operations(worker, 60)
     opened = open_case(worker)
-    assert opened["error_budget"] > 0
-    assert opened["num_checked_queries"] == 1
-    prepared = worker.request("prepare", 60, arm="a", impl="grouped_matmul")
-    assert prepared["kv_cache_bytes"] == 2 * 2 * 2 * 40 * 16 * 4
-    assert 0 < prepared["max_error"] <= opened["error_budget"]
-    weight = worker.request("weigh", 60, arm="a")
-    again = worker.request("weigh", 60, arm="a")
-    moved = again["process_bytes"] - weight["process_bytes"]  # resident memory, which a page may join
-    assert again["unexplained_bytes"] - weight["unexplained_bytes"] == moved
-    resident = {key: weight[key] for key in ("process_bytes", "unexplained_bytes")}
-    assert weight == again | resident
-    samples = worker.request("measure", 60, arm="a", num_calls=5, is_cold=True)["samples_ms"]
-    assert len(samples) == 5
-    assert min(samples) > 0
-    assert worker.request("verify", 60, arm="a")["max_error"] <= opened["error_budget"]
-    worker.request("close_case", 60)
+    assert opened.error_budget > 0
+    assert opened.num_checked_queries == 1
+    prepared = ask.prepare("a", "grouped_matmul")
+    assert prepared.kv_cache_bytes == 2 * 2 * 2 * 40 * 16 * 4
+    assert 0 < prepared.max_error <= opened.error_budget
+    memory, again = ask.measure_memory("a"), ask.measure_memory("a")
+    moved = again.process_bytes - memory.process_bytes  # resident memory, which a page may join
+    assert again.unexplained_bytes - memory.unexplained_bytes == moved
+    assert memory == replace(
+        again, process_bytes=memory.process_bytes, unexplained_bytes=memory.unexplained_bytes
+    )
+    samples_ms = ask.time_calls("a", 5, is_cold=True).samples_ms
+    assert len(samples_ms) == 5
+    assert min(samples_ms) > 0
+    assert ask.verify("a").max_error <= opened.error_budget
+    assert not ask.close_case().is_spoilt
 
 
 def test_the_worker_lives_on_after_a_failed_request(worker: WorkerProcess) -> None:
     open_case(worker)
     with pytest.raises(RequestFailed, match="no such kernel for the CPU") as caught:
-        worker.request("prepare", 60, arm="a", impl="sdpa_cudnn")
-    assert caught.value.outcome == "unsupported"
-    worker.request("prepare", 60, arm="b", impl="sdpa")
+        Operations(worker, 60).prepare("a", "sdpa_cudnn")
+    assert caught.value.failure.outcome == "unsupported"
+    Operations(worker, 60).prepare("b", "sdpa")
 
 
 def test_memory_that_is_not_there_is_oom(worker: WorkerProcess) -> None:
     with pytest.raises(RequestFailed) as caught:
         open_case(worker, kv_len=2**38)
-    assert caught.value.outcome == "oom"
+    assert caught.value.failure.outcome == "oom"
 
 
 def test_silence_is_a_timeout_and_ends_the_worker(tmp_path: Path) -> None:

@@ -51,15 +51,15 @@ class DriverCalls:
         self._lock = threading.Lock()
 
     def ask(self, uuid: str, function: str, *arguments: Any) -> Any:
-        """What a function tells of a device or a MIG slice."""
+        """Return what a function tells of a device or a MIG slice."""
         return self.first(uuid, (function, *arguments))
 
     def ask_board(self, uuid: str, function: str, *arguments: Any) -> Any:
-        """What it tells of the whole board."""
+        """Return what a function tells of the whole board."""
         return self.first(uuid, (function, *arguments), of_board=True)
 
     def first(self, uuid: str | None, *questions: Question, of_board: bool = False) -> Any:
-        """The answer to the first question that this driver knows; None, and a warning, where it has none."""
+        """Return the answer to the first question that this driver knows; None, with a warning, for none."""
         if uuid in self._lost:
             return None
         refusal = None

@@ -187,7 +187,7 @@ class PynvmlNvml:
 
 
 def reason_names(bits: int) -> tuple[str, ...]:
-    """Names of the bits that are set, lowest first. A bit that has none yet gets its number."""
+    """Return the names of the bits that are set, lowest first. A bit that has none yet gets its number."""
     set_bits = [1 << position for position in range(bits.bit_length()) if bits >> position & 1]
     return tuple(CLOCK_REASONS.get(bit, f"reason_{bit:#x}") for bit in set_bits)
 

@@ -47,7 +47,7 @@ class Nvml(Protocol):
     """
 
     def list_devices(self) -> list[ListedDevice]:
-        """All GPUs in order of PCI bus, hidden from CUDA or not; empty where they cannot all be told."""
+        """Return all GPUs in order of PCI bus, hidden from CUDA or not; empty where some are not known."""
         ...
 
     def memory(self, uuid: str) -> DeviceMemory | None: ...
@@ -57,7 +57,7 @@ class Nvml(Protocol):
         ...
 
     def processes(self, uuid: str) -> dict[int, int | None] | None:
-        """Processes with a context on the device, and their bytes.
+        """Return the processes with a context on the device, and their bytes.
 
         Process ids are those of the host. In a container the list may be empty, or of foreign numbers.
         """
@@ -80,7 +80,7 @@ class Nvml(Protocol):
     def memory_clock_mhz(self, uuid: str) -> int | None: ...
 
     def clock_reasons(self, uuid: str) -> tuple[str, ...] | None:
-        """Names of what holds the clocks where they are now; empty when nothing does."""
+        """Return the names of what holds the clocks where they are now; empty when nothing does."""
         ...
 
     def temperature_c(self, uuid: str) -> int | None: ...
@@ -88,7 +88,7 @@ class Nvml(Protocol):
     def utilisation(self, uuid: str) -> Utilisation | None: ...
 
     def describe(self, uuid: str) -> dict[str, Any]:
-        """Facts for the description of a machine, units in their names; what is unknown is left out."""
+        """Return facts for the description of a machine, units in their names; unknown ones are left out."""
         ...
 
 

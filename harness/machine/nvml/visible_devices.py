@@ -22,7 +22,7 @@ def cuda_device_uuid(nvml: Nvml, ordinal: int, environment: Mapping[str, str] = 
 def visible_uuids(
     devices: Sequence[ListedDevice], visible: str | None, device_order: str | None = None
 ) -> list[str | None]:
-    """UUIDs in the order of CUDA's ordinals, for values of `CUDA_VISIBLE_DEVICES` and `CUDA_DEVICE_ORDER`.
+    """Return UUIDs in CUDA's order, for values of `CUDA_VISIBLE_DEVICES` and `CUDA_DEVICE_ORDER`.
 
     `devices` are all GPUs in order of PCI bus. The rules are those of the CUDA C++ Programming Guide (section
     "CUDA environment variables") and, where it is silent, those that `torch.cuda` follows. Entries are

@@ -31,13 +31,13 @@ def require_memory(problem: AttentionProblem, num_bytes: int, what: str) -> None
 
 
 def input_bytes(problem: AttentionProblem) -> int:
-    """Bytes of queries, keys and values as tensors, every sequence at full length."""
+    """Return the bytes of queries, keys and values as tensors, every sequence at full length."""
     tokens = problem.num_q_heads * problem.q_len + 2 * problem.num_kv_heads * problem.kv_len
     return problem.batch_size * tokens * problem.head_dim * problem.itemsize
 
 
 def available_bytes() -> int | None:
-    """Memory that can be had without swapping, as the kernel estimates it; None where it does not tell."""
+    """Return the memory that the kernel says is available without swapping; None where it does not say."""
     try:
         for line in _MEMINFO.read_text().splitlines():
             if line.startswith("MemAvailable:"):

@@ -28,13 +28,14 @@ from gqabench.attention_impls.parts.calls.packages import package_reasons
 from gqabench.attention_impls.peers.transformers_eager import TransformersEager
 from gqabench.attention_impls.peers.transformers_sdpa import TransformersSdpa
 from gqabench.attention_impls.plugins.promises import declared_timed_call, stated_reasons
+from gqabench.harness.worker.memory.call_profile import profile_call
 from gqabench.harness.worker.memory.memory_limit import require_memory
-from gqabench.harness.worker.memory.workspace import weigh_call
 from gqabench.harness.worker.subjects.input_guard import InputGuard
 from gqabench.harness.worker.subjects.subject import (
     NUM_QUERY_VARIANTS,
     NUM_TIMED_VARIANTS,
     ForwardSubject,
+    Prefill,
     UnsupportedProblem,
 )
 
@@ -50,7 +51,7 @@ class PreparedGeneration(PreparedAttention):
 
     prefill: Callable[[], torch.Tensor] | None = None
     """The context through the model into a new cache"""
-    is_weighed: bool = True
+    allocates_in_torch: bool = True
     """Whether PyTorch's allocator sees what a call allocates"""
 
 
@@ -79,7 +80,7 @@ class GenerateSubject(ForwardSubject):
         super().__init__(list(references), budgets, None, output_shape, torch_dtype(problem), guard)
 
     def unsupported_reasons(self, impl: AttentionImpl) -> list[str]:
-        """As the model asks: a prefill of the context, then one query that sees every key."""
+        """Ask as the model does: a prefill of the context, then one query that sees every key."""
         context_len = self._context.shape[1]
         prefill = replace(self._problem, q_len=context_len, kv_len=context_len)
         decode = replace(self._problem, causal=False)
@@ -106,22 +107,23 @@ class GenerateSubject(ForwardSubject):
             step,
             total // self._shape.num_layers,
             prefill=prefill,
-            is_weighed=not getattr(impl, "allocates_outside_torch", False),
+            allocates_in_torch=not getattr(impl, "allocates_outside_torch", False),
         )
 
-    def own_fields(self, prepared: PreparedAttention) -> dict[str, Any]:
-        """The prefill, timed as a caller sees it and weighed."""
+    def measure_prefill(self, prepared: PreparedAttention) -> Prefill:
+        """Time the prefill as a caller sees it, and measure its memory."""
         assert isinstance(prepared, PreparedGeneration) and prepared.prefill is not None
         samples_ms = [self._milliseconds_of(prepared.prefill) for _ in range(NUM_PREFILL_SAMPLES)]
-        weight = weigh_call(prepared.prefill, self._problem.device) if prepared.is_weighed else None
-        return {
-            "prefill_ms": median(samples_ms),
-            "prefill_samples_ms": samples_ms,
-            "prefill_peak_workspace_bytes": None if weight is None else weight.peak_workspace_bytes,
-        }
+        peak_bytes = None
+        if prepared.allocates_in_torch:
+            peak_bytes = profile_call(prepared.prefill, self._problem.device).memory.peak_workspace_bytes
+        return Prefill(median(samples_ms), samples_ms, peak_bytes)
 
     def timed_call(self, impl: AttentionImpl) -> TimedCall | None:
-        """The model appends, and what it plugs in is prepared by every layer in every step."""
+        """Return what a step contains.
+
+        The model appends, and what it plugs in is prepared by every layer in every step.
+        """
         declared = declared_timed_call(impl)
         if declared is None:
             return None
@@ -146,7 +148,7 @@ class GenerateSubject(ForwardSubject):
         self.write_queries(call % NUM_TIMED_VARIANTS)
         self._ids.add_(call // NUM_TIMED_VARIANTS + 1).remainder_(VOCAB_SIZE)
 
-    def get_ready_to_weigh(self) -> None:
+    def get_ready_to_profile(self) -> None:
         for cache in self._caches:
             cache.rewind(to_copy=True)
 

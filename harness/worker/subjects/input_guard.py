@@ -1,4 +1,4 @@
-"""Keys and values belong to all implementations of a case: who writes into them must be found out."""
+"""Detects writes into keys and values, which belong to all implementations of a case."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class InputGuard:
         self._checksums = [checksum(tensor) for tensor in tensors]
 
     def restore_if_changed(self) -> bool:
-        """Whether something has written into the tensors; they hold what they held then."""
+        """Return whether something has written into the tensors, and restore what they held."""
         if [checksum(tensor) for tensor in self._tensors] == self._checksums:
             return False
         for tensor, remade in zip(self._tensors, self._remake(), strict=True):
@@ -27,7 +27,9 @@ class InputGuard:
 
 
 def checksum(tensor: torch.Tensor) -> int:
-    """A number that follows from a contiguous tensor's bytes and their places; takes about four plain sums.
+    """Return a number that follows from a contiguous tensor's bytes and their places.
+
+    It takes the time of about four plain sums.
 
     The bytes stand as 64-bit words in a table: the sums of its rows and of its columns, each counted with an
     odd number of its own, modulo 2^64. Words that are moved change them, as a word that is written does.

@@ -43,7 +43,7 @@ _MIN_CHECKED_QUERIES = 16
 
 @dataclass(frozen=True)
 class Check:
-    """An output held against the reference."""
+    """An output, checked against the reference."""
 
     max_error: float | None
     """None where there is no finite number to give: a wrong shape, NaN or infinity."""
@@ -55,6 +55,15 @@ class Check:
     @property
     def is_correct(self) -> bool:
         return self.complaint is None
+
+
+@dataclass(frozen=True)
+class Prefill:
+    """What computing the context took; None where a subject has no prefill of its own."""
+
+    ms: float | None = None
+    samples_ms: list[float] | None = None
+    peak_workspace_bytes: int | None = None
 
 
 class UnsupportedProblem(Exception):
@@ -78,15 +87,15 @@ class Subject(ABC):
 
     @abstractmethod
     def check(self, output: object, variant: int) -> Check:
-        """Hold an output against the reference of the variant that it was computed from."""
+        """Check an output against the reference of the variant that it was computed from."""
 
     def calling_mode(self) -> AbstractContextManager[Any]:
-        """The grad mode that implementations are prepared and called in."""
+        """Return the grad mode that implementations are prepared and called in."""
         return torch.inference_mode()
 
     @abstractmethod
     def unsupported_reasons(self, impl: AttentionImpl) -> list[str]:
-        """Why an implementation cannot compute this problem; empty means that it can."""
+        """Return why an implementation cannot compute this problem; empty means that it can."""
 
     @abstractmethod
     def prepare(self, impl: AttentionImpl) -> PreparedAttention:
@@ -94,7 +103,7 @@ class Subject(ABC):
 
     @abstractmethod
     def timed_call(self, impl: AttentionImpl) -> TimedCall | None:
-        """What a call contains, as the implementation declares it; None where it does not say."""
+        """Return what a call contains, as the implementation declares it; None where it does not say."""
 
     @abstractmethod
     def write_queries(self, variant: int) -> None:
@@ -106,7 +115,7 @@ class Subject(ABC):
         """What `write_queries` writes into, contiguous."""
 
     def write_fresh_queries(self, call: int) -> None:
-        """Queries that no earlier call had: a variant's values, each moved on by a place more.
+        """Write queries that no earlier call had: a variant's values, each moved on by a place more.
 
         An implementation that remembers outputs by the contents of queries finds none of them.
         """
@@ -114,12 +123,12 @@ class Subject(ABC):
         moved = self.queries.view(-1).roll(call // NUM_TIMED_VARIANTS + 1)
         self.queries.copy_(moved.view_as(self.queries))
 
-    def own_fields(self, prepared: PreparedAttention) -> dict[str, Any]:
-        """Record fields of this kind of subject alone, of an implementation that is correct."""
-        return {}
+    def measure_prefill(self, prepared: PreparedAttention) -> Prefill:
+        """Measure the prefill of an implementation that is correct, where the subject has one."""
+        return Prefill()
 
-    def get_ready_to_weigh(self) -> None:
-        """Before the call whose memory is looked at: hold state as a decoder holds it between calls."""
+    def get_ready_to_profile(self) -> None:
+        """Hold state as a decoder holds it between calls: the memory of the next call is measured."""
         return
 
 
@@ -253,7 +262,7 @@ class LayerSubject(ForwardSubject):
 
 
 def select_query_rows(problem: AttentionProblem, seed: int, max_check_gflop: float) -> torch.Tensor | None:
-    """Query positions to check where checking all would cost more than `max_check_gflop`; None means all.
+    """Choose query positions to check, where checking all costs more than `max_check_gflop`; None means all.
 
     The first and the last positions are always among them, where masks go wrong first.
     """

@@ -19,7 +19,7 @@ from gqabench.harness.worker.subjects.train import TrainSubject
 def make_subject(
     problem: AttentionProblem, workload: str, hidden_size: int, seed: int, max_check_gflop: float
 ) -> Subject:
-    """Inputs and answers of a problem; references that would cost more than allowed are sampled."""
+    """Make the inputs and answers of a problem; references that would cost more than allowed are sampled."""
     if workload == LAYER_WORKLOAD:
         return LayerSubject(problem, hidden_size, seed)
     if workload == TRAIN_WORKLOAD:
@@ -28,7 +28,7 @@ def make_subject(
 
 
 def make_generate_subject(problem: AttentionProblem, llama: dict[str, Any], seed: int) -> Subject:
-    """A model. Its library is loaded only here; raises `UnsupportedProblem` without it."""
+    """Make a model. Raises `UnsupportedProblem` without its library, which is loaded only here."""
     from gqabench.harness.worker.subjects.generate import GenerateSubject
 
     return GenerateSubject(problem, LlamaShape(**llama), seed)

@@ -31,7 +31,7 @@ class CacheFlush:
 
 
 def last_level_cache_bytes(device: str) -> int:
-    """Bytes of the last-level cache that one core, or the GPU, sees. `RuntimeError` when nothing tells."""
+    """Return the bytes of the last-level cache that one core, or the GPU, sees. Raises `RuntimeError`."""
     if device != "cpu":
         return int(torch.cuda.get_device_properties(torch.device(device)).L2_cache_size)
     sizes = [_parse_size(path.read_text()) for path in (_SYSFS_CPUS / "cpu0" / "cache").glob("index*/size")]
@@ -45,7 +45,7 @@ def last_level_cache_bytes(device: str) -> int:
 
 
 def all_last_level_caches_bytes(cpus: Iterable[int], sysfs_cpus: Path = _SYSFS_CPUS) -> int:
-    """Bytes of the last-level caches of some CPUs together, one cache counted once; 0 where nothing tells."""
+    """Return the bytes of the last-level caches of some CPUs, each counted once; 0 if unknown."""
     sizes: dict[tuple[str, str], int] = {}
     for cpu in cpus:
         levels = {}
@@ -65,7 +65,7 @@ def all_last_level_caches_bytes(cpus: Iterable[int], sysfs_cpus: Path = _SYSFS_C
 
 
 def all_usable_caches_bytes() -> int:
-    """Bytes of the last-level caches of all CPUs that this process may use."""
+    """Return the bytes of the last-level caches of all CPUs that this process may use."""
     usable = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
     return max(all_last_level_caches_bytes(usable), last_level_cache_bytes("cpu"))
 

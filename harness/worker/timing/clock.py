@@ -33,7 +33,7 @@ class Clock(ABC):
 
     @abstractmethod
     def time_calls(self, call: Call, num_calls: int, before_each: Callable[[], None]) -> list[float]:
-        """Milliseconds of each call. `before_each` runs outside the timed part."""
+        """Return the milliseconds of each call. `before_each` runs outside the timed part."""
 
 
 class CpuClock(Clock):
@@ -42,7 +42,7 @@ class CpuClock(Clock):
     method = "perf_counter"
 
     def synchronize(self) -> None:
-        """A CPU call has ended when it returns."""
+        """Do nothing: a CPU call has ended when it returns."""
 
     def time_calls(self, call: Call, num_calls: int, before_each: Callable[[], None]) -> list[float]:
         samples_ms = []
@@ -105,5 +105,5 @@ class CudaClock(Clock):
 
 
 def make_clock(device: str) -> Clock:
-    """The clock of a device (`cpu`, `cuda`, `cuda:N`)."""
+    """Make the clock of a device (`cpu`, `cuda`, `cuda:N`)."""
     return CpuClock(device) if device == "cpu" else CudaClock(device)

@@ -56,7 +56,7 @@ class CapturedCalls:
         return sum(segment["total_size"] for segment in segments if tuple(segment["segment_pool_id"]) == pool)
 
     def replay(self) -> list[float]:
-        """Milliseconds of each call of one replay."""
+        """Return the milliseconds of each call of one replay."""
         with torch.cuda.device(self._device):
             self._graph.replay()
             torch.cuda.synchronize()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from statistics import median
@@ -22,19 +23,26 @@ _NUM_CALLS = 5
 _BUFFER_BYTES = 8 * 2**20
 
 
-def kernel_time_fields(call: Call, before_each: Call, device: torch.device) -> dict[str, Any]:
-    """`kernel_ms`, the median over some calls of the sum of their kernels' times, and `kernel_ms_source`."""
+@dataclass(frozen=True)
+class KernelTime:
+    """Time that the kernels of a call take."""
+
+    ms: float | None
+    """Median over some calls of the sum of their kernels' times; None where no kernel was seen"""
+    source: str
+    """`cupti` or `torch.profiler`"""
+
+
+def measure_kernel_time(call: Call, before_each: Call, device: torch.device) -> KernelTime:
+    """Time the kernels of some calls."""
     if find_spec("cupti") is not None:
         try:
             kernel_ms = _median_ms(_by_cupti, call, before_each, device)
             if kernel_ms is not None:  # none was told of, where a profiler of this process has the records
-                return {"kernel_ms": kernel_ms, "kernel_ms_source": "cupti"}
+                return KernelTime(kernel_ms, "cupti")
         except Exception as error:  # noqa: BLE001  CUPTI serves one client: a debugger or profiler may hold it
             print(f"no kernel times by cupti-python: {type(error).__name__}: {error}", file=sys.stderr)
-    return {
-        "kernel_ms": _median_ms(_by_profiler, call, before_each, device),
-        "kernel_ms_source": "torch.profiler",
-    }
+    return KernelTime(_median_ms(_by_profiler, call, before_each, device), "torch.profiler")
 
 
 def _median_ms(

@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from gqabench.harness.machine.roofs import Roof, Roofs
 from gqabench.harness.worker.memory.memory_limit import available_bytes
 from gqabench.harness.worker.timing.cache_flush import all_usable_caches_bytes, last_level_cache_bytes
 
@@ -77,13 +78,11 @@ class Way:
         return self.amount / min(self.seconds)
 
 
-def measure_roofs(device: str, dtypes: list[str]) -> dict[str, Any]:
-    """The roofs of `cpu` or `cuda:N`, in about 3 s on a CPU and 2 s on a GPU, compiling apart.
+def measure_roofs(device: str, dtypes: list[str]) -> Roofs:
+    """Measure the roofs of `cpu` or `cuda:N`, in about 3 s on a CPU and 2 s on a GPU, compiling apart.
 
-    `read_gb_per_s` and `copy_gb_per_s` (bytes read and written) are one roof, `matmul_tflop_per_s` one of
-    each dtype. A roof is `best`, `median`, `spread`, `num_repetitions`, and `method`, all of the best way:
-    `spread` is by what share the best repetition beats the one that a tenth of them reach. `cpu_share` is how
-    much of the time a CPU's threads ran: less than all of it where neighbours took the rest.
+    Copying counts bytes read and bytes written. A CPU's threads run for less than all of the time where
+    neighbours take the rest: the roofs have their share of it.
     """
     kind = torch.device(device).type
     with torch.inference_mode():
@@ -97,14 +96,12 @@ def measure_roofs(device: str, dtypes: list[str]) -> dict[str, Any]:
             matmul = _matmul_roofs(device, kind, dtypes)
         finally:
             _give_back(kind)
-    return {
-        "device": device,
-        "num_threads": torch.get_num_threads(),
-        "cpu_share": cpu_s / seconds / torch.get_num_threads() if kind == "cpu" else None,
-        "read_gb_per_s": _roof(read, 1e9),
-        "copy_gb_per_s": _roof(copy, 1e9),
-        "matmul_tflop_per_s": {dtype: _roof(way, 1e12) for dtype, way in matmul.items()},
-    }
+    return Roofs(
+        read=_roof(read, 1e9),
+        copy=_roof(copy, 1e9),
+        matmul={dtype: _roof(way, 1e12) for dtype, way in matmul.items()},
+        cpu_share=cpu_s / seconds / torch.get_num_threads() if kind == "cpu" else None,
+    )
 
 
 def buffer_bytes(cache_bytes: int, free_bytes: int) -> int:
@@ -252,14 +249,15 @@ def _time(call: Call, device: str) -> float:
     return float(started.elapsed_time(ended)) / 1e3
 
 
-def _roof(way: Way, unit: float) -> dict[str, Any]:
-    return {
-        "best": way.best / unit,
-        "median": way.amount / statistics.median(way.seconds) / unit,
-        "spread": statistics.quantiles(way.seconds, n=10, method="inclusive")[0] / min(way.seconds) - 1,
-        "num_repetitions": len(way.seconds),
-        "method": way.name,
-    }
+def _roof(way: Way, unit: float) -> Roof:
+    """The roof by the way that proved best, in `unit` a second."""
+    return Roof(
+        best=way.best / unit,
+        median=way.amount / statistics.median(way.seconds) / unit,
+        spread=statistics.quantiles(way.seconds, n=10, method="inclusive")[0] / min(way.seconds) - 1,
+        num_repetitions=len(way.seconds),
+        method=way.name,
+    )
 
 
 def _give_back(kind: str) -> None:
