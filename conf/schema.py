@@ -69,7 +69,7 @@ class RunConfig:
     study: str | None = _key("Name of the `study/` preset.", None)
     seed: int = _key("Seed of the inputs and of the order of rounds.")
     results_dir: str = _key("Folder of the runs.")
-    resume: str | None = _key("A run's folder to go on with, or `latest`.", None)
+    resume: str | None = _key("A run's folder to resume, or `latest`.", None)
 
 
 @dataclass(frozen=True)

@@ -187,7 +187,9 @@ def outcome_finding(frame: pd.DataFrame) -> Finding | None:
     texts = [f"{count_text(int(count))} {outcome}" for outcome, count in counts.items()]
     failed = len(failed_rows(frame))
     title = f"{plural(len(frame), 'record')}: {listed(texts, limit=7)}"
-    return Finding(title, "The reasons stand under “Not measured”." if failed else "Every arm was measured.")
+    return Finding(
+        title, "The reasons are listed under “Not measured”." if failed else "Every arm was measured."
+    )
 
 
 def doubt_finding(frame: pd.DataFrame) -> Finding | None:

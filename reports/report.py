@@ -47,7 +47,7 @@ def report_folder(run: RunPath | None) -> Path:
 
 
 def _loaded(paths: Sequence[RunPath]) -> tuple[pd.DataFrame, list[dict[str, Any]]]:
-    """The records of several runs, and the headers of those that have one."""
+    """Return the records of several runs, and the headers of those that have one."""
     from gqabench.results.store.frame import records_to_frame
 
     loaded = [load_runs(os.fspath(path)) for path in paths]
@@ -56,7 +56,7 @@ def _loaded(paths: Sequence[RunPath]) -> tuple[pd.DataFrame, list[dict[str, Any]
 
 
 def _headers_of(run: Any) -> list[dict[str, Any]]:
-    """The header of the run that a frame is of; none where it is of no run, or the run is gone."""
+    """Return the header of the run that a frame is of; none where it is of no run, or the run is gone."""
     if run is None or not (Path(run) / HEADER_NAME).is_file():
         return []
     return [asdict(RunFolder(Path(run)).header())]

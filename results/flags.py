@@ -29,9 +29,9 @@ FLAG_MEASURED_ALONE = "measured_alone"
 
 FLAG_MEANINGS: dict[str, str] = {
     FLAG_UNSTABLE: "the interval of the median is wider than asked for, or too few samples gave none",
-    FLAG_BIMODAL: "the samples fall into two separate groups: the median tells of one of them, or of neither",
+    FLAG_BIMODAL: "the samples fall into two separate groups: the median describes one of them, or neither",
     FLAG_DRIFTING: "calls became slower or faster while they were timed",
-    FLAG_THROTTLED: "the device held its clocks back, to limit power or heat",
+    FLAG_THROTTLED: "the device lowered its clocks, to limit power or heat",
     FLAG_WARM_SUSPECT: "more bytes a second than this machine's memory can deliver: some came from a cache",
     FLAG_CLOCK_CHANGED: "the device's clock moved while calls were timed",
     FLAG_BACKGROUND_LOAD: "other processes used the CPU or the GPU while calls were timed",
@@ -39,7 +39,7 @@ FLAG_MEANINGS: dict[str, str] = {
     FLAG_CACHE_UNSEEN: "the cache bytes that the implementation states were not seen to be allocated",
     FLAG_CACHE_UNDERSTATED: "before it was timed it kept more memory than its stated cache explains",
     FLAG_WORKSPACE_UNSEEN: "a call took memory that PyTorch's allocator knows nothing of",
-    FLAG_MEASURED_ALONE: "measured after the others, not in turn: its memory did not fit beside theirs",
+    FLAG_MEASURED_ALONE: "measured after the others, not interleaved: its memory did not fit beside theirs",
 }
 """Every flag and what it says of a measurement, in the order in which flags are listed."""
 

@@ -21,8 +21,8 @@ FILES = {
 }
 
 HAS_PIP = any(True for _ in distributions(name="pip"))
-"""Looking pip up as a module would not do: setuptools then gives up its `distutils` in this process, for
-want of which PyTorch's compiler fails."""
+"""Looking pip up as a module would not do: setuptools then gives up its `distutils` in this process, and
+PyTorch's compiler fails without it."""
 
 
 @pytest.fixture

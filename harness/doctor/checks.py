@@ -64,20 +64,21 @@ def examine(observed: Observed) -> list[Finding]:
 
 
 def check_compiler(compiler: str | None) -> Finding:
+    """Find whether compiled implementations can run."""
     if compiler is not None:
         return Finding("compiler", Level.OK, f"C compiler: {compiler}")
     what = "there is no C compiler: compiled implementations (flex_attention, Triton) cannot run"
-    return Finding("compiler", Level.NOTE, what, "install gcc, or name one in CC")
+    return Finding("compiler", Level.NOTE, what, "install gcc, or set CC to a compiler")
 
 
 def check_roofs(roofs: Roofs) -> Finding:
     """Check for memory whose speed changes, and for cores that neighbours took meanwhile."""
     if roofs.is_disturbed:
         what = f"torch's threads got {roofs.cpu_share:.0%} of their cores' time: these roofs may be too low"
-        return Finding("roofs", Level.WARNING, what, "end the neighbours, and run gqabench doctor again")
+        return Finding("roofs", Level.WARNING, what, "stop the neighbours, and run gqabench doctor again")
     best, median = roofs.read.best, roofs.read.median
     what = f"memory was read at {best:.4g} GB/s at best and {median:.4g} GB/s in the median"
     if best / median - 1 <= _UNSTEADY_SHARE:
         return Finding("roofs", Level.OK, what)
     what += ": its speed changes from one moment to the next"
-    return Finding("roofs", Level.WARNING, what, "look for neighbours, on a virtual machine's host too")
+    return Finding("roofs", Level.WARNING, what, "look for neighbours, also on the host of a virtual machine")

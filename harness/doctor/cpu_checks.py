@@ -33,6 +33,7 @@ def check_steal(share: float) -> Finding | None:
 
 
 def check_virtual_machine(is_virtual: bool | None) -> Finding | None:
+    """Note that a host is shared with others that cannot be seen."""
     if not is_virtual:
         return None
     what = "this is a virtual machine: others on its host share the memory and the clocks, and are not seen"
@@ -100,12 +101,14 @@ def check_clock_limit(limit_mhz: float | None, highest_mhz: float | None) -> Fin
 
 
 def check_battery(is_on_battery: bool | None) -> Finding | None:
+    """Warn about a battery, on which clocks are lower."""
     if not is_on_battery:
         return None
     return Finding("power", Level.WARNING, "the machine runs on its battery", "plug it in")
 
 
 def check_turbo(turbo: bool | None) -> Finding | None:
+    """Note that turbo lets the clock depend on heat."""
     if not turbo:
         return None
     what = "turbo is on: the clock depends on heat and on how many cores work"
@@ -113,6 +116,7 @@ def check_turbo(turbo: bool | None) -> Finding | None:
 
 
 def check_smt(smt: bool | None) -> Finding | None:
+    """Note that two hardware threads share a core."""
     if not smt:
         return None
     what = "two hardware threads share a core: neighbours slow us even where cores look idle"
@@ -120,6 +124,7 @@ def check_smt(smt: bool | None) -> Finding | None:
 
 
 def check_numa(num_nodes: int | None) -> Finding | None:
+    """Note that the speed of memory depends on where threads run."""
     if num_nodes is None or num_nodes < 2:
         return None
     what = f"memory lies in {num_nodes} NUMA nodes: its speed depends on where threads run"

@@ -14,6 +14,7 @@ _LITTLE_DISK_BYTES = 10**9
 
 
 def check_memory(num_bytes: int) -> Finding:
+    """Warn where little memory is available."""
     what = f"{num_bytes / _GIB:.1f} GiB of memory are available"
     if num_bytes >= _LITTLE_MEMORY_BYTES:
         return Finding("memory", Level.OK, what)

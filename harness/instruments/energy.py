@@ -38,7 +38,7 @@ class EnergyMeter(Protocol):
         ...
 
     def read_j(self) -> float | None:
-        """Energy since some fixed moment; None when it cannot be read."""
+        """Return the energy in joules since some fixed moment; None if it cannot be read."""
         ...
 
 
@@ -150,7 +150,7 @@ def measure_energy(
     if period_s is None:
         return Energy(meter.source, idle_power_w=idle_power_w, reason="the counter does not move")
     if idle_power_w is None:
-        return Energy(meter.source, reason="the idle power is not known")
+        return Energy(meter.source, reason="the idle power is unknown")
     try:
         first = _next_step(meter, clock, sleep)
         num_calls, _ = run_for(window_s(period_s))
@@ -203,5 +203,5 @@ def _next_step(meter: EnergyMeter, clock: Clock, sleep: Sleep, ends_at: float | 
 def _read(meter: EnergyMeter) -> float:
     energy_j = meter.read_j()
     if energy_j is None:
-        raise _NoStep("the counter cannot be read any more")
+        raise _NoStep("the counter can no longer be read")
     return energy_j

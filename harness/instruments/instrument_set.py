@@ -40,7 +40,7 @@ class Instruments:
 
 
 def _look(sample: Sample, began_s: float) -> dict[str, Any]:
-    """A sample as plain values, its time counted from the first of its watch."""
+    """Convert a sample to plain values, with its time since the first sample of its watch."""
     return {
         "at_s": round(sample.at_s - began_s, 3),
         "others_cpu_s": sample.others_cpu_s,

@@ -121,7 +121,7 @@ class Trace:
         return [sample.clock_mhz for sample in self._looks_at_work() if sample.clock_mhz is not None]
 
     def _looks_at_work(self) -> list[Sample]:
-        """An idle GPU lowers its clock, before the first call and between calls: no sign of trouble.
+        """Keep samples of a busy GPU: an idle one lowers its clock, which is not a sign of trouble.
 
         Without reasons idleness is not told, and the looks between first and last stand for work.
         """

@@ -62,7 +62,7 @@ def measure_roofs_again(
 
 
 def ask_for_roofs(worker: WorkerProcess, device: Device) -> Roofs:
-    """Have a worker measure. Raises `WorkerFailed` or `RequestFailed`."""
+    """Let a worker measure the roofs. Raises `WorkerFailed` or `RequestFailed`."""
     return worker.ask(Roofs, "measure_roofs", _TIMEOUT_S, device=device.device, dtypes=list(device.dtypes))
 
 

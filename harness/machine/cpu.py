@@ -46,7 +46,7 @@ def describe_cpu(root: Path = _ROOT) -> dict[str, Any]:
 
 
 def _cpuinfo(root: Path) -> dict[str, str]:
-    """The first processor's lines."""
+    """Return the first processor's lines."""
     info: dict[str, str] = {}
     for name, value in read_fields(root / "proc/cpuinfo"):
         info.setdefault(name, value)
@@ -54,7 +54,7 @@ def _cpuinfo(root: Path) -> dict[str, str]:
 
 
 def _hypervisor(root: Path) -> str | None:
-    """Its name, where the firmware or the kernel tells it."""
+    """Return the hypervisor's name, if the firmware or the kernel reports it."""
     vendor = read_text(root / "sys/class/dmi/id/sys_vendor")
     product = read_text(root / "sys/class/dmi/id/product_name")
     if "hypervisor" not in _cpuinfo(root).get("flags", "").split():
@@ -63,7 +63,7 @@ def _hypervisor(root: Path) -> str | None:
 
 
 def _turbo(cpus: Path) -> bool | None:
-    """Whether cores may run above their nominal frequency."""
+    """Return whether cores may run above their nominal frequency."""
     no_turbo, boost = read_text(cpus / "intel_pstate/no_turbo"), read_text(cpus / "cpufreq/boost")
     if no_turbo is not None:
         return no_turbo == "0"
@@ -71,7 +71,7 @@ def _turbo(cpus: Path) -> bool | None:
 
 
 def _caches(cpus: Path) -> dict[str, Any]:
-    """Of each kind (`l1d`, `l2`, ...): the bytes of one cache, and how many of it there are."""
+    """Return for each kind (`l1d`, `l2`, ...) the bytes of one cache, and the number of caches."""
     sizes: dict[str, int] = {}
     sharers: dict[str, set[str]] = {}
     for index in sorted(cpus.glob("cpu[0-9]*/cache/index[0-9]*")):
@@ -87,11 +87,11 @@ def _caches(cpus: Path) -> dict[str, Any]:
 
 
 def _frequency_mhz(cpus: Path, name: str) -> float | None:
-    """The highest of all cores; the kernel writes kHz."""
+    """Return the highest frequency of all cores; the kernel writes kHz."""
     values = [as_number(read_text(path)) for path in cpus.glob(f"cpu[0-9]*/cpufreq/{name}")]
     return max((value / 1e3 for value in values if value is not None), default=None)
 
 
 def _distinct(files: Iterable[Path]) -> str | None:
-    """What the files of all cores say, once each."""
+    """Return the distinct contents of the files of all cores."""
     return ", ".join(sorted({text for file in files if (text := read_text(file))})) or None

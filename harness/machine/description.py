@@ -91,7 +91,7 @@ def _os_release() -> dict[str, str]:
 
 
 def _variables(names: tuple[str, ...]) -> dict[str, str]:
-    """Environment variables whose names begin so."""
+    """Return the environment variables with one of these prefixes."""
     return {name: value for name, value in sorted(os.environ.items()) if name.startswith(names)}
 
 

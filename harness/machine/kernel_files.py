@@ -16,6 +16,7 @@ def read_fields(file: Path) -> Iterator[tuple[str, str]]:
 
 
 def as_number(text: str | None) -> float | None:
+    """Return the number that a text spells; None for anything else."""
     try:
         return None if text is None else float(text)
     except ValueError:
@@ -35,6 +36,7 @@ def _known_value(value: Any) -> Any:
 
 
 def read_text(path: Path) -> str | None:
+    """Return the stripped content of a file; None where it is empty or cannot be read."""
     try:
         return path.read_text().strip() or None
     except OSError:

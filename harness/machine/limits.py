@@ -81,7 +81,7 @@ def cgroup_folders(root: Path, controller: str) -> list[Path]:
 
 
 def _cpu_quotas(root: Path) -> Iterator[float]:
-    """Cores that each control group above us may use."""
+    """Yield the cores that each control group above us may use."""
     for folder in cgroup_folders(root, "cpu"):
         if (text := read_text(folder / "cpu.max")) is not None:
             quota, _, period = text.partition(" ")
@@ -93,7 +93,7 @@ def _cpu_quotas(root: Path) -> Iterator[float]:
 
 
 def _container(root: Path, environment: Mapping[str, str]) -> str | None:
-    """The kind of container that we seem to be in, by the traces that each leaves."""
+    """Return the kind of container that we seem to run in, by the traces that each kind leaves."""
     if "KUBERNETES_SERVICE_HOST" in environment:
         return "kubernetes"
     if (root / "run/.containerenv").exists():

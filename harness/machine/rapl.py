@@ -18,7 +18,7 @@ class _Package:
     total_uj: int = 0
 
     def read_uj(self) -> int:
-        """Energy since the first reading. Raises `OSError` or `ValueError` where it cannot be read."""
+        """Return the energy since the first reading. Raises `OSError` or `ValueError`."""
         now_uj = int(self.file.read_text())
         passed_uj = now_uj - self.last_uj
         self.total_uj += passed_uj if passed_uj >= 0 else passed_uj + self.range_uj

@@ -127,7 +127,7 @@ class Roofs:
             raise ValueError(f"not roofs: {error}") from error
 
     def _times_ms(self, model_bytes: int, model_flops: int, dtype: str) -> dict[str, float] | None:
-        """The least time by each roof that bounds a problem, in milliseconds."""
+        """Return the least time by each roof that bounds a problem, in milliseconds."""
         if dtype not in self.matmul:
             return None
         return {

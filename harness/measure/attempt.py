@@ -51,7 +51,7 @@ class Attempt:
         """Arms without a record: their memory did not fit beside that of the others, but may alone"""
 
     def run(self) -> None:
-        """Measure. Raises `ArmLost` when an arm ends its worker; `fail` has to be told of it."""
+        """Measure the arms. Raises `ArmLost` when an arm ends its worker; call `fail` with it then."""
         environments = dict.fromkeys(arm.environment for arm in self._active)
         opened = [environment for environment in environments if self._open(environment)]
         if self._active and self._case.measure.energy:
@@ -157,7 +157,7 @@ class Attempt:
         except RequestFailed as refused:
             if refused.failure.is_poisoned:
                 raise
-            self._facts[arm].add_fields({"graph_reason": f"timing in other ways failed: {refused}"})
+            self._facts[arm].add_fields({"graph_reason": f"timing by other methods failed: {refused}"})
 
     def _measure_energy(self, arm: Arm) -> None:
         problem = self._case.problem

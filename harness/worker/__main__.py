@@ -15,6 +15,7 @@ from gqabench.harness.worker.isolation import (
 
 
 def main() -> None:
+    """Serve requests until standard input closes, then end at once."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     die_with_parent(int(sys.argv[1]))
     prefer_as_oom_victim()

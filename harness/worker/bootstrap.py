@@ -51,6 +51,7 @@ def complaint() -> str:
 
 
 def main() -> None:
+    """Find the packages of the source, then run its worker in this process."""
     del sys.path[0]  # the folder of this file
     parent_pid, source_root = sys.argv[1:]
     reason = complaint()

@@ -244,14 +244,14 @@ def _allocates_outside_torch(implementation: AttentionImpl) -> bool:
 def _bytes_outside_torch(
     memory: SetUpMemory, implementation: AttentionImpl, call: PreparedAttention
 ) -> int | None:
-    """What an arm keeps that no allocator of PyTorch's has; None where that may well be no cache."""
+    """Return the bytes that an arm keeps outside PyTorch's allocators; None where that may be no cache."""
     if _allocates_outside_torch(implementation) or call.compile_ms is not None:
         return None
     return memory.unseen_bytes()
 
 
 def _largest(*checks: Check) -> OutputErrors:
-    """The largest errors of correct outputs."""
+    """Return the largest errors of correct outputs."""
     return OutputErrors(
         max_error=max(check.max_error or 0.0 for check in checks),
         error_ratio=max(check.error_ratio or 0.0 for check in checks),

@@ -73,10 +73,10 @@ def operations_of(session: Session) -> dict[str, Operation]:
 
 
 def _spoilt_by(changes: list[str], answer: Answer) -> Answer:
-    """The answer, or why it no longer counts: what all share has changed, and this worker is spoilt."""
+    """Return the answer, or why it no longer counts: shared state has changed, and this worker is spoilt."""
     if not changes:
         return answer
-    changed = f"it changed what all implementations share: {', '.join(changes)}"
+    changed = f"it changed state that all implementations share: {', '.join(changes)}"
     failure = answer if isinstance(answer, Failure) else Failure(outcome="error", reason="")
     reason = "; ".join(filter(None, [failure.reason, changed]))
     return replace(failure, reason=reason, is_poisoned=True)
@@ -115,7 +115,7 @@ def _is_cpu_out_of_memory(error: BaseException) -> bool:
 
 
 def _has_lost_device() -> bool:
-    """Whether no kernel can run any more, whoever asks: after an illegal access CUDA's context is lost.
+    """Return whether no kernel can run any more: an illegal access has destroyed CUDA's context.
 
     The device is asked, not the error: each library words it in its own way, and a launch that was refused
     leaves the context as it was.

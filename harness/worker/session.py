@@ -69,6 +69,6 @@ class Session:
 
 
 def _make_current(device: torch.device) -> None:
-    """Kernels that are launched without PyTorch, such as Triton's, go to the current GPU."""
+    """Make the GPU current for kernels that are launched without PyTorch, such as Triton's."""
     if device.type == "cuda":
         torch.cuda.set_device(device.index or 0)

@@ -72,12 +72,12 @@ class SharedState:
 
 
 def _current_stream() -> int:
-    """Of the current GPU; 0, as the default one, where CUDA is not in use yet."""
+    """Return the current GPU's stream; 0, the default one, if CUDA is not in use yet."""
     return int(torch.cuda.current_stream().cuda_stream) if torch.cuda.is_initialized() else 0
 
 
 def _setting(path: str) -> object:
-    """A setting below `torch.backends`; None in a PyTorch that has no such (before 2.9)."""
+    """Read a setting below `torch.backends`; None in a PyTorch without it (before 2.9)."""
     try:
         return attrgetter(path)(torch.backends)
     except AttributeError:
@@ -89,7 +89,7 @@ def _threads() -> frozenset[str]:
 
 
 def _count_busy(threads: frozenset[str]) -> int:
-    """How many of some threads compute all the while, although nothing was asked of them."""
+    """Count the threads that keep computing although nothing was asked of them."""
     for _ in range(_MOST_LOOKS):
         if not threads:
             break

@@ -79,7 +79,7 @@ def _read_environment(name: str, settings: Any, folder: Path) -> Environment:
 
 
 def _interpreter(key: str, python: str, folder: Path) -> str:
-    """An absolute path, with links not followed: a virtual environment is known by its link."""
+    """Return an absolute path without following links: a virtual environment is known by its link."""
     if os.sep not in python:
         found = shutil.which(python)
         if found is None:
@@ -98,5 +98,5 @@ def _interpreter(key: str, python: str, folder: Path) -> str:
 def _source_root(key: str, source: str, folder: Path) -> Path:
     path = (folder / Path(source).expanduser()).resolve()
     if not (path / _WORKER).is_file():
-        raise UsageError(f"{key}={source}: no checkout of gqabench: it has no {_WORKER}")
+        raise UsageError(f"{key}={source}: is not a checkout of gqabench: it has no {_WORKER}")
     return path

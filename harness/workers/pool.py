@@ -78,7 +78,9 @@ class WorkerPool:
         try:
             self._keep_logs()
         except OSError as error:  # such as a full disk, which must not hide how the sweep ended
-            print(f"{self._kept_logs}: what workers said is not kept: {error.strerror}", file=sys.stderr)
+            print(
+                f"{self._kept_logs}: the logs of the workers are not kept: {error.strerror}", file=sys.stderr
+            )
         self._log_folder.cleanup()
 
     def _keep_logs(self) -> None:

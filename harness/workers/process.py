@@ -186,7 +186,7 @@ class WorkerProcess:
         return WorkerFailed("crash", f"the worker {how}" + (f": {last_words}" if last_words else ""))
 
     def _last_words(self) -> str:
-        """The last line that the worker wrote to its log since it was last asked."""
+        """Return the last line that the worker has logged since the last call."""
         with self._log_path.open("rb") as log:
             log.seek(max(self._log_path.stat().st_size - _LOG_TAIL_BYTES, self._said_before))
             lines = [line.strip() for line in without_chatter(log) if line.strip()]
@@ -211,7 +211,7 @@ def without_chatter(log: Iterable[bytes]) -> Iterator[bytes]:
 
 
 def _count_oom_kills() -> int:
-    """Number of processes that the OOM killer has killed, in this control group or machine."""
+    """Count the processes that the OOM killer has killed, in this control group or machine."""
     for path in (Path("/sys/fs/cgroup/memory.events"), Path("/proc/vmstat")):
         try:
             for line in path.read_text().splitlines():

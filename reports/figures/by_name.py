@@ -46,7 +46,7 @@ def figure(name: str, frame: pd.DataFrame, *, stage: str | None = None) -> Figur
 
 
 def _data_of_stage(spec: FigureSpec, tidied: pd.DataFrame, stage: str | None) -> FigureData | NotDrawn:
-    """The data of the one stage that was asked for, or that has any."""
+    """Return the data of the one stage that was asked for, or that has any."""
     present = stages(tidied)
     if stage is not None and stage not in present:
         raise ValueError(f"stage={stage!r}: not in the frame; valid: {', '.join(present)}")

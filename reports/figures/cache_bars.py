@@ -45,7 +45,7 @@ def prepare(frame: pd.DataFrame) -> FigureData | NotDrawn:
 def _reason(rows: pd.DataFrame) -> str:
     """Return why nothing can be drawn; empty where it can, as far as whole columns tell."""
     if len(rows) == 0:
-        return "no row tells the size of its cache"
+        return "no row has the size of its cache"
     if rows["num_kv_heads"].nunique() < 2:
         return f"only {heads_text(rows['num_kv_heads'].iloc[0])} {_was(rows['num_kv_heads'].iloc[0])} planned"
     if rows["model"].nunique(dropna=False) > 1 and not _varies_within_a_model(rows):

@@ -37,7 +37,7 @@ def prepare(frame: pd.DataFrame) -> FigureData | NotDrawn:
 
 def _reason(rows: pd.DataFrame) -> str:
     if len(rows) == 0:
-        return "no row tells the size of its cache"
+        return "no row has the size of its cache"
     if rows["kv_len"].nunique() < 2:
         return f"only context {tokens_text(rows['kv_len'].iloc[0])} was planned"
     return "no problem was planned at two contexts"

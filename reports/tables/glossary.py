@@ -51,7 +51,7 @@ def method_notes(frame: pd.DataFrame) -> list[str]:
         "assumed."
     )
     notes += _condition_notes(rows)
-    notes.append("Workspace was measured in a pass of its own. What was not measured reads –, never 0.")
+    notes.append("Workspace was measured in a pass of its own. What was not measured is shown as –, never 0.")
     return notes
 
 

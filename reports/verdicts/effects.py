@@ -30,7 +30,7 @@ LOOKS = {
 def effects_figure(comparison: Comparison, suffix: str) -> bytes:
     """Draw the figure as `.png` or `.svg`. Raises `ValueError` for another ending, or without effects."""
     if suffix not in (".png", ".svg"):
-        raise ValueError(f"the ending {suffix or '(none)'} must be .png or .svg")
+        raise ValueError(f"the suffix {suffix or '(none)'} must be .png or .svg")
     frame = effects_frame(comparison)
     if len(frame) == 0:
         raise ValueError("no metric that scatters was compared, so there are no effects to draw")

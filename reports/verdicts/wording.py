@@ -65,11 +65,11 @@ def sentence(verdict: Verdict) -> str:
 
 
 def why(verdict: Verdict) -> str:
-    """Return the reason; of an inconclusive one also what would have been seen."""
+    """Return the reason; of an inconclusive one also what would have been detected."""
     detectable = verdict.smallest_detectable_change
     if verdict.answer != Answer.INCONCLUSIVE or detectable is None:
         return verdict.reason
-    return f"{verdict.reason}; a change of {change_text(detectable)} would have been seen"
+    return f"{verdict.reason}; a change of {change_text(detectable)} would have been detected"
 
 
 def value_text(verdict: Verdict, value: float | int | str | None) -> str:

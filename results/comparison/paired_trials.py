@@ -204,7 +204,7 @@ def _judge(trial: Trial, p_value: float | None, schedule: Schedule) -> TrialAnsw
     if p_value is not None and p_value <= schedule.false_discovery_rate:
         answer, reason = Answer.REGRESSION, "slower beyond the minimum effect, and again in fresh processes"
     elif is_candidate and _is_released(trial, schedule):
-        answer, reason = Answer.NO_REGRESSION, "a suspicion that fresh processes did not confirm"
+        answer, reason = Answer.NO_REGRESSION, "a suspected slowdown that fresh processes did not confirm"
     elif not is_candidate and _screened(trial, schedule) is _Screened.RELEASED:
         answer, reason = Answer.NO_REGRESSION, f"less than {trial.min_effect:.1%} slower"
     else:
@@ -234,4 +234,4 @@ def _why_open(trial: Trial, schedule: Schedule, is_candidate: bool) -> str:
     )
     if not has_all:
         return "it ended before there were enough pairs"
-    return "slower at first, but not surely so in fresh processes" if is_candidate else "too noisy to tell"
+    return "slower at first, but not confirmed in fresh processes" if is_candidate else "too noisy to tell"

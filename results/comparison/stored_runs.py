@@ -151,7 +151,7 @@ def _verdict(
     else:
         answer = Answer.INCONCLUSIVE
         reason = (
-            "one run a side tells nothing of the spread of runs" if is_single else "runs scatter too much"
+            "one run a side says nothing about the spread of runs" if is_single else "runs scatter too much"
         )
     sign = -1 if metric.higher_is_better else 1
     ends = sorted(math.expm1(sign * judged.bound(INTERVAL_LEVEL, side)) for side in (-1, 1))

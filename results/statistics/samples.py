@@ -46,7 +46,7 @@ def median_interval(samples: Sequence[float], confidence: float = 0.95) -> Media
     outside [0.5, 1), for which the formula does not hold.
     """
     if not 0.5 <= confidence < 1:
-        raise ValueError(f"confidence is {confidence}: it has to be at least 0.5 and below 1")
+        raise ValueError(f"confidence is {confidence}: must be at least 0.5 and below 1")
     position = _interval_position(len(samples), confidence)
     if position is None:
         return None

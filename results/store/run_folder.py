@@ -60,7 +60,7 @@ class RunHeader:
             if not isinstance(values.get(key), str):
                 raise ValueError(f"not a run header: {key}={values.get(key)!r}: must be a text")
         if not isinstance(values.get("study"), str | None):
-            raise ValueError(f"not a run header: study={values['study']!r}: must be a text or null")
+            raise ValueError(f"not a run header: study={values['study']!r}: must be a string or null")
         machine = values.get("machine", {})
         devices = machine.get("devices") or [] if isinstance(machine, dict) else None
         if not isinstance(devices, list) or not all(isinstance(device, dict) for device in devices):
@@ -177,7 +177,7 @@ class RunFolder:
         return sorted((self.path / RECORDS_FOLDER).glob("*.jsonl"))
 
     def link_latest(self) -> None:
-        """Point `latest`, beside this folder, here. A folder or file of that name is left alone."""
+        """Make `latest`, beside this folder, link here. A folder or file of that name is left alone."""
         link = self.path.parent / LATEST_LINK
         if link.exists() and not link.is_symlink():
             return

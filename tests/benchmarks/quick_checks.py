@@ -148,7 +148,7 @@ def see_nvml(bench: CheckBench, _: float) -> Seen:
     if seen["device_bytes"] is None:
         raise CheckFailed("NVML tells no memory of the device", seen)
     if seen["energy_period_s"] is None:
-        raise CheckFailed("NVML's energy counter is not to be had, or does not move", seen)
+        raise CheckFailed("NVML's energy counter is not available, or does not move", seen)
     return seen
 
 

@@ -25,7 +25,7 @@ from gqabench.harness.machine.nvml import open_nvml  # noqa: E402
 PROGRAM = [sys.executable, "-c", "import sys; from gqabench.harness.cli import main; sys.exit(main())"]
 """`gqabench`, of this checkout, for a process whose working directory is `ROOT`."""
 REHEARSAL = "rehearsal"
-"""The folder beside the true runs for what was rehearsed, lest it count as measured or become a baseline."""
+"""The folder beside the true runs for rehearsals, so that none counts as measured or becomes a baseline."""
 REPORT_SECONDS = 18
 """An interrupted sweep still writes its report."""
 SHORT_MEASURE = (
@@ -78,7 +78,7 @@ class Parts:
         return float(on_gpu[0]["copy_gb_per_s"]["best"]) if on_gpu else None
 
     def measure(self, part: str, overrides: Sequence[str], seconds: float) -> bool:
-        """Run a part's sweep, or go on with it, for at most some seconds; whether it is complete.
+        """Run or resume a part's sweep for at most some seconds; whether it is complete.
 
         Raises `PartFailed`. A part that another process is measuring is left to that one.
         """

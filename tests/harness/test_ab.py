@@ -1,4 +1,4 @@
-"""Two revisions of this project, made up in a repository of the test's own, held against one another."""
+"""Two revisions of this project, made up in a repository of the test's own, compared with each other."""
 
 from __future__ import annotations
 

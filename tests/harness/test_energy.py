@@ -190,12 +190,12 @@ def test_a_device_that_is_lost_meanwhile_is_a_reason(lab: Lab) -> None:
         return 1, seconds
 
     energy = measure_energy(lab, run_for, 100.0, 0.1, 1, clock=lab.clock, sleep=lab.sleep)
-    assert (energy.j_per_call, energy.reason) == (None, "the counter cannot be read any more")
+    assert (energy.j_per_call, energy.reason) == (None, "the counter can no longer be read")
 
 
 def test_without_idle_power_nothing_is_measured(lab: Lab) -> None:
     energy = measure_energy(lab, lab.worker(600, 0.01), None, 0.1, 1, clock=lab.clock, sleep=lab.sleep)
-    assert (energy.j_per_call, energy.reason) == (None, "the idle power is not known")
+    assert (energy.j_per_call, energy.reason) == (None, "the idle power is unknown")
     assert lab.num_reads == 0
 
 

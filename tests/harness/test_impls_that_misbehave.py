@@ -267,7 +267,7 @@ EXPECTED = {
     "CompilesForNaN": ("error", "compile_ms=nan: must be finite"),
     "PromisesAText": ("error", "promised_operators is str 'aten::', must be a tuple of str"),
     "GivesAnotherDtype": ("incorrect", "torch.float64, expected [2, 8, 1, 64] torch.float32"),
-    "SetsNumThreads": ("error", "it changed what all implementations share: num_threads from 1 to 2"),
+    "SetsNumThreads": ("error", "it changed state that all implementations share: num_threads from 1 to 2"),
     "SetsDefaultDtype": ("error", "default dtype from torch.float32 to torch.float64"),
     "SetsGradMode": ("incorrect", "it changed the grad mode"),
     "SetsNumThreadsWhenCalled": ("error", "num_threads from 1 to 2"),

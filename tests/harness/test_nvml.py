@@ -143,9 +143,7 @@ def test_a_lost_gpu_warns_once_and_is_asked_no_more(said: list[Any]) -> None:
     assert nvml.memory(GPU) is None
     assert nvml.processes(GPU) is None
     assert len(bindings.asked) == num_asked
-    assert [str(one.message) for one in said] == [
-        f"NVML, {GPU}: GPU is lost (nothing is asked of it any more)"
-    ]
+    assert [str(one.message) for one in said] == [f"NVML, {GPU}: GPU is lost (it is no longer queried)"]
     assert nvml.energy_j("GPU-1") == 3.0  # the other one is well
 
 
@@ -208,7 +206,7 @@ def test_without_a_driver_there_is_the_null_twin(monkeypatch: pytest.MonkeyPatch
     assert nvml.device_memory_bytes(GPU) is None  # but this one has a GPU, or who would ask
     assert nvml.describe(GPU) == {}
     assert [str(one.message) for one in said] == [
-        f"NVML tells nothing of {GPU}: NVML Shared Library Not Found"
+        f"NVML reports nothing about {GPU}: NVML Shared Library Not Found"
     ]
 
 

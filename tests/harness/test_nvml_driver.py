@@ -262,7 +262,7 @@ answers += [ctypes.c_long.in_dll(ctypes.CDLL("libnvidia-ml.so.1"), "fake_num_que
     )
     # One question is for the handle.
     assert told.answers == [1965] * 4 + [None] * 5 + [6]
-    assert told.said == [f"NVML, {BIG}: GPU is lost (nothing is asked of it any more)"]
+    assert told.said == [f"NVML, {BIG}: GPU is lost (it is no longer queried)"]
 
 
 def test_a_gpu_that_was_lost_before_is_described_as_far_as_the_driver_goes(driver: Driver) -> None:
@@ -347,7 +347,7 @@ def test_a_library_without_its_driver_is_as_none(driver: Driver) -> None:
     assert told.said == []
     told = driver.ask("nvml.energy_j(BIG)", "nvml.energy_j(BIG)", init=DRIVER_NOT_LOADED)
     assert told.answers == [None, None]
-    assert told.said == [f"NVML tells nothing of {BIG}: Driver Not Loaded"]
+    assert told.said == [f"NVML reports nothing about {BIG}: Driver Not Loaded"]
 
 
 def test_a_driver_that_does_not_start_warns_once(driver: Driver) -> None:
@@ -419,9 +419,9 @@ answers = [energy, open_energy_meter(nvml, BIG)]
     )
     energy, meter = told.answers
     assert energy["j_per_call"] is None
-    assert energy["reason"] == "the counter cannot be read any more"
+    assert energy["reason"] == "the counter can no longer be read"
     assert meter is None
-    assert told.said == [f"NVML, {BIG}: GPU is lost (nothing is asked of it any more)"]
+    assert told.said == [f"NVML, {BIG}: GPU is lost (it is no longer queried)"]
 
 
 def test_the_period_is_found_on_the_real_clock_without_being_busy(driver: Driver) -> None:
@@ -476,4 +476,4 @@ answers = [watch.trace.clock_mhz, len(watch.trace.samples), watch.trace.samples[
     assert clock_mhz == 1965.0  # of the looks before
     assert num_samples > 4
     assert last_clock_mhz is None
-    assert told.said == [f"NVML, {BIG}: GPU is lost (nothing is asked of it any more)"]
+    assert told.said == [f"NVML, {BIG}: GPU is lost (it is no longer queried)"]

@@ -1,7 +1,7 @@
 """What the harness does on CUDA, end to end, with a GPU that is simulated on the CPU (`tests/simulated_gpu`).
 
 It shows that the paths are sound: devices, streams, graphs, memory, lost contexts, reports. What a card
-really does, and how fast, is for the tests marked `gpu`; here a time is only held against what the simulated
+really does, and how fast, is for the tests marked `gpu`; here a time is only compared with what the simulated
 clock was told.
 """
 

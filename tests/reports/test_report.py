@@ -225,7 +225,7 @@ def test_findings_are_computed(sweep_frame):
     )
     assert "in sdpa" in texts[2]
     assert texts[3].startswith("repeat_kv and repeat_kv_sdpa need as much workspace as the cache of MHA")
-    assert texts[4] == "126 records: 120 ok and 6 unsupported. The reasons stand under “Not measured”."
+    assert texts[4] == "126 records: 120 ok and 6 unsupported. The reasons are listed under “Not measured”."
     assert texts[5].startswith("6 of 120 latencies in doubt. Flags: unstable (6).")
 
 

@@ -62,7 +62,7 @@ def test_the_terminal_shows_what_changed_to_the_byte(comparison: Comparison) -> 
     text = console.export_text()
     assert "1,073,741,825 B" in text
     assert "note: torch 2.12 to 2.13" in text
-    assert "+30.0 % would have been seen" in " ".join(text.split())
+    assert "+30.0 % would have been detected" in " ".join(text.split())
     assert text.splitlines()[-1].startswith("regression: 3 cells")
 
 

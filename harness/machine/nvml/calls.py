@@ -76,7 +76,7 @@ class DriverCalls:
         return None
 
     def _subject(self, uuid: str | None, of_board: bool) -> list[Any]:
-        """The device that a function is about, as its first argument; nothing for one about the system."""
+        """Return the device that a function is about, as its first argument; nothing for the system."""
         if uuid is None:
             return []
         if uuid not in self._devices:
@@ -102,7 +102,7 @@ class DriverCalls:
         return _Device(handle, self.call("nvmlDeviceGetDeviceHandleFromMigDeviceHandle", handle))
 
     def call(self, function: str, *arguments: Any) -> Any:
-        """One function of the driver. Raises `Refusal`."""
+        """Call one function of the driver. Raises `Refusal`."""
         asked = getattr(self._nvml, function, None)
         if asked is None:
             raise Refusal(function, _FUNCTION_NOT_FOUND, "not in these bindings")
@@ -116,12 +116,12 @@ class DriverCalls:
         if refusal.code in _FATAL_CODES:
             with self._lock:
                 self._lost.add(subject)
-            refusal = Refusal("nothing is asked of it any more", refusal.code, refusal.why)
+            refusal = Refusal("it is no longer queried", refusal.code, refusal.why)
         if refusal.code != _NOT_SUPPORTED:
             self.warn(subject, refusal)
 
     def warn(self, subject: str, refusal: Refusal) -> None:
-        """Unless it has been said."""
+        """Warn, unless the same warning was given before."""
         key = (subject, refusal.function, refusal.code)
         with self._lock:
             if key in self._warned:

@@ -193,7 +193,7 @@ def reason_names(bits: int) -> tuple[str, ...]:
 
 
 def open_nvml() -> Nvml:
-    """NVML where there is a driver, else the null twin. A driver that is there but fails warns once."""
+    """Open NVML if there is a driver, else the null twin. A driver that exists but fails warns once."""
     import pynvml
 
     try:
@@ -211,12 +211,12 @@ def _int(value: Any) -> int | None:
 
 
 def _thousandth(value: Any) -> float | None:
-    """From mJ or mW."""
+    """Convert from mJ or mW."""
     return None if value is None else value / 1e3
 
 
 def _is_current(mode: Any) -> bool | None:
-    """Of a mode as it is now and as it will be after a restart."""
+    """Return a mode as it is now, from the pair of its present and pending states."""
     return None if mode is None else bool(mode[0])
 
 
@@ -225,5 +225,5 @@ def _bool(value: Any) -> bool | None:
 
 
 def _cuda_version_text(number: int) -> str:
-    """`13020` is 13.2."""
+    """Format `13020` as 13.2."""
     return f"{number // 1000}.{number % 1000 // 10}"

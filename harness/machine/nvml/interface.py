@@ -53,7 +53,7 @@ class Nvml(Protocol):
     def memory(self, uuid: str) -> DeviceMemory | None: ...
 
     def device_memory_bytes(self, uuid: str) -> int | None:
-        """Memory in use on the device, all processes."""
+        """Return the memory in use on the device, by all processes."""
         ...
 
     def processes(self, uuid: str) -> dict[int, int | None] | None:
@@ -64,15 +64,15 @@ class Nvml(Protocol):
         ...
 
     def process_memory_bytes(self, uuid: str, pid: int) -> int | None:
-        """Memory of one process on the device; None in containers that hide it."""
+        """Return the memory of one process on the device; None in containers that hide it."""
         ...
 
     def energy_j(self, uuid: str) -> float | None:
-        """Energy of the board since the driver was loaded. It moves in steps, of about 100 ms."""
+        """Return the board's energy since the driver was loaded, updated about every 100 ms."""
         ...
 
     def power_w(self, uuid: str) -> float | None:
-        """Power of the board now; None where the driver has only its trailing average."""
+        """Return the present power of the board; None if the driver has only a trailing average."""
         ...
 
     def sm_clock_mhz(self, uuid: str) -> int | None: ...
@@ -155,5 +155,5 @@ class NullNvml:
 
     def _warn(self, uuid: str) -> None:
         if self._cause is not None:
-            warnings.warn(f"NVML tells nothing of {uuid}: {self._cause}", stacklevel=3)
+            warnings.warn(f"NVML reports nothing about {uuid}: {self._cause}", stacklevel=3)
             self._cause = None

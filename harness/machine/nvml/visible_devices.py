@@ -12,7 +12,7 @@ _LEADING_INTEGER = re.compile(r"\s*([+-]?\d+)")
 
 
 def cuda_device_uuid(nvml: Nvml, ordinal: int, environment: Mapping[str, str] = os.environ) -> str | None:
-    """UUID of `cuda:<ordinal>` in this environment; None where there is none, or it is not sure."""
+    """Return the UUID of `cuda:<ordinal>` in this environment; None if there is none, or it is uncertain."""
     uuids = visible_uuids(
         nvml.list_devices(), environment.get("CUDA_VISIBLE_DEVICES"), environment.get("CUDA_DEVICE_ORDER")
     )
@@ -49,7 +49,7 @@ def visible_uuids(
 
 
 def _indices(visible: str, num_devices: int) -> list[int]:
-    """Entries are read as by `strtoul`: `1gpu` is 1."""
+    """Parse entries as `strtoul` does: `1gpu` is 1."""
     indices: list[int] = []
     for entry in visible.split(","):
         found = _LEADING_INTEGER.match(entry)

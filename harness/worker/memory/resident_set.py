@@ -63,7 +63,7 @@ def _give_back_freed() -> None:
 
 
 def _status_bytes(name: str) -> int | None:
-    """A size that /proc/self/status tells."""
+    """Return a size from /proc/self/status."""
     for line in (_PROCESS / "status").read_text().splitlines():
         if line.startswith(f"{name}:"):
             return int(line.split()[1]) * 1024

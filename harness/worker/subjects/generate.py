@@ -144,7 +144,7 @@ class GenerateSubject(ForwardSubject):
         return self._ids
 
     def write_fresh_queries(self, call: int) -> None:
-        """Other tokens of the vocabulary, since moving one about changes nothing."""
+        """Write other tokens of the vocabulary, since moving one about changes nothing."""
         self.write_queries(call % NUM_TIMED_VARIANTS)
         self._ids.add_(call // NUM_TIMED_VARIANTS + 1).remainder_(VOCAB_SIZE)
 
@@ -153,7 +153,7 @@ class GenerateSubject(ForwardSubject):
             cache.rewind(to_copy=True)
 
     def _eager_budgets(self, references: torch.Tensor) -> list[ErrorBudget]:
-        """From what stock `eager` gives for each variant, in the problem's dtype."""
+        """Derive the budgets from stock `eager` for each variant, in the problem's dtype."""
         cache, _ = self._prefilled(self._model)
         budgets = []
         for variant, reference in enumerate(references):
@@ -162,7 +162,7 @@ class GenerateSubject(ForwardSubject):
         return budgets
 
     def _prefilled(self, model: Any) -> tuple[ContextCache, torch.Tensor]:
-        """A new cache with the context in it, and the logits of the context's last token."""
+        """Return a new cache with the context in it, and the logits of the context's last token."""
         empty = make_cache(model, self._shape, self._problem.kv_len)
         logits = logits_of(model, self._context, empty)
         cache = ContextCache(empty, self._context.shape[1], self._shape.hf_cache == "static")
@@ -182,7 +182,7 @@ class GenerateSubject(ForwardSubject):
 
 
 def _token_ids(problem: AttentionProblem, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The context `[batch_size, kv_len - 1]`, and new tokens `[variants, batch_size, 1]`, never the same."""
+    """Draw the context `[batch_size, kv_len - 1]`, and distinct new tokens `[variants, batch_size, 1]`."""
     generator = torch.Generator().manual_seed(seed)
     context = torch.randint(VOCAB_SIZE, (problem.batch_size, problem.kv_len - 1), generator=generator)
     first = torch.randint(VOCAB_SIZE, (problem.batch_size, 1), generator=generator)
@@ -191,7 +191,7 @@ def _token_ids(problem: AttentionProblem, seed: int) -> tuple[torch.Tensor, torc
 
 
 def _attn_implementation(impl: AttentionImpl) -> str:
-    """The name that the model selects an implementation by."""
+    """Return the name that the model selects an implementation by."""
     from gqabench.attention_impls import huggingface as hf
 
     return _STOCK.get(type(impl)) or hf.register_impl(impl)

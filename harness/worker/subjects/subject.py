@@ -280,6 +280,9 @@ def select_query_rows(problem: AttentionProblem, seed: int, max_check_gflop: flo
 
 
 def _num_passes(problem: AttentionProblem) -> int:
-    """For each variant a reference, a pass of the plain formula for its error budget, and with a quantised
-    cache a reference without one."""
+    """Count the passes over a problem that its checks take.
+
+    Each variant needs a reference, a pass of the plain formula for its error budget, and with a quantised
+    cache a reference without one.
+    """
     return NUM_QUERY_VARIANTS * (2 if problem.kv_dtype is None else 3)

@@ -108,7 +108,7 @@ class TrainSubject(Subject):
         return Check(largest, ratio, None)
 
     def _mismatch(self, step: TrainStep) -> str | None:
-        """What is wrong with a step's shapes or dtypes."""
+        """Return what is wrong with a step's shapes or dtypes."""
         inputs = self._inputs
         expected = {"output": inputs.q, "dq": inputs.q, "dk": inputs.k, "dv": inputs.v}
         for name, like in expected.items():
@@ -121,7 +121,7 @@ class TrainSubject(Subject):
         return None
 
     def _answers_of(self, variant: int) -> list[Any]:
-        """Reference and budget of each checked head."""
+        """Return the reference and budget of each checked head."""
         self.write_queries(variant)
         answers = []
         for sequence, kv_head in self._heads:
@@ -142,7 +142,7 @@ class TrainSubject(Subject):
 
 
 def checked_heads(problem: AttentionProblem, seed: int, max_check_gflop: float) -> list[tuple[int, int]]:
-    """Key/value heads to check, as (sequence, head): all where that is affordable, the last always."""
+    """Choose key/value heads to check, as (sequence, head): all if affordable, the last one always."""
     num_heads = problem.batch_size * problem.num_kv_heads
     flops_per_head = _PASSES_PER_CHECK * train_flops(problem) / num_heads
     num_checked = min(max(int(max_check_gflop * 1e9 / flops_per_head), _FEWEST_HEADS), num_heads)

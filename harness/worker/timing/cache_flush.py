@@ -39,7 +39,7 @@ def last_level_cache_bytes(device: str) -> int:
         sizes = [os.sysconf(name) for name in ("SC_LEVEL3_CACHE_SIZE", "SC_LEVEL2_CACHE_SIZE")]
     if max(sizes) <= 0:
         raise RuntimeError(
-            "the size of the last-level cache is not known: neither sysfs nor sysconf tells it"
+            "the size of the last-level cache is unknown: neither sysfs nor sysconf reports it"
         )
     return max(sizes)
 

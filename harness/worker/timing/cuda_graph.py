@@ -32,7 +32,7 @@ class CapturedCalls:
     """
 
     def __init__(self, call: Call, flush: Call, device: torch.device) -> None:
-        """Raises `NotCapturable`."""
+        """Capture the calls. Raises `NotCapturable`."""
         self._device = device
         self._graph = torch.cuda.CUDAGraph()
         self._pool = torch.cuda.graph_pool_handle()
@@ -103,7 +103,7 @@ class CapturedCalls:
 
 @cache
 def _capture_stream(device: torch.device) -> torch.cuda.Stream:
-    """One for all captures: libraries keep a workspace for each stream that they have met."""
+    """Return the one stream of all captures: libraries keep a workspace for each stream that they use."""
     return torch.cuda.Stream(device)
 
 

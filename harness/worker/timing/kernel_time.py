@@ -48,7 +48,7 @@ def measure_kernel_time(call: Call, before_each: Call, device: torch.device) -> 
 def _median_ms(
     kernels_ns: Callable[[Call, torch.device], int], call: Call, before_each: Call, device: torch.device
 ) -> float | None:
-    """None where no kernel was seen."""
+    """Return the median in milliseconds; None if no kernel was seen."""
     times = []
     for _ in range(_NUM_CALLS):
         before_each()
@@ -58,7 +58,7 @@ def _median_ms(
 
 
 def _by_cupti(call: Call, device: torch.device) -> int:
-    """Nanoseconds of all kernels, copies and fills of one call."""
+    """Return the nanoseconds of all kernels, copies and fills of one call."""
     cupti = import_module("cupti.cupti")
     kinds = [getattr(cupti.ActivityKind, name) for name in ("CONCURRENT_KERNEL", "MEMCPY", "MEMSET")]
     times_ns: list[int] = []

@@ -105,14 +105,14 @@ def measure_roofs(device: str, dtypes: list[str]) -> Roofs:
 
 
 def buffer_bytes(cache_bytes: int, free_bytes: int) -> int:
-    """Size of what is read, a multiple of 32 MiB: much more than the caches, little of the free memory."""
+    """Return the size to read, a multiple of 32 MiB: far more than the caches, little of the free memory."""
     wanted = max(_CACHES_IN_BUFFER * cache_bytes, _FEWEST_BUFFER_BYTES)
     allowed = min(_MOST_BUFFER_BYTES, free_bytes // _MOST_SHARE_OF_MEMORY)
     return max(min(wanted, allowed) // _RANDOM_BYTES, 1) * _RANDOM_BYTES
 
 
 def _random_buffer(device: str) -> torch.Tensor:
-    """Random normal float32 values, contiguous."""
+    """Draw random normal float32 values, contiguous."""
     if device == "cpu":
         caches = all_usable_caches_bytes()
         free = available_bytes() or _MOST_SHARE_OF_MEMORY * _FEWEST_BUFFER_BYTES
@@ -124,7 +124,7 @@ def _random_buffer(device: str) -> torch.Tensor:
 
 
 def _reads(buffer: torch.Tensor) -> list[Way]:
-    """Reductions, which write next to nothing. Which one is the fastest differs from machine to machine."""
+    """Return reductions, which write next to nothing; the fastest one differs from machine to machine."""
     slices = buffer.chunk(_NUM_SLICES[buffer.device.type])
     words = [part.view(torch.int64) for part in slices]
     ways: dict[str, list[Call]] = {
@@ -143,7 +143,7 @@ def _reads(buffer: torch.Tensor) -> list[Way]:
 
 
 def _triton_reads(slices: list[torch.Tensor]) -> dict[str, list[Call]]:
-    """A kernel that does nothing but read int64, with several sizes of block; none without Triton."""
+    """Return kernels that only read int64, with several block sizes; none without Triton."""
     if find_spec("triton") is None:
         return {}
     kernel = _read_kernel()
@@ -159,7 +159,7 @@ def _triton_reads(slices: list[torch.Tensor]) -> dict[str, list[Call]]:
 
 
 def _read_kernel() -> Any:
-    """Each program reads one block and writes its sum. Triton is imported here: it is large, or missing."""
+    """Return a kernel whose programs read one block each and write its sum. Imports Triton."""
     global tl
     triton, tl = import_module("triton"), import_module("triton.language")
 
@@ -181,7 +181,7 @@ def _size(num_bytes: int) -> str:
 
 
 def _matmul_roofs(device: str, kind: str, dtypes: list[str]) -> dict[str, Way]:
-    """The fastest square product for each dtype.
+    """Measure the fastest square product for each dtype.
 
     Whoever computes in a narrow dtype may widen its operands, so float32's roof is a floor for the others: a
     CPU without float16 arithmetic multiplies float16 matrices hundreds of times slower.
@@ -192,7 +192,7 @@ def _matmul_roofs(device: str, kind: str, dtypes: list[str]) -> dict[str, Way]:
 
 
 def _fastest_matmul(device: str, kind: str, dtype: str) -> Way:
-    """The best of ascending sizes, repeated for the time that is left when the next one would outlast it."""
+    """Time ascending sizes, and repeat the best one when the next would take longer than the time left."""
     sizes = _MATRIX_SIZES[kind]
     deadline = time.perf_counter() + _MATMUL_SECONDS[kind]
     ways: list[Way] = []
@@ -234,7 +234,7 @@ def _works(way: Way, device: str) -> bool:
 
 
 def _time(call: Call, device: str) -> float:
-    """Seconds of one call."""
+    """Return the seconds of one call."""
     if device == "cpu":
         began = time.perf_counter()
         call()
@@ -250,7 +250,7 @@ def _time(call: Call, device: str) -> float:
 
 
 def _roof(way: Way, unit: float) -> Roof:
-    """The roof by the way that proved best, in `unit` a second."""
+    """Return the roof by the way that proved best, in `unit` a second."""
     return Roof(
         best=way.best / unit,
         median=way.amount / statistics.median(way.seconds) / unit,
