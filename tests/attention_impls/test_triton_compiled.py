@@ -3,12 +3,12 @@
 import re
 import subprocess
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import pytest
 import triton
 from packaging.version import Version
 from triton.backends.compiler import GPUTarget
+from triton.backends.nvidia.compiler import get_ptxas
 from triton.compiler import ASTSource, compile  # noqa: A004
 
 from gqabench.attention_impls import AttentionProblem
@@ -111,9 +111,8 @@ def compiled(kernel: object, problem: AttentionProblem, constants: dict, config:
 
 
 def assembled(ptx: str) -> tuple[int, int]:
-    """Registers of a thread and bytes spilled, as the assembler in Triton's wheel reports them."""
-    assembler = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "ptxas"
-    command = [assembler, "-v", "--gpu-name=sm_90a", "-o", "/dev/null", "/dev/stdin"]
+    """Registers of a thread and bytes spilled, as the assembler that Triton takes for Hopper reports them."""
+    command = [get_ptxas(HOPPER.arch).path, "-v", "--gpu-name=sm_90a", "-o", "/dev/null", "/dev/stdin"]
     report = subprocess.run(
         command, input=ptx, text=True, capture_output=True, check=True, timeout=120
     ).stderr

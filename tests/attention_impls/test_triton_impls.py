@@ -89,7 +89,7 @@ def test_triton_that_is_not_there_is_a_reason(make_problem, monkeypatch):
 @pytest.mark.parametrize("name", ["triton_decode", "triton_prefill"])
 def test_asking_for_an_implementation_loads_no_triton(name):
     code = (
-        "import sys; from attention_impls import AttentionProblem, get_impl;"
+        "import sys; from gqabench.attention_impls import AttentionProblem, get_impl;"
         f"get_impl({name!r}).unsupported_reasons(AttentionProblem(1, 1, 1, 1, 1, 64, 'float32', 'cpu'));"
         "sys.exit('triton' in sys.modules)"
     )
