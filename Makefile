@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
-PIP := $(PY) -m pip --disable-pip-version-check --no-input
+PIP = $(PY) -m pip --disable-pip-version-check --no-input
 READY := $(VENV)/.ready
 NEWEST_VENV := .venv-newest
 
