@@ -3,8 +3,9 @@
 PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
-PIP := $(PY) -m pip --disable-pip-version-check --no-input
+PIP = $(PY) -m pip --disable-pip-version-check --no-input
 READY := $(VENV)/.ready
+NEWEST_VENV := .venv-newest
 
 STUDY ?= default
 ARGS ?=
@@ -24,7 +25,7 @@ WHEELHOUSE_MAX_KIB := 30720
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup sweep test test-gpu bench-harness bench-kernels gpu-verification gpu-kit reference-runs check format lock wheelhouse peer-wheels clean
+.PHONY: help setup sweep test test-newest test-gpu lint bench-harness bench-kernels gpu-verification gpu-kit reference-runs check docs format lock wheelhouse peer-wheels clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-17s %s\n", $$1, $$2 }' Makefile
@@ -43,9 +44,17 @@ sweep: $(READY) ## run a study: its records, figures and report
 test: $(READY) ## run the tests that need no GPU
 	$(RUN_TESTS)
 
+test-newest: PY := $(NEWEST_VENV)/bin/python
+test-newest: ## run the same tests with the newest version of every dependency, in an environment of their own
+	[ -e $(PY) ] || "$(PYTHON)" -m venv $(NEWEST_VENV)
+	$(PIP) install --upgrade setuptools
+	$(PIP) install --upgrade --upgrade-strategy eager --no-build-isolation --editable '.[test]'
+	$(PIP) list
+	$(RUN_TESTS)
+
 test-gpu: $(READY) ## run the tests that need an NVIDIA GPU
 	@$(PY) -c 'import sys, torch; torch.cuda.is_available() or sys.exit(f"make test-gpu needs an NVIDIA GPU, and torch {torch.__version__} sees none here")'
-	$(PY) -m pytest -n logical --maxprocesses 4 --dist worksteal -m "gpu and not alone" $(PYTEST_ARGS) $(NONE_CHOSEN)
+	$(PY) -m pytest $(SIDE_BY_SIDE) -m "gpu and not alone" $(PYTEST_ARGS) $(NONE_CHOSEN)
 	$(PY) -m pytest -m "gpu and alone" $(PYTEST_ARGS) $(NONE_CHOSEN)
 
 bench-harness: $(READY) ## measure what the harness itself costs
@@ -62,28 +71,31 @@ gpu-kit: HOST_PYTHONS := 3.12
 gpu-kit: wheelhouse ## all that gpu-verification needs on a GPU host without a network, in one folder
 	$(PY) tests/benchmarks/gpu_kit.py $(ARGS)
 
-.PHONY: docs
 docs: $(READY) ## write the reference pages in docs/ from the tables of the code
 	$(PY) docs/generate
 
 reference-runs: $(READY) ## measure the reference studies of this machine, part by part: for a GPU
 	$(PY) tests/benchmarks/reference_runs.py $(ARGS)
 
-check: $(READY) ## formatting, lint, spelling, types and tests: what CI runs
+check: lint test ## formatting, lint, spelling, types and tests
+
+lint: $(READY) ## check formatting, lint, spelling and types
 	$(PY) -m ruff format --check .
 	$(PY) -m ruff check .
 	$(PY) -m codespell_lib
 	$(PY) -m mypy
-	$(RUN_TESTS)
 
 format: $(READY) ## format the code and fix what ruff can fix
 	$(PY) -m ruff format .
 	$(PY) -m ruff check --fix .
 
 # Tests that measure come last, by themselves. PYTEST_ARGS may choose none of a kind, for which pytest exits with 5.
+# One thread a process, as the processes are as many as the cores. Each has a run of tests that stand together, and
+# takes from another's only when its own are done: so what the tests of a module share is seldom made twice.
 NONE_CHOSEN = $(if $(PYTEST_ARGS),|| [ $$? -eq 5 ])
+SIDE_BY_SIDE := -n logical --maxprocesses 4 --dist worksteal
 define RUN_TESTS
-$(PY) -m pytest -n logical --maxprocesses 4 -m "not gpu and not alone" --ignore=tests/benchmarks $(PYTEST_ARGS) $(NONE_CHOSEN)
+OMP_NUM_THREADS=1 $(PY) -m pytest $(SIDE_BY_SIDE) -m "not gpu and not alone" --ignore=tests/benchmarks $(PYTEST_ARGS) $(NONE_CHOSEN)
 $(PY) -m pytest -m "alone and not gpu" --ignore=tests/benchmarks $(PYTEST_ARGS) $(NONE_CHOSEN)
 endef
 
@@ -217,6 +229,6 @@ peer-wheels: $(READY) ## gather the wheels of peers for CUDA, for a GPU host wit
 	$(PY) tests/benchmarks/gather_peers.py $(ARGS)
 
 clean: ## remove what these commands made, but for the runs in results/runs/
-	rm -rf $(VENV) wheelhouse wheelhouse-peers gpu-kit build dist gqabench.egg-info
+	rm -rf $(VENV) $(NEWEST_VENV) wheelhouse wheelhouse-peers gpu-kit build dist gqabench.egg-info
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .hypothesis .benchmarks
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from gqabench.attention_impls import AttentionInputs, Copying, get_impl
+from gqabench.attention_impls import AttentionInputs, AttentionProblem, Copying, get_impl
 from gqabench.attention_impls.cache_layouts.sliding_window import _in_slots
 from gqabench.attention_impls.correctness.error_budget import error_budget
 from gqabench.attention_impls.correctness.reference import quantisation_error, reference_attention
@@ -123,19 +123,29 @@ LAYOUTS = {
 }
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("name", [name for name in BUILT_IN_IMPLS if name != "reference"])
-def test_a_call_copies_as_much_as_it_declares(make_problem, profile_call, name, layout):
-    """Of 8192 tokens, a copy of K and V in dtype is 8 MiB: what is done in tiles stays far below.
+def long_problem(layout: str) -> AttentionProblem:
+    """Of 8192 tokens: a copy of K and V is 8 MiB, and what is done in tiles stays far below."""
+    fields = {"batch_size": 1, "q_len": 1, "kv_len": 8192, "num_q_heads": 16, "num_kv_heads": 2}
+    fields |= {"head_dim": 64, "window": 8192, "dtype": "float32", "device": "cpu"}
+    return AttentionProblem(**fields | LAYOUTS[layout])
 
-    Those of `reference` are of 64 MiB.
-    """
-    impl = get_impl(name)
-    problem = make_problem(
-        batch_size=1, kv_len=8192, num_q_heads=16, num_kv_heads=2, head_dim=64, window=8192, **LAYOUTS[layout]
-    )
-    if impl.compiles_each_problem or impl.unsupported_reasons(problem):
-        pytest.skip("compiled for each problem, or unsupported")
+
+def eager_impls_of(layout: str) -> list[str]:
+    """What is not compiled for each problem and serves the layout here. `reference` has tiles of 64 MiB."""
+    impls = {name: get_impl(name) for name in BUILT_IN_IMPLS if name != "reference"}
+    problem = long_problem(layout)
+    return [
+        name
+        for name, impl in impls.items()
+        if not impl.compiles_each_problem and not impl.unsupported_reasons(problem)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("layout", "name"), [(layout, name) for layout in LAYOUTS for name in eager_impls_of(layout)]
+)
+def test_a_call_copies_as_much_as_it_declares(profile_call, name, layout):
+    impl, problem = get_impl(name), long_problem(layout)
     prepared = impl.prepare(problem, make_inputs(problem, 0))
     prepared()  # what the first call sets up is not in the timed ones
     copy_bytes = 2 * 8192 * 2 * 64 * 4
@@ -149,6 +159,13 @@ def test_a_call_copies_as_much_as_it_declares(make_problem, profile_call, name, 
         assert peak_bytes >= num_copies * copy_bytes
     elif Copying.UNKNOWN not in parts:
         assert peak_bytes < copy_bytes / 2
+
+
+def test_what_is_declared_is_tested_of_each_that_runs_anywhere():
+    expected = {"repeat_kv", "repeat_kv_sdpa", "grouped_matmul", "blockwise", "folded_sdpa", "sdpa"}
+    assert expected <= set(eager_impls_of("plain"))
+    assert expected - {"sdpa"} <= set(eager_impls_of("int8"))
+    assert set(PAGED) <= set(eager_impls_of("pages")) & set(eager_impls_of("int8 pages"))
 
 
 @pytest.mark.parametrize("kv_dtype", KV_DTYPE_ITEMSIZES)

@@ -1,18 +1,20 @@
 """The Triton kernels as code for a Hopper GPU, which need not be there: registers, instructions, loads."""
 
 import re
-import subprocess
+from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
-from pathlib import Path
+from functools import cache
+from io import StringIO
 
 import pytest
 import triton
-from packaging.version import Version
+from triton import knobs
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, compile  # noqa: A004
 
 from gqabench.attention_impls import AttentionProblem
 from gqabench.attention_impls.kernels.triton.decode_config import (
+    LAYOUTS,
     DecodeConfig,
     block_dims_of,
     block_rows_of,
@@ -26,8 +28,12 @@ from gqabench.attention_impls.kernels.triton.prefill_launch import prefill_candi
 HOPPER = GPUTarget("cuda", 90, 32)
 SHARED_MEMORY_OF_AN_SM = 227 * 1024
 """CUDA C++ Programming Guide, table of technical specifications: most of one thread block at 9.0."""
-MOST_SPILLED_BYTES = 0 if Version(triton.__version__) >= Version("3.7") else 24
-"""Of a candidate. In Triton 3.6 one spills, the second of `int8 pages, window, soft cap, 4 queries`."""
+SPILLED_BYTES = {
+    ("3.6", "int8 pages, window, soft cap, 4 queries"): 24,
+    ("3.9", "int8 pages, window, soft cap, 4 queries"): 16,
+    ("3.9", "group of 71, head_dim 256, int8"): 140,
+}
+"""By Triton's version: of one candidate of a shape, its second, which tuning times beside others."""
 REGISTERS_OF_AN_SM = 65_536
 
 SHAPES = {
@@ -105,25 +111,26 @@ def compiled(kernel: object, problem: AttentionProblem, constants: dict, config:
     constants = {name: value for name, value in constants.items() if name in names}
     source = ASTSource(kernel, signature, constexprs=constants, attrs=aligned)
     options = {"num_warps": config.num_warps, "num_stages": config.num_stages}
-    result = compile(source, target=HOPPER, options=options)
-    registers, spilled_bytes = assembled(result.asm["ptx"])
+    report = StringIO()
+    with knobs.compilation.scope(), knobs.nvidia.scope(), redirect_stdout(report):
+        knobs.compilation.always_compile = True  # what is taken from a cache is not assembled
+        knobs.nvidia.dump_ptxas_log = True
+        result = compile(source, target=HOPPER, options=options)
+    registers, spilled_bytes = assembled(report.getvalue())
     return Compiled(result.asm["ttgir"], result.asm["ptx"], registers, spilled_bytes, result.metadata.shared)
 
 
-def assembled(ptx: str) -> tuple[int, int]:
-    """Registers of a thread and bytes spilled, as the assembler in Triton's wheel reports them."""
-    assembler = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "ptxas"
-    command = [assembler, "-v", "--gpu-name=sm_90a", "-o", "/dev/null", "/dev/stdin"]
-    report = subprocess.run(
-        command, input=ptx, text=True, capture_output=True, check=True, timeout=120
-    ).stderr
+def assembled(report: str) -> tuple[int, int]:
+    """Registers of a thread and bytes spilled, by the assembler as Triton itself calls it."""
     (registers,) = re.findall(r"Used (\d+) registers", report)
     (stores,) = re.findall(r"(\d+) bytes spill stores", report)
     (loads,) = re.findall(r"(\d+) bytes spill loads", report)
     return int(registers), int(stores) + int(loads)
 
 
-def compiled_decode(problem: AttentionProblem, config: object) -> Compiled:
+@cache
+def compiled_decode(problem: AttentionProblem, config: DecodeConfig) -> Compiled:
+    """Compile the decode kernel once for all tests that look at it."""
     return compiled(decode_kernel, problem, decode_constants(problem, config), config)
 
 
@@ -153,10 +160,10 @@ def first_of(problem: AttentionProblem, layout: str) -> DecodeConfig | None:
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_no_candidate_spills_or_asks_for_more_than_an_sm_has(shape):
-    problem = problem_of(shape)
+    problem, version = problem_of(shape), ".".join(triton.__version__.split(".")[:2])
     for config in tile_candidates(problem):
         kernel = compiled_decode(problem, config)
-        assert kernel.spilled_bytes <= MOST_SPILLED_BYTES, config
+        assert kernel.spilled_bytes <= SPILLED_BYTES.get((version, shape), 0), config
         assert kernel.shared_bytes <= SHARED_MEMORY_OF_AN_SM, config
 
 
@@ -171,13 +178,14 @@ def test_tiles_are_on_their_way_while_another_is_computed_with(shape, page_size)
     assert all(int(left_flying) >= 2 for left_flying in waits), "K and V of one tile at least"
 
 
-@pytest.mark.parametrize("layout", ["padded", "swapped"])
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(
+    ("shape", "layout"),
+    [(shape, layout) for shape in SHAPES for layout in LAYOUTS if first_of(problem_of(shape), layout)],
+)
 def test_decode_spills_nothing_and_reads_keys_and_values_once(shape, layout):
     problem = problem_of(shape)
     config = first_of(problem, layout)
-    if config is None:
-        pytest.skip("no such candidate")
+    assert config is not None
     kernel = compiled_decode(problem, config)
     assert kernel.spilled_bytes == 0
     assert kernel.shared_bytes <= SHARED_MEMORY_OF_AN_SM

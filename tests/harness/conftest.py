@@ -4,7 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from importlib.util import find_spec
@@ -15,6 +15,7 @@ import pytest
 from gqabench.attention_impls import list_impls
 from gqabench.harness.machine.host import Device, HostDescription
 from gqabench.harness.workers.protocol import PROTOCOL_VERSION
+from tests.harness.forked_command import ForkedCommand
 
 PROJECT = Path(__file__).resolve().parents[2]
 SIMULATED_GPU = PROJECT / "tests" / "simulated_gpu"
@@ -23,21 +24,26 @@ Finished = subprocess.CompletedProcess[str]
 
 
 @pytest.fixture(scope="session")
-def gqabench_in() -> Callable[..., Finished]:
-    """Runs the command line as a user does, in a given folder."""
+def forked_command() -> Iterator[ForkedCommand]:
+    command = ForkedCommand(_environment({}))
+    yield command
+    command.close()
+
+
+@pytest.fixture(scope="session")
+def gqabench_in(request: pytest.FixtureRequest) -> Callable[..., Finished]:
+    """Runs the command line as a user does, in a given folder: with variables, in a fresh interpreter."""
 
     def run(folder: Path, *arguments: str, timeout: float = 300, **variables: str) -> Finished:
-        path = filter(None, [variables.get("PYTHONPATH"), str(PROJECT), os.environ.get("PYTHONPATH")])
+        environment = _environment(variables)
+        if not variables:
+            command: ForkedCommand = request.getfixturevalue("forked_command")
+            return command.call(folder, arguments, environment, timeout)
+        program = "import sys; from gqabench.harness.cli import main; sys.exit(main())"
         return subprocess.run(
-            [
-                sys.executable,
-                "-P",
-                "-c",
-                "import sys; from gqabench.harness.cli import main; sys.exit(main())",
-                *arguments,
-            ],
+            [sys.executable, "-P", "-c", program, *arguments],
             cwd=folder,
-            env=os.environ | {"OMP_NUM_THREADS": "1"} | variables | {"PYTHONPATH": ":".join(path)},
+            env=environment,
             capture_output=True,
             text=True,
             timeout=timeout,
@@ -45,6 +51,12 @@ def gqabench_in() -> Callable[..., Finished]:
         )
 
     return run
+
+
+def _environment(variables: dict[str, str]) -> dict[str, str]:
+    """This process's, with the project first on the path and one thread."""
+    path = filter(None, [variables.get("PYTHONPATH"), str(PROJECT), os.environ.get("PYTHONPATH")])
+    return os.environ | {"OMP_NUM_THREADS": "1"} | variables | {"PYTHONPATH": ":".join(path)}
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ ROUNDS = 20
 CALLS = 3
 ATTEMPTS = 6
 """Neighbours on the same memory disturb an attempt; a cache that is not flushed fails all of them."""
+MOST_DEVIATION = 0.15
 
 SMALL, FITTING, LARGE, HUGE = 0.1, 0.35, 5.0, 10.0
 """Working sets in last-level caches."""
@@ -25,7 +26,7 @@ MOST_CACHE_BYTES = 48 * 2**20
 neighbours have; to read ten of those takes minutes."""
 
 
-@pytest.fixture
+@pytest.fixture(scope="module", autouse=True)
 def one_thread() -> Iterator[None]:
     """Threads that wait for one another would measure the neighbours."""
     before = torch.get_num_threads()
@@ -65,21 +66,33 @@ def fitting_over_huge(times: dict[tuple[float, str], float]) -> float:
     return ms_per_cache(times, (SMALL, FITTING), "cold") / ms_per_cache(times, (LARGE, HUGE), "cold")
 
 
-def test_a_cold_set_that_fits_the_cache_reads_like_one_of_ten_caches(one_thread: None) -> None:
-    seen = []
-    for _ in range(ATTEMPTS):
-        seen.append(fitting_over_huge(read_times_ms()))
-        if abs(seen[-1] - 1) <= 0.15:
-            return
-    pytest.fail(f"time per byte, cold and fitting over ten times the cache: {seen}")
+@pytest.fixture(scope="module")
+def attempts(one_thread: None) -> list[dict[tuple[float, str], float]]:
+    """Times to read, up to the first attempt whose cold sets read as they should, or to the last."""
+    attempts = []
+    while len(attempts) < ATTEMPTS:
+        attempts.append(read_times_ms())
+        if abs(fitting_over_huge(attempts[-1]) - 1) <= MOST_DEVIATION:
+            break
+    return attempts
 
 
-def test_without_a_flush_it_reads_faster(one_thread: None) -> None:
+def test_a_cold_set_that_fits_the_cache_reads_like_one_of_ten_caches(
+    attempts: list[dict[tuple[float, str], float]],
+) -> None:
+    seen = [fitting_over_huge(times) for times in attempts]
+    message = f"time per byte, cold and fitting over ten times the cache: {seen}"
+    assert seen[-1] == pytest.approx(1, abs=MOST_DEVIATION), message
+
+
+def test_without_a_flush_it_reads_faster() -> None:
     assert fitting_over_huge(read_times_ms(flush=nothing)) < 0.7
 
 
-def test_a_warm_set_that_fits_the_cache_reads_faster_than_a_cold_one(one_thread: None) -> None:
-    times = read_times_ms()
+def test_a_warm_set_that_fits_the_cache_reads_faster_than_a_cold_one(
+    attempts: list[dict[tuple[float, str], float]],
+) -> None:
+    times = attempts[-1]
     assert times[SMALL, "warm"] < 0.8 * times[SMALL, "cold"]
     if last_level_cache_bytes("cpu") > MOST_CACHE_BYTES:
         return  # the huge set may stay in a part of such a cache
