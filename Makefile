@@ -62,20 +62,20 @@ bench-harness: $(READY) ## measure what the harness itself costs
 	$(PY) tests/benchmarks/comparison_cost.py
 
 bench-kernels: $(READY) ## check, tune and measure our own kernels beside their peers: for a GPU
-	$(PY) tests/benchmarks/kernels_on_gpu.py $(ARGS)
+	$(PY) operations/kernels_on_gpu.py $(ARGS)
 
 gpu-verification: $(READY) ## all that is to be shown on a GPU, in pieces of seven minutes: ARGS="--piece 1"
-	$(PY) tests/benchmarks/gpu_verification.py $(ARGS)
+	$(PY) operations/gpu_verification.py $(ARGS)
 
 gpu-kit: HOST_PYTHONS := 3.12
 gpu-kit: wheelhouse ## all that gpu-verification needs on a GPU host without a network, in one folder
-	$(PY) tests/benchmarks/gpu_kit.py $(ARGS)
+	$(PY) operations/gpu_kit.py $(ARGS)
 
 docs: $(READY) ## write the reference pages in docs/ from the tables of the code
 	$(PY) docs/generate
 
 reference-runs: $(READY) ## measure the reference studies of this machine, part by part: for a GPU
-	$(PY) tests/benchmarks/reference_runs.py $(ARGS)
+	$(PY) operations/reference_runs.py $(ARGS)
 
 check: lint test ## formatting, lint, spelling, types and tests
 
@@ -226,7 +226,7 @@ endef
 export PURE_PINS
 
 peer-wheels: $(READY) ## gather the wheels of peers for CUDA, for a GPU host without a network
-	$(PY) tests/benchmarks/gather_peers.py $(ARGS)
+	$(PY) operations/gather_peers.py $(ARGS)
 
 clean: ## remove what these commands made, but for the runs in results/runs/
 	rm -rf $(VENV) $(NEWEST_VENV) wheelhouse wheelhouse-peers gpu-kit build dist gqabench.egg-info

@@ -1,13 +1,11 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -18,7 +16,6 @@ from gqabench.harness.workers.protocol import PROTOCOL_VERSION
 from tests.harness.forked_command import ForkedCommand
 
 PROJECT = Path(__file__).resolve().parents[2]
-SIMULATED_GPU = PROJECT / "tests" / "simulated_gpu"
 
 Finished = subprocess.CompletedProcess[str]
 
@@ -63,31 +60,6 @@ def _environment(variables: dict[str, str]) -> dict[str, str]:
 def gqabench(gqabench_in: Callable[..., Finished], tmp_path: Path) -> Callable[..., Finished]:
     """Runs the command line in a folder of the test's own."""
     return partial(gqabench_in, tmp_path)
-
-
-@pytest.fixture(scope="session")
-def simulated_gpu(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Environment variables of a process that is to find a GPU where there is none: `tests/simulated_gpu`."""
-    compiler, c_compiler = shutil.which("g++"), shutil.which("gcc")
-    if compiler is None or c_compiler is None:
-        pytest.skip("there is no compiler to build the device with")
-    folder = tmp_path_factory.mktemp("simulated_gpu")
-    guard, nvml = folder / "device_guard.so", folder / "libnvidia-ml.so.1"
-    torch_root = Path(find_spec("torch").origin).parent
-    for command in (
-        [
-            compiler, "-std=c++20", "-shared", "-fPIC", f"-I{torch_root}/include", "-o", guard,
-            SIMULATED_GPU / "device_guard.cpp", f"-L{torch_root}/lib", "-lc10",
-        ],
-        [c_compiler, "-shared", "-fPIC", "-o", nvml, PROJECT / "tests/harness/fake_nvml/nvml.c", "-lm"],
-    ):  # fmt: skip
-        subprocess.run(command, check=True, timeout=120)
-    libraries = filter(None, [str(folder), os.environ.get("LD_LIBRARY_PATH")])
-    return {
-        "SIMULATED_GPU": str(guard),
-        "PYTHONPATH": str(SIMULATED_GPU),
-        "LD_LIBRARY_PATH": ":".join(libraries),
-    }
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """The distinct layers of models of 2025, decoding at batch 1 and 32: measured on a GPU, one sweep.
 
-    python tests/benchmarks/model_layers.py --seconds 330 --json models.json
+    python operations/model_layers.py --seconds 330 --json models.json
 
 The layers are model presets in the folder `layers`. What of a model today's problem cannot express stands in
 `LEFT_OUT`, and in the file that is written. A sweep that is interrupted goes on when it is asked for again.

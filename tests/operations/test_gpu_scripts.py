@@ -18,8 +18,8 @@ import pytest
 
 from gqabench import results
 
-BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
-sys.path.insert(0, str(BENCHMARKS))
+OPERATIONS = Path(__file__).resolve().parents[2] / "operations"
+sys.path.insert(0, str(OPERATIONS))
 
 from sweep_parts import positive_seconds  # noqa: E402
 
@@ -32,7 +32,7 @@ Script = Callable[..., subprocess.CompletedProcess[str]]
 def script(simulated_gpu: dict[str, str]) -> Script:
     def run(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, BENCHMARKS / name, *map(str, arguments)],
+            [sys.executable, OPERATIONS / name, *map(str, arguments)],
             env=os.environ | {"OMP_NUM_THREADS": "1"} | simulated_gpu,
             capture_output=True,
             text=True,
@@ -116,7 +116,7 @@ def test_what_failed_is_tried_once_more(runs: Path, script: Script, tmp_path: Pa
 def test_an_interruption_keeps_what_was_begun(simulated_gpu: dict[str, str], tmp_path: Path) -> None:
     arguments = ["--rehearse", "--runs", str(tmp_path), "--part", "batch_decode"]
     process = subprocess.Popen(
-        [sys.executable, BENCHMARKS / "reference_runs.py", *arguments],
+        [sys.executable, OPERATIONS / "reference_runs.py", *arguments],
         env=os.environ | {"OMP_NUM_THREADS": "1"} | simulated_gpu,
         stderr=subprocess.PIPE,
         text=True,

@@ -1,6 +1,6 @@
 """Whether everything works on a GPU: short checks, most telling first, each reported as soon as it exists.
 
-    python tests/benchmarks/quick_checks.py --seconds 170 --json checks.jsonl
+    python operations/quick_checks.py --seconds 170 --json checks.jsonl
 
 One worker makes them, the same one that a sweep measures with, so that torch is imported once; it is replaced
 when a check crashes or hangs. Each check is one JSON line: its name, outcome (ok, failed, unsupported,

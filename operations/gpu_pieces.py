@@ -18,7 +18,7 @@ import reference_runs
 from piece_runner import SECONDS, Step
 from sweep_parts import REPORT_SECONDS, Parts
 
-BENCHMARKS = Path(__file__).parent
+OPERATIONS = Path(__file__).parent
 STEPS_SECONDS = 370.0
 """Of 420: 20 to close, and 30 for unpacking packages and starting Python."""
 AFTER_SWEEP_S = REPORT_SECONDS + 7.0
@@ -131,7 +131,7 @@ class _Steps:
 
     def coldness(self, seconds: float) -> Step:
         report = f"--json={self._folder / 'coldness.json'}"
-        command = (sys.executable, str(BENCHMARKS / "coldness_by_counters.py"), report)
+        command = (sys.executable, str(OPERATIONS / "coldness_by_counters.py"), report)
         return Step(
             "coldness", "bytes read from DRAM after a flush and without one, by `ncu`", command, seconds
         )
@@ -169,7 +169,7 @@ class _Steps:
             name=name,
             shows=shows,
             command=(
-                sys.executable, str(BENCHMARKS / script), *arguments, "--seconds", SECONDS, *rehearse,
+                sys.executable, str(OPERATIONS / script), *arguments, "--seconds", SECONDS, *rehearse,
             ),
             seconds=seconds,
             closing_seconds=closing_seconds,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.benchmarks import gather_peers, prebuild_flashinfer
+from operations import gather_peers, prebuild_flashinfer
 
 FILES = {
     "peer/__init__.py": "from peer.kernels import answer\n",

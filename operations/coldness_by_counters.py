@@ -1,6 +1,6 @@
 """Whether a flush empties a GPU's L2, by the memory controller's own counters: needs `ncu` (Nsight Compute).
 
-    python tests/benchmarks/coldness_by_counters.py --json coldness.json
+    python operations/coldness_by_counters.py --json coldness.json
 
 For each implementation one decode call is profiled after the flush that timing uses, and one right after
 another call without a flush, on K and V of half the L2. A cold call has to read all of K and V from DRAM
@@ -19,7 +19,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 IMPLS = ("sdpa_flash", "triton_decode", "grouped_matmul")
 METRIC = "dram__bytes_read.sum"
 LEAST_COLD_SHARE = 0.95

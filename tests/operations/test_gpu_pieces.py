@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+OPERATIONS = Path(__file__).resolve().parents[2] / "operations"
 
 Rehearse = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -36,7 +36,7 @@ def python(simulated_gpu: dict[str, str]) -> Rehearse:
 @pytest.fixture(scope="module")
 def rehearse(python: Rehearse) -> Rehearse:
     def run(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
-        return python(BENCHMARKS / "gpu_verification.py", "--rehearse", "--folder", folder, *arguments)
+        return python(OPERATIONS / "gpu_verification.py", "--rehearse", "--folder", folder, *arguments)
 
     return run
 
@@ -91,7 +91,7 @@ class Dies(Hangs):
 """
 DRIVER = """
 import sys
-sys.path.insert(0, {benchmarks!r})
+sys.path.insert(0, {operations!r})
 import quick_checks
 
 def check(impl, seconds):
@@ -110,7 +110,7 @@ def test_a_check_that_hangs_or_dies_is_reported_and_the_next_one_is_made(
 ) -> None:
     subjects, report = tmp_path / "subjects.py", tmp_path / "checks.jsonl"
     subjects.write_text(SUBJECTS)
-    driver = DRIVER.format(benchmarks=str(BENCHMARKS), subjects=str(subjects))
+    driver = DRIVER.format(operations=str(OPERATIONS), subjects=str(subjects))
     finished = python("-c", driver, "--rehearse", "--json", report)
     assert finished.returncode == 0, finished.stderr
     hangs, dies, sdpa = checks_of(report)
@@ -179,7 +179,7 @@ def test_what_is_not_there_is_a_mistake(
 
 
 def test_without_a_gpu_only_a_rehearsal_is_to_be_had(python: Rehearse, tmp_path: Path) -> None:
-    finished = python(BENCHMARKS / "gpu_verification.py", "--folder", tmp_path / "gpu")
+    finished = python(OPERATIONS / "gpu_verification.py", "--folder", tmp_path / "gpu")
     assert finished.returncode == 2
     assert finished.stderr.splitlines()[-1].endswith("--rehearse shows the pieces without one")
     assert not (tmp_path / "gpu").exists()

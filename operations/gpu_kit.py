@@ -24,7 +24,7 @@ from pathlib import Path
 
 from gather_peers import PEERS, TVM_FFI, gather
 
-BENCHMARKS = Path(__file__).parent
+OPERATIONS = Path(__file__).parent
 MOST_MIB = 60.0
 KERNELS_GLOB = "gqabench_flashinfer_kernels-*.whl"
 PREBUILT = (
@@ -96,7 +96,7 @@ def prebuild_kernels(kit: Path) -> None:
         subprocess.run([*install, *BUILD_NEEDS], check=True)
         subprocess.run([*install, "--no-deps", str(flashinfer), TVM_FFI.pin], check=True)
         environment = build_environment(Path(site))
-        script = [sys.executable, str(BENCHMARKS / "prebuild_flashinfer.py"), "--into", str(kit)]
+        script = [sys.executable, str(OPERATIONS / "prebuild_flashinfer.py"), "--into", str(kit)]
         for arguments in PREBUILT:
             started = time.monotonic()
             command = [*script, "--page-size", PAGE_SIZE, *arguments.split()]
@@ -147,7 +147,7 @@ def print_commands(kit: Path) -> None:
         f" --target /tmp/gpu-kit {kit}/*.whl;"
     )
     print(
-        "  PYTHONPATH=/tmp/gpu-kit python3 tests/benchmarks/gpu_verification.py --piece N --since $S"
+        "  PYTHONPATH=/tmp/gpu-kit python3 operations/gpu_verification.py --piece N --since $S"
         " --archive gpu.tar.gz"
     )
     print("What comes back is gpu.tar.gz. To go on elsewhere, first: tar -xzf gpu.tar.gz -C results/runs")

@@ -14,8 +14,8 @@ from typing import Any
 import psutil
 import pytest
 
-BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
-sys.path.insert(0, str(BENCHMARKS))
+OPERATIONS = Path(__file__).resolve().parents[2] / "operations"
+sys.path.insert(0, str(OPERATIONS))
 
 import gpu_pieces  # noqa: E402
 import kernels_on_gpu  # noqa: E402
@@ -107,7 +107,7 @@ def test_a_command_is_told_how_long_it_has(tmp_path: Path) -> None:
 
 DRIVER = """
 import sys
-sys.path.insert(0, {benchmarks!r})
+sys.path.insert(0, {operations!r})
 import gpu_pieces, gpu_verification, piece_runner
 from piece_runner import Step
 
@@ -129,7 +129,7 @@ gpu_verification.run_script(gpu_verification.main)
 def start_piece(folder: Path, seconds: float, code: str = HANGS) -> subprocess.Popen[str]:
     (folder / "gpu" / "rehearsal").mkdir(parents=True, exist_ok=True)
     found = str(folder / "gpu" / "rehearsal" / "found")
-    driver = DRIVER.format(benchmarks=str(BENCHMARKS), found=found, code=code)
+    driver = DRIVER.format(operations=str(OPERATIONS), found=found, code=code)
     limit = ("--since", str(time.time()), "--seconds", str(seconds))
     arguments = ("--rehearse", "--piece", "1", *limit, "--folder", str(folder / "gpu"))
     return subprocess.Popen(
@@ -143,7 +143,7 @@ def start_piece(folder: Path, seconds: float, code: str = HANGS) -> subprocess.P
 def seconds_to_start() -> float:
     """Return how long Python and the imports of a piece take here and now."""
     started = time.monotonic()
-    command = [sys.executable, str(BENCHMARKS / "gpu_verification.py"), "--help"]
+    command = [sys.executable, str(OPERATIONS / "gpu_verification.py"), "--help"]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return time.monotonic() - started
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
-sys.path.insert(0, str(BENCHMARKS))
+OPERATIONS = Path(__file__).resolve().parents[2] / "operations"
+sys.path.insert(0, str(OPERATIONS))
 
 import gpu_kit  # noqa: E402
 

@@ -1,6 +1,6 @@
 """Builds FlashInfer's kernels ahead, as a wheel that FlashInfer loads them from instead of compiling.
 
-    python tests/benchmarks/prebuild_flashinfer.py --into wheelhouse-peers
+    python operations/prebuild_flashinfer.py --into wheelhouse-peers
 
 Run it where FlashInfer can be imported and a CUDA toolkit is, with nvcc, curand's headers and the stub of
 libcuda; no GPU is needed. Any Python will do, since the kernels know none. FlashInfer takes them from the
