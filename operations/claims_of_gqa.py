@@ -35,7 +35,7 @@ def claims(parts: Parts, decode: str, again: str, everything: Iterable[str]) -> 
 
 
 def problem_text(row: pd.Series) -> str:
-    """What all rows of a study by KV heads have in common."""
+    """Return what all rows of a study by KV heads have in common."""
     return (
         f"one layer, {row['num_q_heads']} query heads, head_dim {row['head_dim']}, batch {row['batch_size']},"
         f" kv_len {row['kv_len']}, {row['dtype']}, {row['device_name']}"
@@ -99,7 +99,7 @@ def reasons(frame: pd.DataFrame) -> dict[str, list[str]]:
 
 
 def equal_runs(base: Path | None, new: Path | None) -> dict[str, Any] | None:
-    """What `gqabench compare` makes of two runs of equal code, by metric: every alarm is a false one.
+    """Return what `gqabench compare` makes of two runs of equal code, by metric: every alarm is a false one.
 
     `change_median` and `change_most` are of the absolute change, as shares: the spread between runs.
     """

@@ -90,7 +90,7 @@ def share_read(ncu: str, impl: str, state: str) -> float:
 
 
 def bytes_read(output: str) -> float:
-    """The metric's sum over the kernels of a call, from what `ncu --csv` prints among other lines."""
+    """Return the metric's sum over the kernels of a call, from what `ncu --csv` prints among other lines."""
     lines = [line for line in output.splitlines() if line.startswith('"')]
     rows: list[dict[str, Any]] = list(csv.DictReader(io.StringIO("\n".join(lines))))
     values = [row for row in rows if row["Metric Name"] == METRIC]
@@ -100,7 +100,7 @@ def bytes_read(output: str) -> float:
 
 
 def kv_bytes(errors: str) -> int:
-    """What the profiled process says of K and V."""
+    """Return what the profiled process says of K and V."""
     (line,) = [line for line in errors.splitlines() if line.startswith("kv_bytes ")]
     return int(line.split()[1])
 

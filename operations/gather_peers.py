@@ -128,7 +128,7 @@ def gather(wheel: Wheel, folder: Path) -> Path:
 
 
 def download(wheel: Wheel, folder: Path) -> Path:
-    """The wheel that pip would install on the host."""
+    """Return the wheel that pip would install on the host."""
     abis = [f"cp{PYTHON_VERSION.replace('.', '')}", "abi3", "none"]
     command = [
         sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet", "download", "--no-deps",

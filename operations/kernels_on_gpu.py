@@ -157,7 +157,7 @@ def main() -> None:
 
 
 def failures_of(report: dict[str, Any]) -> list[str]:
-    """What went wrong with our kernels, a line each."""
+    """Return what went wrong with our kernels, a line each."""
     failures = ["the tests of the kernels failed"] if report.get("tests_passed") is False else []
     for part in PARTS:
         for cell in report.get(part) or []:
@@ -167,7 +167,7 @@ def failures_of(report: dict[str, Any]) -> list[str]:
 
 
 def run_tests(is_rehearsal: bool) -> bool:
-    """The kernels against float64: on the GPU, or through the interpreter."""
+    """Return the kernels against float64: on the GPU, or through the interpreter."""
     selection = "interpreter" if is_rehearsal else "on_a_gpu"
     command = [
         sys.executable,
@@ -272,7 +272,7 @@ def float8_gains(cells: dict[str, list[dict[str, Any]]]) -> list[float]:
 
 
 def plain(value: Any) -> Any:
-    """A value of a frame for JSON: null where it is missing."""
+    """Return a value of a frame for JSON: null where it is missing."""
     if value is None or pd.isna(value):
         return None
     return value.item() if hasattr(value, "item") else value

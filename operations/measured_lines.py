@@ -11,7 +11,7 @@ from published_figures import published_lines
 
 
 def claim_lines(folder: Path) -> Iterator[str]:
-    """What the reference runs say of the literature, of the clocks, and of two equal runs."""
+    """Return what the reference runs say of the literature, of the clocks, and of two equal runs."""
     if (claims := read_report(folder / "claims.json")) is None:
         return
     yield from _rehearsed(claims)

@@ -50,7 +50,7 @@ def main() -> None:
 
 
 def specs(arguments: argparse.Namespace) -> Iterator[Any]:
-    """What is to be built: FlashInfer's own descriptions, under the names by which it looks for them."""
+    """Return what is to be built: FlashInfer's own descriptions, by the names that it looks for."""
     import torch
     from flashinfer.jit.attention.modules import gen_batch_decode_module, gen_batch_prefill_module
     from flashinfer.jit.xqa import gen_xqa_module
@@ -83,14 +83,14 @@ def build(spec: Any) -> None:
 
 
 def libraries() -> list[Path]:
-    """What is there, of this run and of earlier ones."""
+    """Return what is there, of this run and of earlier ones."""
     from flashinfer.jit import env
 
     return sorted(Path(env.FLASHINFER_JIT_DIR).glob("*/*.so"))
 
 
 def write_wheel(libraries: list[Path], folder: Path) -> Path:
-    """A wheel of `flashinfer_jit_cache` with these libraries, for Linux on x86-64."""
+    """Return a wheel of `flashinfer_jit_cache` with these libraries, for Linux on x86-64."""
     from flashinfer.version import __version__ as version
 
     info = f"{NAME}-{version}.dist-info"

@@ -54,7 +54,7 @@ class Parts:
         self.folder = folder
 
     def run_of(self, part: str) -> Path | None:
-        """The folder of a part's run; None while it has none."""
+        """Return the folder of a part's run; None while it has none."""
         run = (self.folder / part / "latest").resolve()
         return run if (run / "run.json").exists() else None
 
@@ -66,7 +66,7 @@ class Parts:
         return self._was_retried(part) or set(newest(results.load(run))["outcome"]) <= set(_ANSWERED)
 
     def frame_of(self, parts: Iterable[str]) -> pd.DataFrame | None:
-        """The records of those parts that have any; None where none has."""
+        """Return the records of those parts that have any; None where none has."""
         frames = [newest(results.load(run)) for part in parts if (run := self.run_of(part)) is not None]
         return pd.concat(frames, ignore_index=True) if frames else None
 
@@ -133,7 +133,7 @@ def newest(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def run_for(command: Sequence[str], seconds: float) -> int:
-    """The exit code of a command that is interrupted after some seconds, and killed if that does not help.
+    """Return the exit code of a command that is interrupted after some seconds, and killed if need be.
 
     An interruption of this process is passed on. The command's whole group ends with it.
     """
@@ -169,12 +169,12 @@ def _holding(path: Path) -> Iterator[bool]:
 
 
 def hydra_quoted(path: Path) -> str:
-    """A path as a value of Hydra's grammar."""
+    """Return a path as a value of Hydra's grammar."""
     return "'" + from_root(path).replace("'", "\\'") + "'"
 
 
 def from_root(path: Path) -> str:
-    """A path as a record may name it: within the checkout relative, so that it names no machine's folders."""
+    """Return a path as a record may name it: relative within the checkout, naming no machine's folders."""
     path = path.resolve()
     return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
 
@@ -194,7 +194,7 @@ def is_rehearsal(is_asked_for: bool) -> bool:
 
 
 def positive_seconds(text: str) -> float:
-    """A number of seconds of the command line."""
+    """Return a number of seconds of the command line."""
     seconds = float(text)
     if not (seconds > 0 and math.isfinite(seconds)):
         raise argparse.ArgumentTypeError(f"{text}: must be a positive number of seconds")

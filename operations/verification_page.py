@@ -110,7 +110,7 @@ def _cell(text: str) -> str:
 
 
 def machine_lines(folder: Path) -> Iterator[str]:
-    """The GPU, its driver and limits, and the libraries, by the newest run."""
+    """Return the GPU, its driver and limits, and the libraries, by the newest run."""
     runs = sorted((path.stat().st_mtime, path) for path in folder.glob("**/run.json"))
     if not runs:
         return
@@ -135,7 +135,7 @@ def machine_lines(folder: Path) -> Iterator[str]:
 
 
 def pytest_lines(folder: Path) -> Iterator[str]:
-    """What pytest says, and each failure's first line."""
+    """Return what pytest says, and each failure's first line."""
     for name in ("tests", "tests_alone"):
         path = folder / f"{name}.xml"
         if not path.exists():
@@ -158,7 +158,7 @@ def pytest_lines(folder: Path) -> Iterator[str]:
 
 
 def coldness_lines(folder: Path) -> Iterator[str]:
-    """What share of K and V a call reads from DRAM, after a flush and without one."""
+    """Return what share of K and V a call reads from DRAM, after a flush and without one."""
     if (report := read_report(folder / "coldness.json")) is None:
         return
     yield "| implementation | read after a flush | read without one |"

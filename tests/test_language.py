@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("gqabench", "conf", "attention_impls", "harness", "reports", "results")
-TEXT_FOLDERS = (*PACKAGES, "docs", "tests")
+TEXT_FOLDERS = (*PACKAGES, "docs", "operations", "tests")
 TEXT_SUFFIXES = {".py", ".md", ".yaml", ".html", ".j2", ".css", ".js", ".cpp", ".h"}
 
 PHRASES = {
