@@ -147,7 +147,7 @@ def test_without_transformers_there_is_no_model(monkeypatch: pytest.MonkeyPatch)
 MISTAKES = [
     ("hf_cache=offloaded", "hf_cache=offloaded: must be dynamic or static"),
     ("hf_cache=null", "hf_cache=null: workload=generate needs dynamic or static"),
-    ("model_layers=0", "model_layers=0: must be a positive whole number, or null"),
+    ("model_layers=0", "model_layers=0: must be a positive whole number or null"),
     ("impls=[sdpa+none]", "impls=sdpa+none: unknown"),
     ("workload=decode impls=[sdpa+sdpa]", "impls=sdpa+sdpa: a pair PREFILL+DECODE needs workload=generate"),
 ]
