@@ -1,1 +1,1 @@
-"""Plans sweeps, isolates what is measured in worker processes, times it and weighs it."""
+"""Plans sweeps, isolates what is measured in worker processes, and measures its time, memory and energy."""

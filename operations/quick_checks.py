@@ -25,6 +25,7 @@ from sweep_parts import is_rehearsal, positive_seconds, run_script
 from gqabench.attention_impls import AttentionProblem
 from gqabench.harness.instruments.energy import infer_period_s, open_energy_meter
 from gqabench.harness.instruments.roofs import Roofs, ask_for_roofs, roofs_for
+from gqabench.harness.machine.host import Device, HostDescription
 from gqabench.harness.machine.nvml import open_nvml
 from gqabench.harness.workers.environments import CURRENT_ENVIRONMENT, Environment
 from gqabench.harness.workers.pool import WorkerPool
@@ -90,16 +91,16 @@ class CheckBench:
         return self._pool.ready(self.environment)
 
     @property
-    def host(self) -> dict[str, Any]:
+    def host(self) -> HostDescription:
         return self._pool.host(self.environment)
 
     @property
-    def gpu(self) -> dict[str, Any]:
+    def gpu(self) -> Device:
         """The first GPU of the host. Raises `CheckFailed` where there is none."""
-        gpus = [device for device in self.host["devices"] if device["device"] != "cpu"]
-        if not gpus:
+        gpu = self.host.device("cuda")
+        if gpu is None:
             raise CheckFailed("torch sees no CUDA device", {})
-        return dict(gpus[0])
+        return gpu
 
     def open(self, name: str, ends_at: float) -> Seen:
         """Make the inputs and the float64 reference of a problem, unless they are there."""
@@ -131,12 +132,12 @@ def left(ends_at: float) -> float:
 
 def see_device(bench: CheckBench, _: float) -> Seen:
     """See which device and which libraries there are."""
-    return {"gpu": bench.gpu, "driver": bench.host["driver"], "libraries": bench.host["libraries"]}
+    return {"gpu": bench.gpu.to_dict(), "driver": bench.host.driver, "libraries": dict(bench.host.libraries)}
 
 
 def see_nvml(bench: CheckBench, _: float) -> Seen:
     """See what NVML tells: memory of the device and of the worker, a clock, power, and a moving counter."""
-    uuid, nvml = bench.gpu["uuid"], bench.nvml
+    uuid, nvml = bench.gpu.uuid, bench.nvml
     meter = open_energy_meter(nvml, uuid)
     seen = {
         "device_bytes": nvml.device_memory_bytes(uuid),

@@ -40,6 +40,7 @@ def test_check_is_lint_and_the_tests() -> None:
     assert [line.split("-m ")[1].split()[0] for line in dry_run("check")] == [
         "ruff",
         "ruff",
+        "codespell_lib",
         "mypy",
         "pytest",
         "pytest",

@@ -65,6 +65,8 @@ from hydra import compose, initialize_config_module
 from gqabench.attention_impls import list_impls
 from gqabench.harness.cases.keys import register_keys
 from gqabench.harness.cases.plan import plan_case
+from gqabench.harness.machine.host import Device, HostDescription
+from gqabench.harness.workers.protocol import PROTOCOL_VERSION
 from gqabench.reports.frames.problem import where_text
 from gqabench.reports.frames.slices import choose_facets
 from gqabench.reports.frames.tidy import tidy
@@ -75,8 +77,11 @@ from gqabench.results import Outcome, Record, RunFolder, RunHeader, load, load_r
 from gqabench.results.comparison.verdicts import problem_text
 from gqabench.results.store.parquet import write_parquet
 
-device = {"device": "cpu", "name": "some CPU", "uuid": None, "dtypes": ["float32"]}
-host = {"libraries": {}, "impls": list_impls(), "cuda": None, "devices": [device]}
+device = Device(device="cpu", name="some CPU", uuid=None, dtypes=["float32"])
+host = HostDescription(
+    protocol_version=PROTOCOL_VERSION, python="3.11.7", num_threads=2, libraries={}, impls=list_impls(),
+    devices=(device,),
+)
 
 
 def plan(*overrides):

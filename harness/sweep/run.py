@@ -48,7 +48,7 @@ def measure_run(request: SweepRequest, display: Display, launch: Callable[[], ob
     except UsageError as error:
         if request.folder is None:
             raise
-        raise UsageError(f"{error}; what was measured is in {request.folder.path}") from error
+        raise UsageError(f"{error}; the records so far are in {request.folder.path}") from error
     finally:
         close_job_process()
         if request.folder is not None and status == "partial":

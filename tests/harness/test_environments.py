@@ -133,7 +133,7 @@ def test_a_torch_beside_this_source_does_not_stand_in_for_the_environments_own(t
         ({"a": {"python": "/tmp"}}, "is a folder; name its interpreter, such as /tmp/bin/python"),
         ({"a": {"python": "/etc/passwd"}}, "cannot be executed"),
         ({"a": {"python": "no_such_command"}}, "no such command"),
-        ({"a": {"source": "/tmp"}}, "no checkout of gqabench"),
+        ({"a": {"source": "/tmp"}}, "is not a checkout of gqabench"),
         ({"a": {"pyton": "/x"}}, "valid: environments.a.python=PATH"),
         ({"a": {}}, "needs environments.a.python=PATH"),
         ({"a.b": {"python": "/x"}}, "a name has letters"),

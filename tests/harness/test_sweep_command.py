@@ -182,7 +182,7 @@ def test_a_finished_run_is_resumed_without_measuring_again(
         (["impls=[nope]"], "impls=nope: unknown; valid: reference, repeat_kv"),
         (["model=nope"], "model=nope: unknown; valid: falcon_7b, gemma_2b"),
         (["study=nope"], "study=nope: unknown; valid: batch, "),
-        (["nope=1"], "nope: unknown key; valid: model, workload, batch_size"),
+        (["nope=1"], "nope: unknown key; valid: model, tp, dtype"),
         (["num_kv_head=1"], "num_kv_head: unknown key (did you mean num_kv_heads?)"),
         (["measure.round=1"], "measure.round: unknown key"),
         (
