@@ -25,7 +25,15 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from sweep_parts import REHEARSAL, SHORT_MEASURE, Parts, is_rehearsal, positive_seconds, run_script
+from sweep_parts import (
+    REHEARSAL,
+    REHEARSED_MEASURE,
+    SHORT_MEASURE,
+    Parts,
+    is_rehearsal,
+    positive_seconds,
+    run_script,
+)
 
 from gqabench.attention_impls import list_impls
 
@@ -190,7 +198,7 @@ def overrides(part: Part, measure: str | None, is_rehearsal: bool) -> list[str]:
         return ["-m", "model=llama3_8b", "device=cuda", *length, *part.axes, impls]
     given = {axis.split("=")[0] for axis in part.rehearsed}
     small = [axis for axis in SMALL_MODEL if axis.split("=")[0] not in given]
-    return ["-m", "device=cpu", "measure=smoke", *small, *part.rehearsed, impls]
+    return ["-m", "device=cpu", *REHEARSED_MEASURE, *small, *part.rehearsed, impls]
 
 
 def cells_of(parts: Parts, name: str) -> list[dict[str, Any]]:

@@ -14,7 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from kernels_on_gpu import DECODE_PEERS, plain
-from sweep_parts import REHEARSAL, SHORT_MEASURE, Parts, from_root, is_rehearsal, positive_seconds, run_script
+from sweep_parts import (
+    REHEARSAL,
+    REHEARSED_MEASURE,
+    SHORT_MEASURE,
+    Parts,
+    from_root,
+    is_rehearsal,
+    positive_seconds,
+    run_script,
+)
 
 LAYERS = (
     "gpt_oss_120b_full",
@@ -43,7 +52,7 @@ def overrides(rehearses: bool) -> list[str]:
     axes = [f"model={','.join(REHEARSED_LAYERS if rehearses else LAYERS)}", "workload=decode"]
     common = ["-m", "--config-dir", from_root(presets), *axes]
     if rehearses:
-        return [*common, "batch_size=1", "kv_len=48", "measure=smoke", "impls=[sdpa]"]
+        return [*common, "batch_size=1", "kv_len=48", *REHEARSED_MEASURE, "impls=[sdpa]"]
     batches = ["batch_size=32,1", "kv_len=8192"]
     return [*common, *batches, "device=cuda", *SHORT_MEASURE, f"impls=[{','.join(IMPLS)}]"]
 

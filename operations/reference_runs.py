@@ -23,6 +23,7 @@ from claims_of_gqa import claims
 from sweep_parts import (
     PROGRAM,
     REHEARSAL,
+    REHEARSED_MEASURE,
     ROOT,
     SHORT_MEASURE,
     Parts,
@@ -72,10 +73,10 @@ class Part:
     def rehearsed(self) -> list[str]:
         """Return the same on tiny problems, with whatever device there is."""
         shrunk = ["kv_len=32,48"] if self.study == "kv_len" else ["kv_len=48"]
-        shrunk += ["model=gqa_8_2", "num_kv_heads=8,2,1"] if self.study != "models" else []
+        shrunk += ["model=gqa_8_2", "num_kv_heads=8,1"] if self.study != "models" else []
         impls = "impls=[sdpa]" if self.has_energy else "impls=[sdpa,repeat_kv,folded_sdpa]"
         whole = ["measure.roofs=true", "measure.energy=true"] if self.has_energy else []
-        return [*self._phase, *shrunk, "measure=smoke", impls, *whole]
+        return [*self._phase, *shrunk, *REHEARSED_MEASURE, impls, *whole]
 
     @property
     def _phase(self) -> list[str]:

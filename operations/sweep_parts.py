@@ -35,6 +35,8 @@ SHORT_MEASURE = (
     "measure.energy=false",
 )
 """Overrides of a sweep that has minutes: a hanging arm costs 40 s, and energy would double the time."""
+REHEARSED_MEASURE = ("measure=smoke", "measure.min_rounds=2", "measure.seconds_per_arm=0.01")
+"""Overrides of a rehearsal, whose times mean nothing."""
 
 _MEASURED = (0, 1, 130, -signal.SIGKILL)
 """Exit codes of a sweep that may have left records: all well, nothing measured, interrupted, ended by us."""
