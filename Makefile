@@ -84,6 +84,7 @@ lint: $(READY) ## check formatting, lint, spelling and types
 	$(PY) -m ruff check .
 	$(PY) -m codespell_lib
 	$(PY) -m mypy
+	MYPYPATH=operations $(PY) -m mypy operations
 
 format: $(READY) ## format the code and fix what ruff can fix
 	$(PY) -m ruff format .

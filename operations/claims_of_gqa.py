@@ -82,7 +82,7 @@ def agreement(frame: pd.DataFrame, clock: str) -> dict[str, Any] | None:
     if rows.empty:
         return None
     off = (rows[clock].astype(float) / rows["latency_ms"] - 1).abs()
-    worst = rows.loc[off.idxmax()]
+    worst = rows.iloc[int(off.argmax())]
     return {
         "num_rows": len(rows),
         "median_difference": round(float(off.median()), 5),

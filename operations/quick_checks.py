@@ -24,9 +24,10 @@ from sweep_parts import is_rehearsal, positive_seconds, run_script
 
 from gqabench.attention_impls import AttentionProblem
 from gqabench.harness.instruments.energy import infer_period_s, open_energy_meter
-from gqabench.harness.instruments.roofs import Roofs, ask_for_roofs, roofs_for
+from gqabench.harness.instruments.roofs import ask_for_roofs, roofs_for
 from gqabench.harness.machine.host import Device, HostDescription
 from gqabench.harness.machine.nvml import open_nvml
+from gqabench.harness.machine.roofs import Roofs
 from gqabench.harness.workers.environments import CURRENT_ENVIRONMENT, Environment
 from gqabench.harness.workers.pool import WorkerPool
 from gqabench.harness.workers.process import RequestFailed, WorkerFailed, WorkerProcess
@@ -138,6 +139,8 @@ def see_device(bench: CheckBench, _: float) -> Seen:
 def see_nvml(bench: CheckBench, _: float) -> Seen:
     """See what NVML tells: memory of the device and of the worker, a clock, power, and a moving counter."""
     uuid, nvml = bench.gpu.uuid, bench.nvml
+    if uuid is None:
+        raise CheckFailed("torch gives no UUID of the GPU", {})
     meter = open_energy_meter(nvml, uuid)
     seen = {
         "device_bytes": nvml.device_memory_bytes(uuid),
@@ -188,7 +191,7 @@ def see_attention(bench: CheckBench, ends_at: float, problem: str, impl: str) ->
 
 def _forget(bench: CheckBench, impl: str, failure: RequestFailed) -> None:
     """Free what a failed check holds, or the worker with it."""
-    if failure.is_poisoned:
+    if failure.failure.is_poisoned:
         bench.discard()
         return
     with suppress(RequestFailed):
@@ -321,11 +324,14 @@ def outcome_of(bench: CheckBench, check: Check, ends_at: float) -> dict[str, Any
         seen = check.make(bench, min(ends_at, started + check.seconds))
     except CheckFailed as failed:
         outcome, reason, seen = "failed", str(failed), failed.seen
-    except RequestFailed as failure:
-        outcome, reason, seen = failure.outcome, str(failure), failure.errors
-    except WorkerFailed as failure:
+    except RequestFailed as error:
+        failure = error.failure
+        outcome, reason = failure.outcome, failure.reason
+        errors = {"max_error": failure.max_error, "error_ratio": failure.error_ratio}
+        seen = {name: value for name, value in errors.items() if value is not None}
+    except WorkerFailed as error:
         bench.discard()
-        outcome, reason = failure.outcome, str(failure)
+        outcome, reason = error.outcome, str(error)
     return {
         "outcome": _OUTCOMES.get(outcome, "failed"),
         "reason": None if reason is None else reason[:MOST_OF_REASON],

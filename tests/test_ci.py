@@ -42,6 +42,7 @@ def test_check_is_lint_and_the_tests() -> None:
         "ruff",
         "codespell_lib",
         "mypy",
+        "mypy",
         "pytest",
         "pytest",
     ]
