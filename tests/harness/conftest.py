@@ -28,6 +28,19 @@ def forked_command() -> Iterator[ForkedCommand]:
 
 
 @pytest.fixture(scope="session")
+def gqabench_on_simulated_gpu(simulated_gpu: dict[str, str]) -> Iterator[Callable[..., Finished]]:
+    """Runs the command line in a given folder, in a process that finds the simulated GPU."""
+    environment = _environment(simulated_gpu)
+    command = ForkedCommand(environment)  # with them from its start, when the loader of libraries reads them
+
+    def run(folder: Path, *arguments: str, timeout: float = 300) -> Finished:
+        return command.call(folder, arguments, environment, timeout)
+
+    yield run
+    command.close()
+
+
+@pytest.fixture(scope="session")
 def gqabench_in(request: pytest.FixtureRequest) -> Callable[..., Finished]:
     """Runs the command line as a user does, in a given folder: with variables, in a fresh interpreter."""
 
