@@ -34,8 +34,7 @@ CASES = {
     "group of 71": ({"num_q_heads": 71, "num_kv_heads": 1, "kv_len": 50, "dtype": "bfloat16"}, SMALL),
     "group of 71 by 16 queries": (
         {
-            "batch_size": 1, "num_q_heads": 71, "num_kv_heads": 1, "kv_len": 20, "q_len": 16,
-            "dtype": "bfloat16",
+            "num_q_heads": 71, "num_kv_heads": 1, "kv_len": 20, "q_len": 16, "dtype": "bfloat16",
         }, SMALL,
     ),
     "mha": ({"num_q_heads": 2, "num_kv_heads": 2, "kv_len": 50}, SWAPPED),
@@ -51,8 +50,8 @@ CASES = {
     "fewer keys than queries, not causal": (
         {"kv_len": 40, "kv_lens": (2, 40), "q_len": 9, "causal": False}, SMALL,
     ),
-    "16 queries, split": ({"kv_len": 150, "q_len": 16, "num_q_heads": 6, "dtype": "bfloat16"}, SMALL),
-    "16 queries, swapped": ({"kv_len": 150, "q_len": 16, "num_q_heads": 6}, SWAPPED),
+    "16 queries, split": ({"kv_len": 70, "q_len": 16, "num_q_heads": 6, "dtype": "bfloat16"}, SMALL),
+    "16 queries, swapped": ({"kv_len": 80, "q_len": 16, "num_q_heads": 6}, SWAPPED),
     "prefill of few": ({"kv_len": 12, "q_len": 12}, SMALL),
     "soft cap": ({"kv_len": 60, "logits_soft_cap": 1.0}, SMALL),
     "large soft cap, scale": ({"kv_len": 60, "logits_soft_cap": 50.0, "softmax_scale": 0.3}, SMALL),
@@ -68,17 +67,36 @@ CASES = {
     "float8, pages, 4 queries": (
         {"kv_len": 100, "kv_dtype": "float8_e4m3", "page_size": 8, "q_len": 4, "dtype": "bfloat16"}, SMALL,
     ),
-    "ragged from 1 to 100000": (
+    "ragged from 1 to 20000": (
         {
-            "batch_size": 3, "num_q_heads": 2, "kv_len": 100_000,
-            "kv_lens": (1, 100_000, 257),
+            "batch_size": 3, "num_q_heads": 2, "kv_len": 20_000,
+            "kv_lens": (1, 20_000, 257),
         }, LARGE,
     ),
 }  # fmt: skip
 
+LAUNCHED_TWICE = {"splits that end within a tile", "second kernel", "swapped, splits"}
+"""One case of each way to merge parts and each layout. A GPU launches all twice: there, order may differ."""
+
+SPLIT = (
+    "splits that end within a tile",
+    "swapped, splits",
+    "odd pages, second kernel",
+    "16 queries, split",
+    "ragged from 1 to 20000",
+)
+
 
 def problem_of(**fields: object) -> AttentionProblem:
-    defaults = {"batch_size": 2, "q_len": 1, "num_q_heads": 3, "num_kv_heads": 1, "head_dim": 64}
+    """Return a problem of two sequences; of one in the slow interpreter, unless lengths are given."""
+    is_small = is_interpreted() and "kv_lens" not in fields
+    defaults = {
+        "batch_size": 1 if is_small else 2,
+        "q_len": 1,
+        "num_q_heads": 3,
+        "num_kv_heads": 1,
+        "head_dim": 64,
+    }
     return AttentionProblem(**defaults | {"dtype": "float32", "device": DEVICE} | fields)
 
 
@@ -109,7 +127,8 @@ def test_agrees_with_the_reference_and_with_itself(case):
     inputs, launch = launch_of(problem, config)
     output = launch()
     require_correct(problem, inputs, output)
-    assert torch.equal(output, launch())
+    if case in LAUNCHED_TWICE or not is_interpreted():
+        assert torch.equal(output, launch())
 
 
 @pytest.mark.parametrize("config", [SMALL, SWAPPED, TWO_KERNELS])
@@ -124,14 +143,10 @@ def test_logits_may_all_be_far_below_zero(config, kv_len):
 
 
 def test_some_cases_are_split():
-    splits = {
-        case: max(launch_of(problem_of(**fields), config)[1].schedule.num_parts)
-        for case, (fields, config) in CASES.items()
-    }
-    assert splits["splits that end within a tile"] > 1
-    assert splits["swapped, splits"] > 1
-    assert splits["odd pages, second kernel"] > 1
-    assert splits["ragged from 1 to 100000"] > 1
+    for case in SPLIT:
+        fields, config = CASES[case]
+        _, launch = launch_of(problem_of(**fields), config)
+        assert max(launch.schedule.num_parts) > 1, case
 
 
 @pytest.mark.parametrize("number", range(16))
@@ -180,7 +195,7 @@ def test_a_cache_that_is_part_of_a_longer_one_is_read_in_place():
 
 
 def test_cache_bytes_count_scales_and_page_padding():
-    problem = problem_of(kv_len=17, page_size=16, kv_dtype="int8")
+    problem = problem_of(batch_size=2, kv_len=17, page_size=16, kv_dtype="int8")
     prepared = get_impl("triton_decode").prepare(problem, make_inputs(problem, 0))
     assert prepared.kv_cache_bytes == 2 * (2 * 1 * 32) * (64 + 4)
 

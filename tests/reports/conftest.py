@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
 
+from gqabench.reports import build_report
 from gqabench.results.record import RECORD_FIELDS, Outcome, Record
 
 NUM_Q_HEADS, HEAD_DIM, ITEMSIZE = 32, 128, 2
@@ -164,6 +166,16 @@ def header() -> dict[str, Any]:
             "libraries": {"torch": "2.11.0", "cuda": "12.8"},
         },
     }
+
+
+@pytest.fixture(scope="session")
+def sweep_report(
+    sweep_frame: pd.DataFrame, header: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """Return the folder of the decode sweep's report: drawing all its figures takes seconds, so once."""
+    folder = tmp_path_factory.mktemp("sweep") / "report"
+    assert build_report(sweep_frame, header, folder) == folder / "report.html"
+    return folder
 
 
 @pytest.fixture

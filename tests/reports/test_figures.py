@@ -53,8 +53,15 @@ def test_every_figure_has_its_own_name_and_knows_those_that_stand_for_it():
     assert all(set(spec.instead) <= names for spec in FIGURES)
 
 
-def test_a_figure_without_data_is_left_out_with_the_reason(sweep_frame):
-    drawings, left_out = draw_figures(tidy(sweep_frame))
+def test_a_figure_without_data_is_left_out_and_nothing_else_is_changed(sweep_frame):
+    """Drawing all figures takes seconds: what it gives and what it must leave alone are seen at once."""
+    frame = tidy(sweep_frame)
+    frame_before = frame.copy(deep=True)
+    with mpl.rc_context({"font.size": 17.0}):
+        settings_before = dict(mpl.rcParams)
+        drawings, left_out = draw_figures(frame)
+        assert dict(mpl.rcParams) == settings_before
+    pd.testing.assert_frame_equal(frame, frame_before)
     assert {drawing.name for drawing in drawings} == {
         "kv_cache", "latency_by_kv_heads", "workspace", "latency_decode", "throughput_decode",
         "frontier_decode", "roof_share_decode", "speed_up_decode",
@@ -65,9 +72,12 @@ def test_a_figure_without_data_is_left_out_with_the_reason(sweep_frame):
 
 
 def test_no_row_of_another_outcome_is_drawn_as_measured(two_phase_frame):
-    for spec, _, data in prepare_figures(tidy(two_phase_frame)):
+    frame = tidy(two_phase_frame)
+    before = frame.copy(deep=True)
+    for spec, _, data in prepare_figures(frame):
         if isinstance(data, FigureData) and spec.name not in {"kv_cache", "kv_cache_by_heads", "models"}:
             assert set(data.frame["outcome"]) == {"ok"}, spec.name
+    pd.testing.assert_frame_equal(frame, before)
 
 
 def test_cache_lines_are_the_formula_and_markers_what_is_held(sweep_frame):
@@ -214,23 +224,6 @@ def test_ranking_has_the_fastest_on_top(record, frame_of):
     assert data.extras["arms"] == ["sdpa_flash", "grouped_matmul", "repeat_kv"]
     labels = [label.get_text() for label in drawn(ranking, data).axes[0].get_yticklabels()]
     assert labels == data.extras["arms"]
-
-
-def test_settings_of_matplotlib_are_given_back(sweep_frame):
-    mpl.rcParams["font.size"] = 17.0
-    try:
-        before = dict(mpl.rcParams)
-        draw_figures(tidy(sweep_frame))
-        assert dict(mpl.rcParams) == before
-    finally:
-        mpl.rcParams["font.size"] = mpl.rcParamsDefault["font.size"]
-
-
-def test_the_frame_is_not_changed_by_drawing(two_phase_frame):
-    frame = tidy(two_phase_frame)
-    before = frame.copy(deep=True)
-    draw_figures(frame)
-    pd.testing.assert_frame_equal(frame, before)
 
 
 def test_the_same_frame_gives_the_same_files(record, frame_of):

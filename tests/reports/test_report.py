@@ -38,24 +38,22 @@ def page_of(frame, header, folder):
     return build_report(frame, header, folder).read_text(encoding="utf-8")
 
 
-def test_a_report_is_one_page_that_needs_nothing_else(sweep_frame, header, tmp_path):
-    path = build_report(sweep_frame, header, tmp_path / "report")
-    assert path == tmp_path / "report" / "report.html"
-    page = path.read_text(encoding="utf-8")
+def test_a_report_is_one_page_that_needs_nothing_else(sweep_report):
+    page = (sweep_report / "report.html").read_text(encoding="utf-8")
     tags = Tags(page)
     assert "script" not in tags.names
     assert all(address.startswith(("data:image/", "#")) for address in tags.addresses)
     assert "@import" not in page
     assert len(page) < 3_000_000
-    names = {figure.name for figure in (tmp_path / "report" / "figures").iterdir()}
+    names = {figure.name for figure in (sweep_report / "figures").iterdir()}
     assert {"kv_cache.png", "kv_cache.svg", "workspace.png", "speed_up_decode.svg"} <= names
-    markdown = (tmp_path / "report" / "report.md").read_text(encoding="utf-8")
+    markdown = (sweep_report / "report.md").read_text(encoding="utf-8")
     for figure in re.findall(r"\((figures/[^)]+)\)", markdown):
-        assert (tmp_path / "report" / figure).is_file()
+        assert (sweep_report / figure).is_file()
 
 
-def test_the_run_is_told(sweep_frame, header, tmp_path):
-    page = page_of(sweep_frame, header, tmp_path)
+def test_the_run_is_told(sweep_report):
+    page = (sweep_report / "report.html").read_text(encoding="utf-8")
     for text in (
         "run-a",
         "2025-03-04 05:06 UTC",
@@ -68,10 +66,11 @@ def test_the_run_is_told(sweep_frame, header, tmp_path):
     assert 'class="banner"' not in page
 
 
-def test_a_partial_run_says_so_and_how_much_there_is(sweep_frame, header, tmp_path):
-    page = page_of(sweep_frame, header | {"status": "partial", "num_planned_records": 252}, tmp_path)
-    assert "This run is partial: 126 of 252 planned records exist (50 %)" in page
-    assert "126 of 252" in (tmp_path / "report.md").read_text(encoding="utf-8")
+def test_a_partial_run_says_so_and_how_much_there_is(record, frame_of, header, tmp_path):
+    frame = frame_of([record("sdpa"), record("flex")])
+    page = page_of(frame, header | {"status": "partial", "num_planned_records": 8}, tmp_path)
+    assert "This run is partial: 2 of 8 planned records exist (25 %)" in page
+    assert "2 of 8" in (tmp_path / "report.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(

@@ -68,9 +68,9 @@ def test_stages_are_named_where_a_call_contains_other_things(record, frame_of):
     ]
 
 
-def test_without_a_declaration_there_is_no_table(sweep_frame, header, tmp_path):
+def test_without_a_declaration_there_is_no_table(sweep_frame, sweep_report):
     assert timed_calls_table(tidy(sweep_frame)).num_rows == 0
-    page = build_report(sweep_frame, header, tmp_path).read_text()
+    page = (sweep_report / "report.html").read_text()
     assert "What a timed call contains" not in page
 
 
