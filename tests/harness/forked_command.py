@@ -111,6 +111,17 @@ def _load() -> None:
         "gqabench.reports.page",
     ):
         import_module(module)
+    _draw_nothing()
+
+
+def _draw_nothing() -> None:
+    """Leave the figures out of reports, at whose drawing a small sweep would spend most of its time.
+
+    The tests of `reports` draw them all; `test_packaging` and `test_python_interface` look at sweeps that draw.
+    """
+    page = import_module("gqabench.reports.page")
+    assert callable(page.draw_figures)
+    page.draw_figures = lambda frame: ([], [])
 
 
 def _become(folder: str, arguments: list[str], environment: dict[str, str], stdout: str, stderr: str) -> None:
