@@ -99,6 +99,13 @@ class AttentionImpl(ABC):
     extras: ClassVar[tuple[str, ...]] = ()
     """Extras of this project that install what it imports, one of which is enough; empty needs none."""
 
+    serves: ClassVar[frozenset[str]] = frozenset()
+    """Fields of the problem, of those that version 0.2 did not have, that it computes.
+
+    A problem that uses another such field is unsupported, whatever `unsupported_reasons` says: code that was
+    written before a field existed cannot have refused it.
+    """
+
     reads_cache_in_place: ClassVar[bool] = True
     """Whether a prepared call sees what is later written into `inputs.k` and `inputs.v`.
 

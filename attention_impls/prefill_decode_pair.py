@@ -31,6 +31,12 @@ class PrefillDecodePair:
         return getattr(self.decode, "timed_call", None)
 
     @property
+    def serves(self) -> frozenset[str]:
+        return frozenset.intersection(
+            *(getattr(one, "serves", frozenset()) for one in (self.prefill, self.decode))
+        )
+
+    @property
     def reads_cache_in_place(self) -> bool:
         return getattr(self.decode, "reads_cache_in_place", True)
 

@@ -33,7 +33,7 @@ class MeasureConfig:
     target_interval: float = _key(
         "Stop when half the 95 % interval of every arm's median is below this share of it."
     )
-    min_rounds: int = _key("Rounds that every arm of a case is measured in, whatever they cost.")
+    min_rounds: int = _key("Rounds that every arm of a case is measured in, regardless of the time budget.")
     seconds_per_arm: float = _key(
         "Time budget of a case: this many seconds of measuring for each of its arms."
     )

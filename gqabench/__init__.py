@@ -54,7 +54,7 @@ _HOME = {
     "plan": "gqabench.harness.interface.plan",
     "report": "gqabench.reports.report",
 }
-"""Where each public name is defined; `__version__` is asked of the installation."""
+"""Where each public name is defined; `__version__` is read from the installation."""
 
 _HERE = os.path.dirname(os.path.realpath(__file__))  # noqa: PTH120  # pathlib takes 5 ms to import
 if not os.path.isdir(os.path.join(_HERE, "harness")):  # noqa: PTH112 PTH118

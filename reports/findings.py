@@ -202,5 +202,5 @@ def doubt_finding(frame: pd.DataFrame) -> Finding | None:
     counts = [f"{name} ({count_text(int(count))})" for name, count in flags.value_counts().items()]
     title = f"{count_text(flagged)} of {plural(len(rows), 'latency', 'latencies')} in doubt"
     return Finding(
-        title, f"Flags: {listed(counts)}. A difference within the intervals of both sides means nothing."
+        title, f"Flags: {listed(counts)}. A difference within the intervals of both sides is not significant."
     )

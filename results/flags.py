@@ -201,7 +201,7 @@ def cache_flags(
     other_bytes: int | None,
     unseen_bytes: int | None = None,
 ) -> list[str]:
-    """Return the flags of a cache that nobody saw, or that is larger than stated.
+    """Return the flags of a cache whose allocation was not observed, or that is larger than stated.
 
     An implementation that reads K and V in place holds the `given_bytes`. One with a layout of its own
     allocates what it holds while it is prepared, `prepared_bytes` in all: what of these is neither the cache

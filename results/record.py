@@ -374,10 +374,12 @@ class Record:
         "Energy of the device for one call, less what it draws when idle. Calls follow one another at once, "
         "so the caches are warm where a problem fits into them.",
         unit=Unit.JOULES, heading="energy per call", shown=_IN_RESULTS, compared=Compared(is_exact=False),
+        is_positive=True,
     )  # fmt: skip
     energy_j_per_token: float | None = _energy(
-        "The same for one new token.", unit=Unit.JOULES, heading="energy per token", shown=_IN_RESULTS
-    )
+        "The same for one new token.",
+        unit=Unit.JOULES, heading="energy per token", shown=_IN_RESULTS, is_positive=True,
+    )  # fmt: skip
     idle_power_w: float | None = _energy(
         "What was subtracted: the device's power with nothing to do, measured when the run began.",
         unit=Unit.WATTS,
@@ -479,19 +481,35 @@ LATENCY_FIELDS = ("latency_ms", "latency_ci_low_ms", "latency_ci_high_ms", "samp
 def record_faults(values: Mapping[str, Any]) -> list[str]:
     """Return what a record's values have that its columns exclude, one phrase each; empty for a record.
 
-    `ok` has a latency; every other outcome has a reason and no latency; a column whose measured values are
-    positive is never 0, which would stand for "not measured". Fields that are not given count as null.
+    `ok` has a latency; every other outcome has a reason and nothing that only `ok` carries; a column whose
+    measured values are positive is never 0, which would stand for "not measured"; every number is finite.
+    Fields that are not given count as null.
     """
-    outcome, latency_ms = values.get("outcome"), values.get("latency_ms")
-    faults = []
-    if outcome == Outcome.OK and latency_ms is None:
-        faults.append("outcome=ok: needs a latency_ms")
-    if outcome != Outcome.OK and latency_ms is not None:
-        faults.append(f"latency_ms={latency_ms}: must be null where outcome={outcome}")
-    if outcome != Outcome.OK and not values.get("reason"):
-        faults.append(f"outcome={outcome}: needs a reason")
+    outcome = values.get("outcome")
+    faults = [
+        f"{name}={str(value)[:40]}: must be finite, or null where it was not measured"
+        for name, value in values.items()
+        if not _is_finite(value)
+    ]
+    if outcome == Outcome.OK:
+        if values.get("latency_ms") is None:
+            faults.append("outcome=ok: needs a latency_ms")
+    else:
+        carried = [name for name in LATENCY_FIELDS if values.get(name) is not None]
+        faults += [f"{name}={values[name]}: must be null where outcome={outcome}" for name in carried]
+        if not (values.get("reason") or "").strip():
+            faults.append(f"outcome={outcome}: needs a reason")
     for name in POSITIVE_FIELDS:
         value = values.get(name)
-        if value is not None and not 0 < value < math.inf:
+        if isinstance(value, int | float) and value <= 0:
             faults.append(f"{name}={value}: must be positive, or null where it was not measured")
+        elif value is not None and not isinstance(value, int | float):
+            faults.append(f"{name}={value!r}: must be a number")
     return faults
+
+
+def _is_finite(value: Any) -> bool:
+    """Return whether a value is not, and does not hold, a number that JSON has no way to write."""
+    if isinstance(value, list):
+        return all(map(_is_finite, value))
+    return not isinstance(value, float) or math.isfinite(value)

@@ -62,7 +62,8 @@ from pathlib import Path
 
 from hydra import compose, initialize_config_module
 
-from gqabench.attention_impls import list_impls
+from gqabench.attention_impls import get_impl, list_impls
+from gqabench.attention_impls.plugins.promises import stated_reasons
 from gqabench.harness.cases.keys import register_keys
 from gqabench.harness.cases.plan import plan_case
 from gqabench.harness.machine.host import Device, HostDescription
@@ -132,6 +133,7 @@ print(json.dumps({
     "panel_titles": [facets.column_title(tidied, value) for value in facets.columns],
     "where": where_text(tidied.iloc[-1], tidied),
     "figures": [path.stem for path in Path("report/figures").glob("*.png")],
+    "reasons": [stated_reasons(get_impl("sdpa"), case.problem) for case in cases[:2]],
     "on_the_page": all(text in page for text in ("DRAM (ms)", "resident", "chunks of 16")),
 }))
 """
@@ -186,6 +188,13 @@ def test_a_column_is_stored_framed_shown_and_explained(seen: dict[str, Any]) -> 
     assert seen["cells"][0] == ["sdpa", "1.00", "0.125", "yes"]
     assert seen["words"]["DRAM"] == "Time that the call waited for memory."
     assert seen["words"]["resident"] == "Whether the cache stayed where it was."
+
+
+def test_an_axis_that_an_implementation_does_not_serve_is_unsupported(seen: dict[str, Any]) -> None:
+    assert seen["reasons"] == [
+        [],
+        ["chunk=16: sdpa does not serve chunk", "sinks=True: sdpa does not serve sinks"],
+    ]
 
 
 def test_an_axis_is_a_key_a_column_a_heading_a_facet_and_of_the_identity(seen: dict[str, Any]) -> None:

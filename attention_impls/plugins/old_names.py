@@ -16,33 +16,54 @@ from types import ModuleType
 
 IMPORT_NAME = "gqabench"
 FOLDERS = ("attention_impls", "conf", "harness", "reports", "results")
-"""What was imported under a name of its own until version 0.2."""
+"""What was imported under a name of its own before version 0.2."""
 
 MOVED = {
-    "abilities": "abilities",
     "blockwise": "plain.blockwise",
     "caches": "parts.caches",
     "cpu_decode": "kernels.cpu_decode",
+    "cudnn_paged": "peers.cudnn_paged",
+    "flash_attn_2": "peers.flash_attn_2",
+    "flash_attn_3": "peers.flash_attn_3",
+    "flash_attn_4": "peers.flash_attn_4",
+    "flashinfer_decode": "peers.flashinfer_decode",
+    "flashinfer_prefill": "peers.flashinfer_prefill",
+    "flashinfer_xqa": "peers.flashinfer_xqa",
     "flex": "pytorch.flex",
     "folded_sdpa": "pytorch.folded_sdpa",
     "formulas": "parts.formulas",
     "grouped_matmul": "plain.grouped_matmul",
+    "grouped_matmul_compiled": "pytorch.grouped_matmul_compiled",
     "hf": "huggingface",
+    "jax_pallas": "peers.jax_pallas",
     "layer": "models.layer",
     "libraries": "parts.calls",
     "llama": "models.llama",
     "onnxruntime_gqa": "peers.onnxruntime_gqa",
+    "outside": "plugins",
     "paged_gather": "cache_layouts.paged_gather",
     "paged_grouped": "cache_layouts.paged_grouped",
     "reference": "correctness.reference",
     "repeat_kv": "plain.repeat_kv",
+    "repeat_kv_compiled": "pytorch.repeat_kv_compiled",
     "repeat_kv_sdpa": "pytorch.repeat_kv_sdpa",
     "sdpa": "pytorch.sdpa",
+    "sdpa_cudnn": "pytorch.sdpa_cudnn",
+    "sdpa_efficient": "pytorch.sdpa_efficient",
+    "sdpa_flash": "pytorch.sdpa_flash",
+    "sdpa_math": "pytorch.sdpa_math",
     "sliding_window": "cache_layouts.sliding_window",
+    "torch_varlen": "pytorch.torch_varlen",
+    "transformers_eager": "peers.transformers_eager",
+    "transformers_flex": "peers.transformers_flex",
+    "transformers_sdpa": "peers.transformers_sdpa",
+    "triton_decode": "kernels.triton_decode",
     "triton_kernels": "kernels.triton",
+    "triton_prefill": "kernels.triton_prefill",
     "truth": "correctness",
+    "xformers_splitk": "peers.xformers_splitk",
 }
-"""Modules of `attention_impls` that others build on, and where they are now. The rest kept its place."""
+"""Modules of `attention_impls` that moved, and where they are now. The others kept their place."""
 
 _SOURCE_ROOT = Path(__file__).resolve().parents[2]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import fields
 from numbers import Integral, Real
 
 from gqabench.attention_impls.contract import AttentionImpl, PreparedAttention, TimedCall
@@ -13,12 +14,33 @@ _MOST_BYTES = 2**63
 _TIMES = ("compile_ms", "autotune_ms", "plan_ms")
 
 
+FIRST_FIELDS = frozenset(
+    {
+        "batch_size", "q_len", "kv_len", "num_q_heads", "num_kv_heads", "head_dim", "dtype", "device",
+        "causal", "window", "softmax_scale", "logits_soft_cap", "kv_lens", "kv_dtype", "page_size",
+    }
+)  # fmt: skip
+"""Fields of a problem that every implementation knows, since they are those of version 0.2."""
+
+
 def stated_reasons(impl: AttentionImpl, problem: AttentionProblem) -> list[str]:
-    """Return why an implementation says that it cannot compute a problem. Raises `TypeError` if malformed."""
+    """Return why an implementation cannot compute a problem: what it says, and fields that it does not know.
+
+    Raises `TypeError` if what it says is malformed.
+    """
+    if unknown := _unknown_fields(impl, problem):
+        return [f"{name}={value}: {impl.name} does not serve {name}" for name, value in unknown.items()]
     reasons: object = impl.unsupported_reasons(problem)
     if not isinstance(reasons, (list, tuple)) or not all(isinstance(reason, str) for reason in reasons):
         raise TypeError(f"unsupported_reasons returned {_shown(reasons)}, must return a list of str")
     return list(reasons)
+
+
+def _unknown_fields(impl: AttentionImpl, problem: AttentionProblem) -> dict[str, object]:
+    """Return the fields away from their defaults that are newer than an implementation, with their values."""
+    known = FIRST_FIELDS | getattr(impl, "serves", frozenset())
+    newer = [item for item in fields(problem) if item.name not in known]
+    return {item.name: value for item in newer if (value := getattr(problem, item.name)) != item.default}
 
 
 def declared_timed_call(impl: AttentionImpl) -> TimedCall | None:

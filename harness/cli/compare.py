@@ -18,7 +18,7 @@ def main(arguments: list[str]) -> int:
     """Run `gqabench compare` and return its exit code."""
     parser = argparse.ArgumentParser(prog="gqabench compare", description=__doc__)
     parser.add_argument("base", metavar="BASE", help="the earlier state: a run, or a glob of runs in quotes")
-    parser.add_argument("new", metavar="NEW", help="the later state: likewise")
+    parser.add_argument("new", metavar="NEW", help="the later state: a run, or a glob of runs in quotes")
     parser.add_argument(
         "--policy",
         default="default",

@@ -21,7 +21,7 @@ def check_neighbours(load: Load, num_cores: int) -> Finding:
         return Finding("neighbours", Level.OK, what)
     named = [f"{one.name} ({one.pid}) {one.num_cores:.2f}" for one in load.neighbours[:_NUM_NAMED]]
     what += f": {', '.join(named)}" if named else "; none of them is visible from here"
-    return Finding("neighbours", Level.WARNING, what, "end them, or wait until they have ended")
+    return Finding("neighbours", Level.WARNING, what, "stop them, or wait for them to finish")
 
 
 def check_steal(share: float) -> Finding | None:
@@ -65,7 +65,8 @@ def check_spin_waits(num_threads: int, num_usable_cores: int, num_busy_cores: fl
     num_free = max(num_usable_cores - math.ceil(num_busy_cores), 1)
     what = (
         f"{num_threads} threads share {num_usable_cores} cores with neighbours: when one of them has to wait"
-        " for a core, the others spin, and calls take whole time slices longer (4 ms and multiples)"
+        " for a core, the others spin, and calls are delayed by whole time slices of the scheduler"
+        " (4 ms and multiples)"
     )
     return Finding("spin waits", Level.WARNING, what, f"end the neighbours, or OMP_NUM_THREADS={num_free}")
 

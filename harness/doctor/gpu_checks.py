@@ -44,7 +44,7 @@ def check_gpu(
         findings.append(Finding(name, Level.WARNING, what, "end them (nvidia-smi lists them)"))
     if busy_share is not None and busy_share > _BUSY_GPU_SHARE:
         what = f"other processes ran kernels for {busy_share:.0%} of the time"
-        findings.append(Finding(name, Level.WARNING, what, "wait until they have ended"))
+        findings.append(Finding(name, Level.WARNING, what, "wait for them to finish"))
     if reasons := [one for one in gpu.get("throttle_reasons") or () if one not in HARMLESS_CLOCK_REASONS]:
         what = f"it holds its clocks back: {', '.join(reasons)}"
         findings.append(Finding(name, Level.WARNING, what, "look after its cooling and its power limit"))

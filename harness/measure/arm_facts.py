@@ -1,4 +1,4 @@
-"""What is learnt of one arm, reply by reply."""
+"""What is known about one arm, reply by reply."""
 
 from __future__ import annotations
 

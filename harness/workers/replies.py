@@ -137,7 +137,7 @@ class Support(Reply):
 
 @dataclass(frozen=True, kw_only=True)
 class Nothing(Reply):
-    """`drop`: there is nothing to say."""
+    """`drop`: no content."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -41,8 +41,8 @@ def prepare(frame: pd.DataFrame) -> FigureData | NotDrawn:
     if len(measured) == 0:
         return NotDrawn(NO_LATENCY)
     if len(known) < 2:
-        which = "of one row only" if len(known) else "of no row"
-        return NotDrawn(f"the share of a measured roof is known {which}")
+        which = "only one row has" if len(known) else "no row has"
+        return NotDrawn(f"{which} a measured share of the roof")
     roof = str(known["roof"].mode().iloc[0])
     rows = known[known["roof"] == roof]
     x = next((axis for axis in X_AXES if rows[axis].nunique() > 1), None)

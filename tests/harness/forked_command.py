@@ -117,7 +117,7 @@ def _load() -> None:
 def _draw_nothing() -> None:
     """Leave the figures out of reports, at whose drawing a small sweep would spend most of its time.
 
-    The tests of `reports` draw them all; `test_packaging` and `test_python_interface` look at sweeps that draw.
+    The tests of `reports` draw them all; `test_packaging` and `test_python_interface` run sweeps that draw.
     """
     page = import_module("gqabench.reports.page")
     assert callable(page.draw_figures)

@@ -149,7 +149,7 @@ def test_busy_neighbours_are_named_busiest_first_and_three_at_most() -> None:
     assert check_neighbours(load(1.0), 2).what.endswith("; none of them is visible from here")
 
 
-def test_mends_say_a_number_of_threads_that_fits() -> None:
+def test_fixes_say_a_number_of_threads_that_fits() -> None:
     oversubscribed, spinning, starved = check_threads(8, 2), check_spin_waits(4, 4, 1.2), check_quota(2.5, 4)
     assert oversubscribed.fix == "OMP_NUM_THREADS=2"
     assert spinning is not None and "OMP_NUM_THREADS=2" in str(spinning.fix)
@@ -411,7 +411,7 @@ def test_the_disk_is_that_of_the_nearest_folder(tmp_path: Path) -> None:
 # The command.
 
 
-def test_findings_stand_in_columns_with_what_mends_them_below() -> None:
+def test_findings_stand_in_columns_with_how_to_fix_them_below() -> None:
     findings = [
         Finding("disk", Level.OK, "5 GB are free"),
         Finding("governor", Level.WARNING, "it is powersave", "set it"),

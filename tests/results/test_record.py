@@ -25,11 +25,13 @@ def test_every_other_outcome_needs_a_reason_and_has_no_latency(
     make_record: MakeRecord, outcome: Outcome
 ) -> None:
     assert make_record(outcome=outcome, reason="why").latency_ms is None
-    for reason in (None, ""):
+    for reason in (None, "", "  "):
         with pytest.raises(InvalidRecord, match=f"outcome={outcome}: needs a reason"):
             make_record(outcome=outcome, reason=reason)
     with pytest.raises(InvalidRecord, match=f"latency_ms=1.0: must be null where outcome={outcome}"):
         make_record(outcome=outcome, reason="why", latency_ms=1.0)
+    with pytest.raises(InvalidRecord, match=r"samples_ms=\[1.0\]: must be null"):
+        make_record(outcome=outcome, reason="why", samples_ms=[1.0])
 
 
 @pytest.mark.parametrize("name", POSITIVE_FIELDS)
@@ -41,6 +43,18 @@ def test_zero_never_stands_for_not_measured(make_record: MakeRecord, name: str) 
 def test_what_is_measured_as_zero_stays_zero(make_record: MakeRecord) -> None:
     record = make_record(max_error=0.0, peak_workspace_bytes=0, background_load=0.0)
     assert (record.max_error, record.peak_workspace_bytes, record.background_load) == (0.0, 0, 0.0)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), [1.0, float("nan")]])
+@pytest.mark.parametrize("name", ["max_error", "samples_ms", "background_load"])
+def test_no_number_is_without_end(make_record: MakeRecord, name: str, value: object) -> None:
+    with pytest.raises(InvalidRecord, match=f"{name}=.*: must be finite"):
+        make_record(**{name: value})
+
+
+def test_a_text_is_no_latency(make_record: MakeRecord) -> None:
+    with pytest.raises(InvalidRecord, match="latency_ms='5': must be a number"):
+        make_record(latency_ms="5")
 
 
 def test_no_latency_is_without_end(make_record: MakeRecord) -> None:

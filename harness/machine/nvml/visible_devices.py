@@ -29,11 +29,11 @@ def visible_uuids(
     indices, or UUIDs of one kind (`GPU-` or `MIG-`) or unambiguous beginnings of them. The first invalid one
     ends the list. A repeated one empties it. An unset variable shows all GPUs.
 
-    An entry is None where CUDA's choice is not to be known from outside:
+    An entry is None where CUDA's choice cannot be determined from outside:
     - indices count from the fastest GPU unless the order is `PCI_BUS_ID`, and "fastest" is not documented:
-      they are told only where all GPUs are alike;
+      they are known only where all GPUs are alike;
     - a GPU in MIG mode that is named as a whole stands for one of its slices, and may hide other GPUs (MIG
-      User Guide, "CUDA Device Enumeration"): it is told only where it is the one GPU chosen, with one slice.
+      User Guide, "CUDA Device Enumeration"): it is known only where it is the one GPU chosen, with one slice.
     """
     if visible is not None and visible.startswith("MIG-"):
         slices = [uuid for device in devices for uuid in device.mig_uuids or ()]
