@@ -277,7 +277,7 @@ def test_reasons_are_true_and_a_figure_with_a_substitute_is_not_missed(record, f
         "What a larger batch gives and costs": (
             "no two numbers of KV heads were measured at two batch sizes each"
         ),
-        "Share of the roof": "the share of a measured roof is known of no row",
+        "Share of the roof": "no row has a measured share of the roof",
         "Speed-up": "only one implementation was measured: sdpa",
     }
 
