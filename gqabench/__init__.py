@@ -58,7 +58,7 @@ _HOME = {
 
 _HERE = os.path.dirname(os.path.realpath(__file__))  # noqa: PTH120  # pathlib takes 5 ms to import
 if not os.path.isdir(os.path.join(_HERE, "harness")):  # noqa: PTH112 PTH118
-    __path__ = [_HERE, os.path.dirname(_HERE)]  # a checkout  # noqa: PTH120
+    __path__ = [os.path.dirname(_HERE)]  # a checkout  # noqa: PTH120
 
 
 def __getattr__(name: str) -> object:

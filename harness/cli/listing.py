@@ -10,9 +10,7 @@ from gqabench.attention_impls import AttentionProblem
 from gqabench.attention_impls.cost import kv_cache_bytes_per_token
 from gqabench.conf import list_presets, read_preset
 from gqabench.harness.cli.commands import LISTINGS
-from gqabench.harness.cli.impl_listing import PHASES, list_support
 from gqabench.harness.cli.text_table import print_table
-from gqabench.results.store.run_folder import list_runs
 
 _DEFAULT_RESULTS_DIR = Path("results/runs")
 
@@ -82,6 +80,8 @@ def _list_studies(_: argparse.Namespace) -> None:
 
 
 def _list_runs(parsed: argparse.Namespace) -> None:
+    from gqabench.results.store.run_folder import list_runs
+
     rows = []
     for folder in list_runs(parsed.results_dir):
         header = folder.header()
@@ -94,6 +94,8 @@ def _list_runs(parsed: argparse.Namespace) -> None:
 
 
 def _list_impls(parsed: argparse.Namespace) -> None:
+    from gqabench.harness.cli.impl_listing import PHASES, list_support
+
     listing = list_support(parsed.timeout)
     print(f"on {listing.device}, 32/8 heads, head_dim 128, causal:")
     print_table(["impl", *PHASES, "why not"], listing.rows, left_columns=5)
