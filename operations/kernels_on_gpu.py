@@ -5,7 +5,7 @@
 It runs the tests that need a GPU, then sweeps of `gqabench` in which all implementations of a cell are
 interleaved, and writes one JSON file: every cell with our latency, the best peer's, their ratio, the share
 of the measured roof, and what that comes to over all cells. `--part` runs some parts, where time is short;
-one that is not done within `--seconds` goes on when it is asked for again. The file tells of all parts that
+one that is not done within `--seconds` goes on when it is asked for again. The file describes all parts that
 have records.
 
 Without a CUDA device it rehearses itself: tiny problems on the CPU, our kernels through Triton's interpreter.

@@ -263,7 +263,7 @@ def problems(rehearses: bool) -> dict[str, AttentionProblem]:
 
 
 def made_before(path: Path) -> dict[str, list[str]]:
-    """Return the outcomes of each check that a file tells of, oldest first."""
+    """Return the outcomes of each check that a file holds, oldest first."""
     outcomes: dict[str, list[str]] = {}
     for line in lines_of(path):
         outcomes.setdefault(line["name"], []).append(line["outcome"])

@@ -26,6 +26,7 @@ PHRASES = {
     r"\bsees? to it\b": "ensures",
     r"\bnot to be had\b|\bcan be had\b": "available",
     r"\bgo(?:es)? on with it\b": "resume, continue",
+    r"\btells? of\b": "describe, report",
 }
 """What the project does not write, and what it writes instead."""
 

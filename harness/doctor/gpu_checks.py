@@ -36,7 +36,7 @@ def check_torch_build(has_gpu: bool, num_torch_gpus: int, libraries: Mapping[str
 def check_gpu(
     gpu: Mapping[str, Any], foreign_bytes: int | None = None, busy_share: float | None = None
 ) -> list[Finding]:
-    """Check what NVML tells of one GPU; what it does not tell is no finding."""
+    """Check what NVML reports about one GPU; what it does not report is no finding."""
     name = gpu["device"]
     findings = []
     if foreign_bytes is not None and foreign_bytes > _FOREIGN_GPU_BYTES:

@@ -36,7 +36,7 @@ class ArmFacts:
                 self.fields[key] = value
 
     def add_prepared(self, case: Case, prepared: ArmPrepared) -> None:
-        """Add what preparing took, and whether the cache that it keeps is the one that it tells of."""
+        """Add what preparing took, and whether the cache that it keeps is the one that it states."""
         self.add(prepared)
         self.flags += cache_flags(
             kv_cache_bytes=prepared.kv_cache_bytes,

@@ -212,7 +212,7 @@ def _values_text(axis: str, values: list[Any], frame: pd.DataFrame) -> str:
 
 
 def _is_open(frame: pd.DataFrame, axis: str, free: Collection[str]) -> bool:
-    """Return whether an axis takes several values beyond what a free model, tp or context tells of it."""
+    """Return whether an axis takes several values beyond what a free model, tp or context implies."""
     tellers = free if axis == "q_len" else [one for one in free if one in {"model", "tp"}]
     return varies(frame, axis, tellers)
 

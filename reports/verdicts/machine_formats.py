@@ -48,7 +48,7 @@ def junit_xml(comparison: Comparison) -> str:
 
 
 def github_annotations(comparison: Comparison, inconclusive: str = "warn") -> list[str]:
-    """Return workflow commands, one a line: an error for a regression, a warning for what cannot tell."""
+    """Return workflow commands, one a line: an error for a regression, a warning for an inconclusive cell."""
     lines = []
     open_ones = [] if inconclusive == "pass" else comparison.inconclusive
     for level, verdicts in (("error", comparison.regressions), ("warning", open_ones)):

@@ -101,7 +101,7 @@ def test_what_cannot_be_captured_says_why(
 
 
 class FakeCupti(ModuleType):
-    """Bindings that tell of two kernels and a memset for each flush of their buffers."""
+    """Bindings that report two kernels and a memset for each flush of their buffers."""
 
     ActivityKind = SimpleNamespace(CONCURRENT_KERNEL=10, MEMCPY=1, MEMSET=2, DRIVER=4)
 

@@ -51,11 +51,11 @@ class DriverCalls:
         self._lock = threading.Lock()
 
     def ask(self, uuid: str, function: str, *arguments: Any) -> Any:
-        """Return what a function tells of a device or a MIG slice."""
+        """Return what a function reports about a device or a MIG slice."""
         return self.first(uuid, (function, *arguments))
 
     def ask_board(self, uuid: str, function: str, *arguments: Any) -> Any:
-        """Return what a function tells of the whole board."""
+        """Return what a function reports about the whole board."""
         return self.first(uuid, (function, *arguments), of_board=True)
 
     def first(self, uuid: str | None, *questions: Question, of_board: bool = False) -> Any:

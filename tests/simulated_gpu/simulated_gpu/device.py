@@ -23,7 +23,7 @@ LOST = "CUDA error: device-side assert triggered"
 
 @dataclass
 class Kernel:
-    """Something that ran, as the profiler tells of it."""
+    """Something that ran, as the profiler reports it."""
 
     operator: str
     started_ns: int

@@ -1,4 +1,4 @@
-"""A profiler that tells of the simulated device's kernels beside what PyTorch's own tells of the CPU."""
+"""A profiler that reports the simulated device's kernels beside what PyTorch's own reports of the CPU."""
 
 from __future__ import annotations
 
