@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from gqabench import results
+from gqabench.results.record import LATENCY_FIELDS
 
 OPERATIONS = Path(__file__).resolve().parents[2] / "operations"
 sys.path.insert(0, str(OPERATIONS))
@@ -141,7 +142,7 @@ def test_what_failed_is_tried_once_more(runs: Path, script: Script, tmp_path: Pa
     folder = tmp_path / "rehearsal"
     shutil.copytree(runs / "again", folder / "again", symlinks=True)
     (run,) = runs_of(folder / "again")
-    failed = {"outcome": "oom", "reason": "made up", "latency_ms": None}
+    failed = {"outcome": "oom", "reason": "made up", **dict.fromkeys(LATENCY_FIELDS)}
     for path in (run / "records").glob("*.jsonl"):
         rows = [json.loads(line) | failed for line in path.read_text().splitlines()]
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
