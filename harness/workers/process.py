@@ -83,6 +83,7 @@ class WorkerProcess:
         assert self._process.stdout is not None
         self._selector.register(self._process.stdout, selectors.EVENT_READ)
         self._unread = b""
+        self._has_answered = False
         self._said_before = 0
         """Bytes of the log that are from earlier requests, and of other implementations."""
 
@@ -110,6 +111,7 @@ class WorkerProcess:
             self._process.stdin.flush()
         while not (line := self._read_line(timeout_s)).startswith(_REPLY_START):
             continue  # what an interpreter's own start-up prints, before the worker takes its output over
+        self._has_answered = True
         self._said_before = self._log_path.stat().st_size
         reply: Message = json.loads(line)
         for notice in reply.pop("notices", ()):
@@ -145,13 +147,12 @@ class WorkerProcess:
         self._close_pipes()
 
     def close(self) -> None:
-        """Let it finish; end it if it does not."""
+        """Let it finish; end it if it does not, or if it was never asked and may be loading torch for seconds."""
         assert self._process.stdin is not None
-        try:
-            self._process.stdin.close()
-            self._process.wait(_GOODBYE_SECONDS)
-        except (BrokenPipeError, subprocess.TimeoutExpired):
-            pass
+        if self._has_answered:
+            with contextlib.suppress(BrokenPipeError, subprocess.TimeoutExpired):
+                self._process.stdin.close()
+                self._process.wait(_GOODBYE_SECONDS)
         self.kill()
 
     def __enter__(self) -> Self:
