@@ -115,6 +115,20 @@ def test_an_interpreter_without_torch_says_so(tmp_path: Path, monkeypatch: pytes
         worker.describe_host(60)
 
 
+def test_a_worker_that_was_never_asked_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "torch").mkdir()
+    loaded = tmp_path / "loaded"
+    loads_slowly = f"import time; time.sleep(0.5); open({str(loaded)!r}, 'w'); raise ImportError"
+    (tmp_path / "torch" / "__init__.py").write_text(loads_slowly)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with WorkerProcess(Environment("current"), tmp_path / "log") as worker:
+        pass
+    assert not Path(f"/proc/{worker.pid}").exists()
+    assert not loaded.exists()
+
+
 def test_waiting_costs_the_parent_no_time(tmp_path: Path) -> None:
     with WorkerProcess(Environment("current"), tmp_path / "log") as worker:
         worker.describe_host(120)
