@@ -347,6 +347,13 @@ def test_the_fastest_way_wins_and_each_call_takes_its_turn() -> None:
     assert {0, 1, 2} == set(turns)
 
 
+def test_a_way_with_enough_rounds_is_repeated_while_there_is_time_and_no_longer() -> None:
+    way = Way("some way", 1.0, [lambda: None], [1.0] * 4)
+    assert len(_fastest([way], "cpu", -1.0).seconds) == 5
+    assert len(_fastest([way], "cpu", -1.0).seconds) == 5
+    assert len(_fastest([way], "cpu", 0.01).seconds) > 5
+
+
 def test_a_way_that_fails_is_left_out_and_said(capsys: pytest.CaptureFixture[str]) -> None:
     def fail() -> None:
         raise RuntimeError("no compiler")
