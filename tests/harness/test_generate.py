@@ -72,10 +72,10 @@ def test_a_model_is_checked_timed_and_weighed(rows: pd.DataFrame, hf_cache: str,
 
 
 def test_a_step_copies_a_dynamic_cache_one_tensor_at_a_time_and_a_static_one_not_at_all() -> None:
-    problem = replace(SMALL, kv_len=1025)
+    problem = replace(SMALL, kv_len=257)
     workspace = {}
+    session = Session()
     for hf_cache in ("dynamic", "static"):
-        session = Session()
         session.open_case(asdict(problem), "generate", 64, 0, 1.0, SHAPE | {"hf_cache": hf_cache})
         assert session.case.prepare("arm", "sdpa").kv_cache_bytes == kv_cache_bytes(problem)
         workspace[hf_cache] = session.case.measure_memory("arm").peak_workspace_bytes
