@@ -6,6 +6,7 @@ when it starts and with its exit code when it ends. `ForkedCommand` is the other
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import signal
@@ -115,6 +116,7 @@ def _serve(address_of_workers: Path) -> int:
     threads = {(task / "comm").read_text().strip() for task in Path("/proc/self/task").iterdir()}
     threads.discard("jemalloc_bg_thd")  # pyarrow's allocator starts its thread anew in a forked process
     assert len(threads) == 1, f"a process with threads cannot be forked safely: {threads}"
+    gc.freeze()  # else a forked process copies what its collector only looks through
     for line in sys.stdin:
         if (pid := os.fork()) == 0:
             _become(**json.loads(line))

@@ -8,6 +8,7 @@ sources or variables are started as they always are.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import selectors
@@ -112,6 +113,7 @@ def _serve(address: str) -> None:
     listening.bind(address)
     listening.listen()
     bootstrap = _load()
+    gc.freeze()  # else a forked process copies what its collector only looks through
     selector = selectors.DefaultSelector()
     selector.register(sys.stdin, selectors.EVENT_READ)
     selector.register(listening, selectors.EVENT_READ)
