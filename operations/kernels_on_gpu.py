@@ -24,7 +24,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from sweep_parts import (
     REHEARSAL,
     REHEARSED_MEASURE,
@@ -281,6 +280,8 @@ def float8_gains(cells: dict[str, list[dict[str, Any]]]) -> list[float]:
 
 def plain(value: Any) -> Any:
     """Return a value of a frame for JSON: null where it is missing."""
+    import pandas as pd  # which the frame has loaded
+
     if value is None or pd.isna(value):
         return None
     return value.item() if hasattr(value, "item") else value

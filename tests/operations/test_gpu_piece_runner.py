@@ -215,7 +215,7 @@ def test_by_arithmetic_the_steps_of_a_piece_fit() -> None:
 
 def needed_seconds(part: str) -> float:
     """Return what a sweep needs by estimate, with the time to close where it is interrupted at its end."""
-    has_energy = False
+    has_energy = has_report = False
     if part in kernels_on_gpu.PARTS:
         kernel = kernels_on_gpu.PARTS[part]
         axes, impls = kernel.axes, (kernel.impl, *kernel.peers)
@@ -223,13 +223,14 @@ def needed_seconds(part: str) -> float:
         axes, impls = ("model=" + ",".join(model_layers.LAYERS), "batch_size=32,1"), model_layers.IMPLS
     else:
         reference = (reference_runs.GLANCES | reference_runs.PARTS)[part]
-        axes, impls, has_energy = reference.keys, reference.impls, reference.has_energy
+        axes, impls = reference.keys, reference.impls
+        has_energy, has_report = reference.has_energy, reference.has_report
         if not any(key.startswith("num_kv_heads") for key in axes):
             axes = (*axes, "num_kv_heads=32,16,8,4,2,1")  # of the study
     num_cases = 1
     for axis in axes:
         num_cases *= len(axis.split("=")[1].split(","))
-    return expected_seconds(num_cases, len(impls), has_energy) + 13
+    return expected_seconds(num_cases, len(impls), has_energy, has_report) + 13
 
 
 def test_the_twelve_cells_hold_those_of_public_figures() -> None:
