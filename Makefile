@@ -60,6 +60,7 @@ test-gpu: $(READY) ## run the tests that need an NVIDIA GPU
 bench-harness: $(READY) ## measure what the harness itself costs
 	$(PY) tests/benchmarks/harness_overhead.py $(ARGS)
 	$(PY) tests/benchmarks/comparison_cost.py
+	$(PY) tests/benchmarks/coldness.py
 
 bench-kernels: $(READY) ## check, tune and measure our own kernels beside their peers: for a GPU
 	$(PY) operations/kernels_on_gpu.py $(ARGS)

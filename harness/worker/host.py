@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import platform
 import re
-from importlib.metadata import distributions
 from pathlib import Path
 
 import torch
 
 from gqabench.attention_impls import list_impls
+from gqabench.attention_impls.parts.calls.packages import package_version
 from gqabench.attention_impls.plugins.entry_points import plugin_versions
 from gqabench.harness.machine.host import Device, HostDescription
 from gqabench.harness.worker.memory.profiler import warm_up_profiler
@@ -105,10 +105,8 @@ def driver_version(file: Path = _NVIDIA_DRIVER) -> str | None:
 
 
 def _library_versions() -> dict[str, str]:
-    installed: dict[str, str] = {}
-    for dist in distributions():  # in the order of the path: the first of a name is what an import finds
-        if dist.name:
-            installed.setdefault(dist.name.lower().replace("_", "-"), dist.version)
+    # One by one: to ask for all distributions parses the metadata of each, 0.4 s where 84 are installed.
+    installed = {name: found for name in _REPORTED_LIBRARIES if (found := package_version(name))}
     build = torch.__config__.show()
     inside = {name: found[1] for name, form in _BUILD_LIBRARIES.items() if (found := re.search(form, build))}
-    return {name: installed[name] for name in _REPORTED_LIBRARIES if name in installed} | inside
+    return installed | inside

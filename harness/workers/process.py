@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol, Self, TypeVar
+from typing import IO, Any, Protocol, Self, TypeVar
 
 from gqabench.harness.machine.host import HostDescription
 from gqabench.harness.machine.source import SOURCE_ROOT
@@ -60,6 +60,21 @@ class RequestFailed(Exception):
         self.failure = failure
 
 
+def start_interpreter(environment: Environment, log: IO[bytes]) -> subprocess.Popen[bytes]:
+    """Start a worker. Raises `UnusableEnvironment` where its interpreter cannot be executed."""
+    try:
+        return subprocess.Popen(
+            [environment.python, _BOOTSTRAP, str(os.getpid()), environment.source_root],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            env=environment.variables,
+            start_new_session=True,  # a terminal's Ctrl-C is for the parent
+        )
+    except OSError as error:  # such as a file of another architecture
+        raise environment.unusable(f"cannot be executed: {error.strerror}") from error
+
+
 class WorkerProcess:
     """One worker. It starts loading torch at once; the first request waits for that."""
 
@@ -68,17 +83,7 @@ class WorkerProcess:
         self._log_path = log_path
         self._oom_kills_before = _count_oom_kills()
         with log_path.open("ab") as log:
-            try:
-                self._process = subprocess.Popen(
-                    [environment.python, _BOOTSTRAP, str(os.getpid()), environment.source_root],
-                    stdin=subprocess.PIPE,
-                    stdout=subprocess.PIPE,
-                    stderr=log,
-                    env=environment.variables,
-                    start_new_session=True,  # a terminal's Ctrl-C is for the parent
-                )
-            except OSError as error:  # such as a file of another architecture
-                raise environment.unusable(f"cannot be executed: {error.strerror}") from error
+            self._process = start_interpreter(environment, log)
         self._selector = selectors.DefaultSelector()
         assert self._process.stdout is not None
         self._selector.register(self._process.stdout, selectors.EVENT_READ)
@@ -147,7 +152,7 @@ class WorkerProcess:
         self._close_pipes()
 
     def close(self) -> None:
-        """Let it finish; end it if it does not, or if it was never asked and may be loading torch for seconds."""
+        """Let it finish; end it if it does not, or was never asked and may be loading torch."""
         assert self._process.stdin is not None
         if self._has_answered:
             with contextlib.suppress(BrokenPipeError, subprocess.TimeoutExpired):

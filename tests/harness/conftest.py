@@ -13,7 +13,7 @@ import pytest
 from gqabench.attention_impls import list_impls
 from gqabench.harness.machine.host import Device, HostDescription
 from gqabench.harness.workers.protocol import PROTOCOL_VERSION
-from tests.harness.forked_command import ForkedCommand
+from tests.harness.forked_command import ForkedCommand, Started
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -25,6 +25,16 @@ def forked_command() -> Iterator[ForkedCommand]:
     command = ForkedCommand(_environment({}))
     yield command
     command.close()
+
+
+@pytest.fixture(scope="session")
+def start_gqabench_in(forked_command: ForkedCommand) -> Callable[..., Started]:
+    """Starts the command line in a given folder; one at a time."""
+
+    def start(folder: Path, *arguments: str) -> Started:
+        return forked_command.start(folder, arguments, _environment({}))
+
+    return start
 
 
 @pytest.fixture(scope="session")

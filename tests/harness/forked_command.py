@@ -8,23 +8,30 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from signal import SIGKILL
-from tempfile import TemporaryFile
+from tempfile import TemporaryDirectory, TemporaryFile
+from typing import IO
+
+from tests.harness.forked_worker import forking_workers, starting_forked
 
 
 class ForkedCommand:
     """Calls `gqabench` without the seconds that it takes to import Hydra, pandas and seaborn."""
 
     def __init__(self, environment: dict[str, str]) -> None:
+        self._opened = ExitStack()
+        address = Path(self._opened.enter_context(TemporaryDirectory()), "workers")
+        self._opened.enter_context(forking_workers(environment, address))
         self._server = subprocess.Popen(
-            [sys.executable, "-P", __file__],
+            [sys.executable, "-P", __file__, address],
             env=environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -35,32 +42,26 @@ class ForkedCommand:
         self, folder: Path, arguments: Sequence[str], environment: dict[str, str], timeout: float
     ) -> subprocess.CompletedProcess[str]:
         """Run one command line. Raises `subprocess.TimeoutExpired`."""
-        with TemporaryFile("w+") as stdout, TemporaryFile("w+") as stderr:
-            open_files = Path("/proc", str(os.getpid()), "fd")
-            self._ask(
-                {
-                    "folder": str(folder),
-                    "arguments": arguments,
-                    "environment": environment,
-                    "stdout": str(open_files / str(stdout.fileno())),
-                    "stderr": str(open_files / str(stderr.fileno())),
-                }
-            )
-            pid = self._answer()
-            is_late = threading.Event()
-            timer = threading.Timer(timeout, _kill, [pid, is_late])
-            timer.start()
-            returncode = self._answer()
-            timer.cancel()
-            if is_late.is_set():
-                raise subprocess.TimeoutExpired(list(arguments), timeout)
-            stdout.seek(0)
-            stderr.seek(0)
-            return subprocess.CompletedProcess(list(arguments), returncode, stdout.read(), stderr.read())
+        return self.start(folder, arguments, environment).finish(timeout)
+
+    def start(self, folder: Path, arguments: Sequence[str], environment: dict[str, str]) -> Started:
+        """Start one command line; no other starts before it was waited for."""
+        stdout, stderr = TemporaryFile("w+"), TemporaryFile("w+")  # noqa: SIM115  # `finish` closes them
+        open_files = Path("/proc", str(os.getpid()), "fd")
+        self._ask(
+            {
+                "folder": str(folder),
+                "arguments": arguments,
+                "environment": environment,
+                "stdout": str(open_files / str(stdout.fileno())),
+                "stderr": str(open_files / str(stderr.fileno())),
+            }
+        )
+        return Started(self._answer(), list(arguments), stdout, stderr, self._answer)
 
     def close(self) -> None:
         """End the server."""
-        with self._server:
+        with self._opened, self._server:
             assert self._server.stdin is not None
             self._server.stdin.close()
 
@@ -74,17 +75,43 @@ class ForkedCommand:
         return int(self._server.stdout.readline())
 
 
+@dataclass(frozen=True)
+class Started:
+    """A command line that runs."""
+
+    pid: int
+    _arguments: list[str]
+    _stdout: IO[str]
+    _stderr: IO[str]
+    _wait: Callable[[], int]
+
+    def finish(self, timeout: float) -> subprocess.CompletedProcess[str]:
+        """Wait for its end. Raises `subprocess.TimeoutExpired`."""
+        is_late = threading.Event()
+        timer = threading.Timer(timeout, _kill, [self.pid, is_late])
+        timer.start()
+        returncode = self._wait()
+        timer.cancel()
+        if is_late.is_set():
+            raise subprocess.TimeoutExpired(self._arguments, timeout)
+        with self._stdout, self._stderr:
+            said = [file.seek(0) or file.read() for file in (self._stdout, self._stderr)]
+        return subprocess.CompletedProcess(self._arguments, returncode, *said)
+
+
 def _kill(pid: int, is_late: threading.Event) -> None:
     is_late.set()
     with suppress(ProcessLookupError):
-        os.kill(pid, SIGKILL)
+        os.kill(pid, signal.SIGKILL)
 
 
-def _serve() -> int:
+def _serve(address_of_workers: Path) -> int:
     """Fork for each call; the forked process returns from here with what it is to exit with."""
     from gqabench.harness.cli import main
 
     _load()
+    process = import_module("gqabench.harness.workers.process")
+    process.start_interpreter = starting_forked(address_of_workers, dict(os.environ))
     threads = {(task / "comm").read_text().strip() for task in Path("/proc/self/task").iterdir()}
     threads.discard("jemalloc_bg_thd")  # pyarrow's allocator starts its thread anew in a forked process
     assert len(threads) == 1, f"a process with threads cannot be forked safely: {threads}"
@@ -132,8 +159,11 @@ def _become(folder: str, arguments: list[str], environment: dict[str, str], stdo
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
+    # Tests that a shell started in the background, or by nohup, ignore signals, and so would their children.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     sys.argv = ["gqabench", *arguments]
 
 
 if __name__ == "__main__":
-    sys.exit(_serve())
+    sys.exit(_serve(Path(sys.argv[1])))

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import psutil
 import pytest
 
 from gqabench import results
@@ -24,10 +25,13 @@ from gqabench.harness.errors import UsageError
 from gqabench.harness.sweep.run import close_run
 from gqabench.harness.sweep.run_setup import require_same_environments
 from gqabench.results import RunFolder, RunHeader
+from tests.harness.forked_command import Started
 
 PROJECT = Path(__file__).resolve().parents[2]
 Gqabench = Callable[..., subprocess.CompletedProcess[str]]
-QUICK = ("measure=smoke", "model=gqa_8_2", "kv_len=32", "impls=[grouped_matmul,sdpa]")
+AS_USERS_DO = ("measure=smoke", "model=gqa_8_2", "kv_len=32", "impls=[grouped_matmul,sdpa]")
+QUICK = (*AS_USERS_DO, "measure.caches=[warm]")
+"""Without the reading over of caches, which takes most of a small sweep's time where they are large."""
 
 
 def latest(folder: Path) -> pd.DataFrame:
@@ -50,7 +54,7 @@ class Measured:
 def measured(gqabench_in: Gqabench, tmp_path_factory: pytest.TempPathFactory) -> Measured:
     """One quick sweep for all tests that look at what it says and leaves."""
     folder = tmp_path_factory.mktemp("measured")
-    finished = gqabench_in(folder, "sweep", *QUICK, "batch_size=3")
+    finished = gqabench_in(folder, "sweep", *AS_USERS_DO, "batch_size=3")
     assert finished.returncode == 0, finished.stderr
     return Measured(folder, finished.stdout)
 
@@ -98,7 +102,7 @@ def test_a_repeat_gives_the_same_bytes(gqabench: Gqabench, tmp_path: Path) -> No
     for _ in range(2):
         finished = gqabench(
             "sweep", "-m", "measure=smoke", "model=gqa_8_2", "workload=prefill,decode", "kv_len=96",
-            "impls=[sdpa,repeat_kv,repeat_kv_sdpa,sdpa_math,grouped_matmul]",
+            "impls=[sdpa,repeat_kv,repeat_kv_sdpa,sdpa_math,grouped_matmul]", "measure.caches=[warm]",
         )  # fmt: skip
         assert finished.returncode == 0, finished.stderr
         columns = ["kv_cache_bytes_model", "kv_cache_bytes", "peak_workspace_bytes", "prepared_bytes"]
@@ -119,7 +123,9 @@ def test_multirun_axes_and_a_point_that_is_no_problem(gqabench: Gqabench, tmp_pa
 
 
 def test_a_study_is_a_multirun_and_its_axes_can_be_narrowed(gqabench: Gqabench, tmp_path: Path) -> None:
-    finished = gqabench("sweep", "study=smoke", "kv_len=16", "num_kv_heads=2,1", "impls=[sdpa]")
+    finished = gqabench(
+        "sweep", "study=smoke", "kv_len=16", "num_kv_heads=2,1", "impls=[sdpa]", "measure.caches=[warm]"
+    )
     assert finished.returncode == 0, finished.stderr
     assert sorted(zip(latest(tmp_path)["num_kv_heads"], latest(tmp_path)["kv_len"], strict=True)) == [
         (1, 16),
@@ -167,7 +173,7 @@ def test_a_finished_run_is_resumed_without_measuring_again(
     measured.copy_to(tmp_path)
     before = latest(tmp_path)
     impls = "impls=[grouped_matmul,sdpa,repeat_kv]"
-    finished = gqabench("sweep", *QUICK, "batch_size=3", impls, "resume=latest")
+    finished = gqabench("sweep", *AS_USERS_DO, "batch_size=3", impls, "resume=latest")
     assert finished.returncode == 0, finished.stderr
     after = latest(tmp_path)
     assert list(after["impl"]) == ["grouped_matmul", "sdpa", "repeat_kv"] or len(after) == 3
@@ -214,72 +220,55 @@ def test_a_mistake_is_one_line_and_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
-SWEEP = (
-    "import signal, sys; from gqabench.harness.cli import main; "
-    "signal.signal(signal.SIGINT, signal.default_int_handler); "
-    "signal.signal(signal.SIGHUP, signal.SIG_DFL); sys.exit(main())"
-)
-"""Tests that a shell started in the background, or by nohup, ignore signals, and so would their children."""
+MANY_CASES = (
+    "sweep", "study=kv_len", "model=gqa_8_2", "num_kv_heads=8,4,2,1", "impls=[grouped_matmul,sdpa]",
+    "measure=smoke", "measure.target_interval=1e-9", "measure.seconds_per_arm=0.5", "measure.caches=[warm]",
+)  # fmt: skip
 
 
-def start_sweep(folder: Path) -> subprocess.Popen[str]:
-    process = subprocess.Popen(
-        [sys.executable, "-P", "-c", SWEEP,
-         "sweep", "study=kv_len", "model=gqa_8_2", "num_kv_heads=8,4,2,1", "measure.seconds_per_arm=0.5",
-         "impls=[grouped_matmul,sdpa]"],
-        cwd=folder,
-        env=os.environ | {"PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )  # fmt: skip
+def wait_for_records(folder: Path) -> None:
     deadline = time.monotonic() + 120
     while not list(folder.glob("results/runs/2*/records/*.jsonl")) or len(latest(folder)) < 2:
-        assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.1)
-    return process
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupted_sweep_keeps_what_it_has_and_says_that_it_is_partial(
-    tmp_path: Path, number: signal.Signals
+    start_gqabench_in: Callable[..., Started], tmp_path: Path, number: signal.Signals
 ) -> None:
-    process = start_sweep(tmp_path)
-    process.send_signal(number)
-    stdout, stderr = process.communicate(timeout=120)
-    assert process.returncode == 130, stderr
-    assert "Traceback" not in stderr
+    sweep = start_gqabench_in(tmp_path, *MANY_CASES)
+    wait_for_records(tmp_path)
+    os.kill(sweep.pid, number)
+    finished = sweep.finish(120)
+    assert finished.returncode == 130, finished.stderr
+    assert "Traceback" not in finished.stderr
     header = results.RunFolder(tmp_path / "results/runs/latest").header()
     assert header.status == "partial"
     assert 2 <= len(latest(tmp_path)) < header.num_planned_records
-    assert f"of {header.num_planned_records} planned, interrupted" in stdout
-    page = Path(tmp_path, stdout.splitlines()[-1].removeprefix("report: ")).read_text()
+    assert f"of {header.num_planned_records} planned, interrupted" in finished.stdout
+    page = Path(tmp_path, finished.stdout.splitlines()[-1].removeprefix("report: ")).read_text()
     assert "partial" in page.lower()
 
 
 def test_a_killed_sweep_loses_the_case_in_flight_alone_and_its_worker_dies(tmp_path: Path) -> None:
-    process = start_sweep(tmp_path)
-    workers = subprocess.run(
-        ["ps", "--ppid", str(process.pid), "-o", "pid="], capture_output=True, text=True, check=True
-    ).stdout.split()
-    assert len(workers) == 1
+    program = "import sys; from gqabench.harness.cli import main; sys.exit(main())"
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-c", program, *MANY_CASES],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    wait_for_records(tmp_path)
+    (worker,) = psutil.Process(process.pid).children()
     process.kill()
     process.communicate()
     rows = latest(tmp_path)
     assert len(rows) >= 2
     assert set(rows["outcome"]) == {"ok"}
-    deadline = time.monotonic() + 20
-    while Path(f"/proc/{workers[0]}").exists() and "Z" not in _state(workers[0]):
-        assert time.monotonic() < deadline, "the worker outlived its parent"
-        time.sleep(0.1)
-
-
-def _state(pid: str) -> str:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2]
-    except OSError:
-        return "Z"
+    psutil.wait_procs([worker], timeout=20)
+    assert not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE, "it outlived its parent"
 
 
 def test_a_full_disk_is_one_line_and_keeps_what_was_written(gqabench: Gqabench, tmp_path: Path) -> None:
@@ -336,11 +325,11 @@ def test_a_run_that_is_being_measured_into_is_not_resumed(
     held = run.hold()
     if held is None:
         pytest.skip("this file system has no locks")
-    refused = gqabench("sweep", *QUICK, "batch_size=3", f"resume={run.path}")
+    refused = gqabench("sweep", *AS_USERS_DO, "batch_size=3", f"resume={run.path}")
     os.close(held)
     assert refused.returncode == 2
     assert "another gqabench sweep is writing to it" in refused.stderr
-    assert gqabench("sweep", *QUICK, "batch_size=3", f"resume={run.path}").returncode == 0
+    assert gqabench("sweep", *AS_USERS_DO, "batch_size=3", f"resume={run.path}").returncode == 0
 
 
 def test_an_environment_that_has_become_another_is_not_resumed_under_its_name() -> None:

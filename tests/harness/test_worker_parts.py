@@ -76,6 +76,12 @@ def test_the_flush_is_larger_than_the_last_level_cache() -> None:
     assert CacheFlush("cpu")._buffer.nbytes >= 2 * last_level_cache_bytes("cpu")
 
 
+def test_the_flush_reads_all_of_it() -> None:
+    flush = CacheFlush("cpu")
+    flush()
+    assert flush._sum.item() == pytest.approx(flush._buffer.numel(), rel=1e-3)  # of ones
+
+
 def test_calls_are_timed_one_by_one_after_their_preparation() -> None:
     events = []
     samples = CpuClock("cpu").time_calls(

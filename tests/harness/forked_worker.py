@@ -1,0 +1,178 @@
+"""Workers that are forked from a process which has loaded torch: the 1.7 s of a worker's imports, paid once.
+
+Run as a program it listens at a socket and forks a worker for each caller; `start_forked` is the caller's
+side, with what `WorkerProcess` uses of a `subprocess.Popen`. A forked worker is what `bootstrap.py` makes of
+an interpreter that has imported the worker's modules and nothing else. Workers of other interpreters,
+sources or variables are started as they always are.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gqabench.harness.workers.environments import Environment
+
+PROJECT = Path(__file__).resolve().parents[2]
+OF_NO_MATTER = frozenset(
+    {"HYDRA_FULL_ERROR", "PYTEST_CURRENT_TEST", "PYTEST_XDIST_WORKER", "PWD", "OLDPWD", "_"}
+)
+"""Variables that no worker reads."""
+
+
+@contextmanager
+def forking_workers(environment: dict[str, str], address: Path) -> Iterator[None]:
+    """Serve forked workers that have these variables, as long as the context lasts."""
+    server = subprocess.Popen(
+        [sys.executable, "-P", __file__, address], env=environment, stdin=subprocess.PIPE
+    )
+    try:
+        yield
+    finally:
+        with server:
+            assert server.stdin is not None
+            server.stdin.close()
+
+
+class ForkedWorker:
+    """A forked worker, as the process that asked for it sees it."""
+
+    def __init__(self, asked: socket.socket, pid: int, stdin: IO[bytes], stdout: IO[bytes]) -> None:
+        self.pid = pid
+        self.stdin = stdin
+        self.stdout = stdout
+        self.returncode: int | None = None
+        self._asked = asked
+
+    def poll(self) -> int | None:
+        try:
+            return self.wait(0)
+        except subprocess.TimeoutExpired:
+            return None
+
+    def wait(self, timeout: float | None = None) -> int:
+        if self.returncode is None:
+            with selectors.DefaultSelector() as selector:
+                selector.register(self._asked, selectors.EVENT_READ)
+                if not selector.select(timeout):
+                    raise subprocess.TimeoutExpired("a forked worker", timeout or 0)
+            self.returncode = int(self._asked.recv(100))
+            self._asked.close()
+        return self.returncode
+
+    def kill(self) -> None:
+        os.kill(self.pid, signal.SIGKILL)
+
+
+def starting_forked(address: Path, variables: dict[str, str]) -> Callable[..., Any]:
+    """Return what starts a worker in place of `start_interpreter`: forked where it would be the same."""
+    from gqabench.harness.machine.source import SOURCE_ROOT
+    from gqabench.harness.workers.process import start_interpreter
+
+    def start(environment: Environment, log: IO[bytes]) -> Any:
+        is_same = (
+            environment.python == sys.executable
+            and environment.source_root == SOURCE_ROOT
+            and _that_matter(environment.variables) == _that_matter(variables)
+        )
+        return _start_forked(address, log) if is_same else start_interpreter(environment, log)
+
+    return start
+
+
+def _that_matter(variables: dict[str, str]) -> dict[str, str]:
+    return {name: value for name, value in variables.items() if name not in OF_NO_MATTER}
+
+
+def _start_forked(address: Path, log: IO[bytes]) -> ForkedWorker:
+    asked = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    asked.connect(str(address))
+    (its_stdin, requests), (replies, its_stdout) = os.pipe(), os.pipe()
+    request = json.dumps({"folder": str(Path.cwd()), "variables": dict(os.environ)}).encode()
+    socket.send_fds(asked, [request], [its_stdin, its_stdout, log.fileno()])
+    os.close(its_stdin)
+    os.close(its_stdout)
+    pid = int(asked.recv(100))
+    return ForkedWorker(asked, pid, os.fdopen(requests, "wb"), os.fdopen(replies, "rb"))
+
+
+def _serve(address: str) -> None:
+    """Fork a worker for each caller, and tell it how its worker ended, until standard input closes."""
+    listening = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    listening.bind(address)
+    listening.listen()
+    bootstrap = _load()
+    selector = selectors.DefaultSelector()
+    selector.register(sys.stdin, selectors.EVENT_READ)
+    selector.register(listening, selectors.EVENT_READ)
+    while True:
+        for key, _ in selector.select():
+            if key.fileobj is sys.stdin:
+                return
+            if key.fileobj is listening:
+                caller, _ = listening.accept()
+                pid = _fork_worker(bootstrap, caller)
+                caller.send(str(pid).encode())
+                selector.register(os.pidfd_open(pid), selectors.EVENT_READ, (pid, caller))
+            else:
+                selector.unregister(key.fileobj)
+                os.close(key.fd)
+                _tell_end(*key.data)
+
+
+def _fork_worker(bootstrap: Callable[[], None], caller: socket.socket) -> int:
+    request, files, _, _ = socket.recv_fds(caller, 1 << 20, 3)
+    parent_pid = os.getpid()
+    if (pid := os.fork()) == 0:
+        _become_worker(bootstrap, parent_pid, files, **json.loads(request))
+    for file in files:
+        os.close(file)
+    return pid
+
+
+def _tell_end(pid: int, caller: socket.socket) -> None:
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    with caller, suppress(BrokenPipeError):  # the caller may have ended before its worker
+        caller.send(str(code).encode())
+
+
+def _load() -> Callable[[], None]:
+    """Import what a worker imports at its start, and nothing else; return its bootstrap's `main`."""
+    sys.path.insert(0, str(PROJECT))
+    from gqabench.harness.worker import bootstrap, server
+
+    assert callable(server.serve)
+    del sys.path[0]
+    threads = len(list(Path("/proc/self/task").iterdir()))
+    assert threads == 1, f"a process with {threads} threads cannot be forked safely"
+    return bootstrap.main
+
+
+def _become_worker(
+    bootstrap: Callable[[], None], parent_pid: int, files: list[int], folder: str, variables: dict[str, str]
+) -> None:
+    os.setsid()
+    for number, file in enumerate(files):
+        os.dup2(file, number)
+    os.closerange(3, max(os.sysconf("SC_OPEN_MAX"), 3))  # callers of other workers among them
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(variables)
+    sys.path.insert(0, "")  # which the bootstrap takes for the folder of its file
+    sys.argv = ["bootstrap.py", str(parent_pid), str(PROJECT)]
+    bootstrap()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    _serve(sys.argv[1])
