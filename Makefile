@@ -96,9 +96,11 @@ format: $(READY) ## format the code and fix what ruff can fix
 # takes from another's only when its own are done: so what the tests of a module share is seldom made twice.
 NONE_CHOSEN = $(if $(PYTEST_ARGS),|| [ $$? -eq 5 ])
 SIDE_BY_SIDE := -n logical --maxprocesses 4 --dist worksteal
+# Bytecode is kept whatever the shell says: the tests start a hundred interpreters, and each would compile everything.
+ALONE = $$(grep -rl 'pytest\.mark\.alone' tests --include='test_*.py')
 define RUN_TESTS
-OMP_NUM_THREADS=1 $(PY) -m pytest $(SIDE_BY_SIDE) -m "not gpu and not alone" --ignore=tests/benchmarks $(PYTEST_ARGS) $(NONE_CHOSEN)
-$(PY) -m pytest -m "alone and not gpu" --ignore=tests/benchmarks $(PYTEST_ARGS) $(NONE_CHOSEN)
+PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(PY) -m pytest $(SIDE_BY_SIDE) -m "not gpu and not alone" --ignore=tests/benchmarks $(PYTEST_ARGS) $(NONE_CHOSEN)
+PYTHONDONTWRITEBYTECODE= $(PY) -m pytest -m "alone and not gpu" $(ALONE) $(PYTEST_ARGS) $(NONE_CHOSEN)
 endef
 
 # Set-up. The stamp is written last and removed first, so an interrupted set-up starts afresh; a finished

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import subprocess
@@ -13,7 +14,8 @@ SIMULATED_GPU = TESTS / "simulated_gpu"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests marked `gpu` are skipped where PyTorch finds no CUDA device."""
+    """Put long tests first, and skip those marked `gpu` where PyTorch finds no CUDA device."""
+    items[:] = dealt(items, int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")))
     of_gpu = [item for item in items if item.get_closest_marker("gpu")]
     if not of_gpu:
         return
@@ -22,6 +24,31 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if not torch.cuda.is_available():
         for item in of_gpu:
             item.add_marker(pytest.mark.skip(reason="needs an NVIDIA GPU"))
+
+
+def dealt(items: list[pytest.Item], num_processes: int) -> list[pytest.Item]:
+    """Order tests for processes that each get a run of equal length, and take from another's end when done.
+
+    Each run begins with some of the modules that start processes, whose tests take seconds, and ends with
+    small tests: so that no process is left with a long one when the others are through.
+    """
+    modules = [list(group) for _, group in itertools.groupby(items, key=lambda item: item.path)]
+    long = [module for module in modules if is_long(module[0].path)]
+    short = [item for module in modules if not is_long(module[0].path) for item in module]
+    runs = [list(itertools.chain.from_iterable(long[first::num_processes])) for first in range(num_processes)]
+    for number, run in enumerate(runs):
+        room = max(
+            len(items) * (number + 1) // num_processes - len(items) * number // num_processes - len(run), 0
+        )
+        run += short[:room]
+        del short[:room]
+    return [*itertools.chain.from_iterable(runs), *short]
+
+
+def is_long(path: Path) -> bool:
+    """Return whether a module's tests start processes or compile."""
+    folder, *rest = path.relative_to(TESTS).parts
+    return not rest or folder in {"harness", "operations", "reports"} or path.name.startswith("test_triton")
 
 
 @pytest.fixture(scope="session")
