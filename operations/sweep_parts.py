@@ -42,15 +42,15 @@ SHORT_MEASURE = (
 REHEARSED_MEASURE = ("measure=smoke", "measure.min_rounds=2", "measure.seconds_per_arm=0.01")
 """Overrides of a rehearsal, whose times mean nothing."""
 
-_MEASURED = (0, 1, 130, -signal.SIGKILL)
-"""Exit codes of a sweep that may have left records: all well, nothing measured, interrupted, ended by us."""
+_MEASURED = (0, 130, -signal.SIGKILL)
+"""Exit codes of a sweep that ended as it should: by itself, interrupted, or killed at its limit."""
 _ANSWERED = ("ok", "unsupported", "incorrect")
 """Outcomes that a second try would not change; others are tried once more."""
 _RETRIED = "retried"
 
 
 class PartFailed(SystemExit):
-    """A sweep that wrote no run ends the script. The message says which, and how it ended."""
+    """A sweep that failed ends the script. The message says which, and how it ended."""
 
 
 class Parts:

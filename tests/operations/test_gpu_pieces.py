@@ -22,21 +22,6 @@ Rehearse = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture(scope="module")
-def python(simulated_gpu: dict[str, str]) -> Rehearse:
-    def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, *map(str, arguments)],
-            env=os.environ | {"OMP_NUM_THREADS": "1"} | simulated_gpu,
-            capture_output=True,
-            text=True,
-            timeout=900,
-            check=False,
-        )
-
-    return run
-
-
-@pytest.fixture(scope="module")
 def rehearse(python: Rehearse) -> Rehearse:
     def run(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
         return python(OPERATIONS / "gpu_verification.py", "--rehearse", "--folder", folder, *arguments)

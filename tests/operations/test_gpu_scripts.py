@@ -31,16 +31,9 @@ Script = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture(scope="module")
-def script(simulated_gpu: dict[str, str]) -> Script:
+def script(python: Script) -> Script:
     def run(name: str, *arguments: object) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, OPERATIONS / name, *map(str, arguments)],
-            env=os.environ | {"OMP_NUM_THREADS": "1"} | simulated_gpu,
-            capture_output=True,
-            text=True,
-            timeout=900,
-            check=False,
-        )
+        return python(OPERATIONS / name, *arguments)
 
     return run
 
@@ -61,13 +54,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def interrupted(script: Script, simulated_gpu: dict[str, str], folder: Path) -> Interrupted:
+def interrupted(script: Script, script_environment: dict[str, str], folder: Path) -> Interrupted:
     arguments = ("--rehearse", "--runs", str(folder), "--part", "kv_heads_decode")
     too_early = script("reference_runs.py", *arguments, "--seconds", 0.1)
     assert "kv_heads_decode: interrupted; ask for it again" in too_early.stdout
     process = subprocess.Popen(
         [sys.executable, OPERATIONS / "reference_runs.py", *arguments],
-        env=os.environ | {"OMP_NUM_THREADS": "1"} | simulated_gpu,
+        env=script_environment,
         stderr=subprocess.PIPE,
         text=True,
     )
