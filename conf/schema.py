@@ -70,6 +70,9 @@ class RunConfig:
     seed: int = _key("Seed of the inputs and of the order of rounds.")
     results_dir: str = _key("Folder of the runs.")
     resume: str | None = _key("A run's folder to resume, or `latest`.", None)
+    report: bool = _key(
+        "Whether `gqabench sweep` ends with a report; `gqabench report` writes it later.", True
+    )
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,12 @@ import json
 import subprocess
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 from sweep_parts import PROGRAM, ROOT, Parts
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 CLOCKS = ("graph_latency_ms", "kernel_ms")
 """Other ways of timing, which should agree with `latency_ms` where launches and gaps are small beside it."""
@@ -108,6 +110,8 @@ def equal_runs(base: Path | None, new: Path | None) -> dict[str, Any] | None:
     path = new.resolve() / "compared.json"
     command = [*PROGRAM, "compare", str(base.resolve()), str(new.resolve()), "--json", str(path)]
     subprocess.run(command, cwd=ROOT, check=False, stdout=subprocess.DEVNULL)
+    import pandas as pd
+
     verdicts = pd.DataFrame(json.loads(path.read_text())["verdicts"])
     told: dict[str, Any] = {}
     for metric, of_metric in verdicts.groupby("metric"):

@@ -24,7 +24,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from sweep_parts import (
     REHEARSAL,
     REHEARSED_MEASURE,
@@ -198,7 +197,8 @@ def overrides(part: Part, measure: str | None, is_rehearsal: bool) -> list[str]:
         return ["-m", "model=llama3_8b", "device=cuda", *length, *part.axes, impls]
     given = {axis.split("=")[0] for axis in part.rehearsed}
     small = [axis for axis in SMALL_MODEL if axis.split("=")[0] not in given]
-    return ["-m", "device=cpu", *REHEARSED_MEASURE, *small, *part.rehearsed, impls]
+    quick = [*REHEARSED_MEASURE, "measure.caches=[warm]"]  # to flush a CPU's would take longer than the rest
+    return ["-m", "device=cpu", *quick, *small, *part.rehearsed, impls]
 
 
 def cells_of(parts: Parts, name: str) -> list[dict[str, Any]]:
@@ -281,6 +281,8 @@ def float8_gains(cells: dict[str, list[dict[str, Any]]]) -> list[float]:
 
 def plain(value: Any) -> Any:
     """Return a value of a frame for JSON: null where it is missing."""
+    import pandas as pd  # which the frame has loaded
+
     if value is None or pd.isna(value):
         return None
     return value.item() if hasattr(value, "item") else value

@@ -6,8 +6,9 @@
 Each part is one sweep. One that is not done within `--seconds` is interrupted, keeps what it has, and goes on
 when it is asked for again, also on another machine of the kind that has the folder of runs. `claims.json`,
 beside the runs, says what was found (`claims_of_gqa.py`). With `--baselines` the studies that are complete
-become `results/baselines/MACHINE/STUDY/`. `--rehearse` takes tiny problems, as is done where there is no GPU,
-keeps them in a folder `rehearsal`, and the file says so.
+become `results/baselines/MACHINE/STUDY/`. `end_to_end` alone writes its report while the GPU waits;
+`gqabench report` draws the others' from their records. `--rehearse` takes tiny problems, as is done where
+there is no GPU, keeps them in a folder `rehearsal`, and the file says so.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-import pandas as pd
 from claims_of_gqa import claims
 from sweep_parts import (
     PROGRAM,
@@ -61,6 +61,7 @@ class Part:
     impls: tuple[str, ...]
     has_energy: bool = False
     """Energy takes as long as all the rest of a record."""
+    has_report: bool = False
     is_supplement: bool = False
     """Whether a baseline of the study is one without it."""
 
@@ -73,7 +74,8 @@ class Part:
     def rehearsed(self) -> list[str]:
         """Return the same on tiny problems, with whatever device there is."""
         shrunk = ["kv_len=32,48"] if self.study == "kv_len" else ["kv_len=48"]
-        shrunk += ["model=gqa_8_2", "num_kv_heads=8,1"] if self.study != "models" else []
+        if self.study != "models":
+            shrunk += ["model=gqa_8_2", "num_kv_heads=1" if self.has_energy else "num_kv_heads=8,1"]
         impls = "impls=[sdpa]" if self.has_energy else "impls=[sdpa,repeat_kv,folded_sdpa]"
         whole = ["measure.roofs=true", "measure.energy=true"] if self.has_energy else []
         return [*self._phase, *shrunk, *REHEARSED_MEASURE, impls, *whole]
@@ -94,6 +96,7 @@ GLANCES = {
         ("batch_size=4", "kv_len=2048", "num_kv_heads=32,8,1"),
         ("triton_decode", "sdpa_flash", "repeat_kv_sdpa"),
         has_energy=True,
+        has_report=True,
     ),
     "kv_heads_glance": Part("kv_heads", "decode", (*_DECODE, "num_kv_heads=32,8,4,1"), FIRST_DECODE_IMPLS),
     "kv_heads_energy": Part(
@@ -144,7 +147,7 @@ def main() -> None:
     for name in arguments.part or PARTS:
         part = (GLANCES | PARTS)[name]
         overrides = part.rehearsed() if rehearses else part.overrides()
-        parts.measure(name, overrides, arguments.seconds)
+        parts.measure(name, overrides, arguments.seconds, part.has_report)
     decode = "kv_heads_decode" if parts.run_of("kv_heads_decode") else "kv_heads_glance"
     everything = [name for name in (GLANCES | PARTS) if name != AGAIN]
     found = claims(parts, decode=decode, again=AGAIN, everything=everything)
@@ -165,7 +168,8 @@ def write_baselines(parts: Parts, into: Path) -> None:
             print(f"{study}: not complete: {', '.join(missing)}")
             continue
         runs = [from_root(run) for name in complete if (run := parts.run_of(name)) is not None]
-        devices = sorted(set(pd.concat([results.load(ROOT / run) for run in runs])["device_name"].dropna()))
+        rows = [row for run in runs for row in results.load_runs(ROOT / run).rows]
+        devices = sorted({row["device_name"] for row in rows} - {None})
         if len(devices) > 1:
             print(f"{study}: of several devices, so no baseline: {', '.join(devices)}")
             continue

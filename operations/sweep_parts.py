@@ -13,8 +13,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # of scripts that are run from anywhere
@@ -22,12 +21,17 @@ sys.path.insert(0, str(ROOT))  # of scripts that are run from anywhere
 from gqabench import results  # noqa: E402
 from gqabench.harness.machine.nvml import open_nvml  # noqa: E402
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 PROGRAM = [sys.executable, "-c", "import sys; from gqabench.harness.cli import main; sys.exit(main())"]
 """`gqabench`, of this checkout, for a process whose working directory is `ROOT`."""
 REHEARSAL = "rehearsal"
 """The folder beside the true runs for rehearsals, so that none counts as measured or becomes a baseline."""
-REPORT_SECONDS = 18
-"""An interrupted sweep still writes its report."""
+CLOSING_SECONDS = 8.0
+"""For which a sweep that is interrupted may end its worker and write its records as Parquet."""
+REPORT_SECONDS = 10.0
+"""For which it may write its report too, where it has one. Other parts are reported where time costs less."""
 SHORT_MEASURE = (
     "measure=standard",
     "measure.seconds_per_arm=0.4",
@@ -38,15 +42,15 @@ SHORT_MEASURE = (
 REHEARSED_MEASURE = ("measure=smoke", "measure.min_rounds=2", "measure.seconds_per_arm=0.01")
 """Overrides of a rehearsal, whose times mean nothing."""
 
-_MEASURED = (0, 1, 130, -signal.SIGKILL)
-"""Exit codes of a sweep that may have left records: all well, nothing measured, interrupted, ended by us."""
+_MEASURED = (0, 130, -signal.SIGKILL)
+"""Exit codes of a sweep that ended as it should: by itself, interrupted, or killed at its limit."""
 _ANSWERED = ("ok", "unsupported", "incorrect")
 """Outcomes that a second try would not change; others are tried once more."""
 _RETRIED = "retried"
 
 
 class PartFailed(SystemExit):
-    """A sweep that wrote no run ends the script. The message says which, and how it ended."""
+    """A sweep that failed ends the script. The message says which, and how it ended."""
 
 
 class Parts:
@@ -65,12 +69,16 @@ class Parts:
         run = self.run_of(part)
         if run is None or json.loads((run / "run.json").read_text())["status"] != "complete":
             return False
-        return self._was_retried(part) or set(newest(results.load(run))["outcome"]) <= set(_ANSWERED)
+        return self._was_retried(part) or {row["outcome"] for row in newest_rows(run)} <= set(_ANSWERED)
 
     def frame_of(self, parts: Iterable[str]) -> pd.DataFrame | None:
         """Return the records of those parts that have any; None where none has."""
-        frames = [newest(results.load(run)) for part in parts if (run := self.run_of(part)) is not None]
-        return pd.concat(frames, ignore_index=True) if frames else None
+        runs = [run for part in parts if (run := self.run_of(part)) is not None]
+        if not runs:
+            return None
+        from gqabench.results.store.frame import records_to_frame
+
+        return records_to_frame(row for run in runs for row in newest_rows(run))
 
     def copy_gb_per_s(self, part: str) -> float | None:
         """Return the copy bandwidth that was measured on the GPU of a part's run; None where none was."""
@@ -79,10 +87,11 @@ class Parts:
         on_gpu = [of_device for device, of_device in roofs.items() if device != "cpu"]
         return float(on_gpu[0]["copy_gb_per_s"]["best"]) if on_gpu else None
 
-    def measure(self, part: str, overrides: Sequence[str], seconds: float) -> bool:
+    def measure(self, part: str, overrides: Sequence[str], seconds: float, has_report: bool = False) -> bool:
         """Run or resume a part's sweep for at most some seconds; whether it is complete.
 
-        Raises `PartFailed`. A part that another process is measuring is left to that one.
+        Its report, which takes time, is written only where it is asked for. Raises `PartFailed`. A part that
+        another process is measuring is left to that one.
         """
         if self.is_complete(part):
             print(f"{part}: complete", flush=True)
@@ -92,19 +101,19 @@ class Parts:
         with _holding(folder / ".lock") as is_ours:
             if not is_ours:
                 raise PartFailed(f"{part}: another process is measuring it")
-            self._sweep(part, overrides, seconds)
+            self._sweep(part, overrides, seconds, has_report)
         is_complete = self.is_complete(part)
         print(f"{part}: {'complete' if is_complete else 'interrupted; ask for it again'}", flush=True)
         return is_complete
 
-    def _sweep(self, part: str, overrides: Sequence[str], seconds: float) -> None:
+    def _sweep(self, part: str, overrides: Sequence[str], seconds: float, has_report: bool) -> None:
         folder, before = self.folder / part, self.run_of(part)
         if before is not None and json.loads((before / "run.json").read_text())["status"] == "complete":
             (folder / _RETRIED).touch()
         resume = [] if before is None else [f"resume={hydra_quoted(before)}"]
-        command = [*PROGRAM, "sweep", *overrides, f"results_dir={hydra_quoted(folder)}", *resume]
+        told = [*overrides, f"results_dir={hydra_quoted(folder)}", f"report={str(has_report).lower()}"]
         try:
-            code = run_for(command, seconds)
+            code = run_for([*PROGRAM, "sweep", *told, *resume], seconds, closing_seconds(has_report))
         finally:
             self._note_killed(part)
         if code not in _MEASURED:
@@ -120,21 +129,34 @@ class Parts:
         return (self.folder / part / _RETRIED).exists()
 
 
-def expected_seconds(num_cases: int, num_impls: int, has_energy: bool = False) -> float:
+def expected_seconds(
+    num_cases: int, num_impls: int, has_energy: bool = False, has_report: bool = False
+) -> float:
     """Estimate a sweep's time on a GPU with `SHORT_MEASURE`: what its budget has to allow. Not a measurement.
 
-    15 s to start and 12 s to report; 5 s a case for inputs, reference and tuning; for each of its arms 1.6 s,
-    and 2.5 s more with energy.
+    15 s to start, 2 s to close and 10 s to report; 5 s a case for inputs, reference and tuning; for each of
+    its arms 1.6 s, and 2.5 s more with energy.
     """
-    return 27 + num_cases * (5 + num_impls * (4.1 if has_energy else 1.6))
+    cases = num_cases * (5 + num_impls * (4.1 if has_energy else 1.6))
+    return 15 + cases + 2 + (10 if has_report else 0)
 
 
-def newest(frame: pd.DataFrame) -> pd.DataFrame:
-    """One record a cell: what was measured again replaces what failed before."""
-    return frame.drop_duplicates(["case_id", "impl", "environment"], keep="last")
+def closing_seconds(has_report: bool) -> float:
+    """Return how long a sweep that is interrupted may take to end by itself."""
+    return CLOSING_SECONDS + (REPORT_SECONDS if has_report else 0)
 
 
-def run_for(command: Sequence[str], seconds: float) -> int:
+def newest_rows(run: Path) -> list[dict[str, Any]]:
+    """Return one record a cell of a run: what was measured again replaces what failed before."""
+    rows: dict[tuple[object, ...], dict[str, Any]] = {}
+    for row in results.load_runs(run).rows:
+        cell = (row["case_id"], row["impl"], row["environment"])
+        rows.pop(cell, None)  # it stands where it was measured last
+        rows[cell] = row
+    return list(rows.values())
+
+
+def run_for(command: Sequence[str], seconds: float, closing_seconds: float) -> int:
     """Return the exit code of a command that is interrupted after some seconds, and killed if need be.
 
     An interruption of this process is passed on. The command's whole group ends with it.
@@ -143,16 +165,16 @@ def run_for(command: Sequence[str], seconds: float) -> int:
     try:
         return process.wait(timeout=seconds)
     except subprocess.TimeoutExpired:
-        return _end(process)
+        return _end(process, closing_seconds)
     except BaseException:
-        _end(process)
+        _end(process, closing_seconds)
         raise
 
 
-def _end(process: subprocess.Popen[bytes]) -> int:
+def _end(process: subprocess.Popen[bytes], closing_seconds: float) -> int:
     process.send_signal(signal.SIGINT)
     try:
-        return process.wait(timeout=REPORT_SECONDS)
+        return process.wait(timeout=closing_seconds)
     except subprocess.TimeoutExpired:
         os.killpg(process.pid, signal.SIGKILL)
         return process.wait()

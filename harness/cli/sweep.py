@@ -44,22 +44,26 @@ def _measure(arguments: list[str]) -> int:
         is_multirun=any(argument in MULTIRUN_FLAGS for argument in arguments),
     )
     run = measure_run(request, make_display(), lambda: _run_hydra(arguments))
-    report_run(run)
+    _conclude(run, request.wants_report)
     return 0 if run.is_complete else INTERRUPTED_EXIT_CODE
 
 
-def report_run(run: ClosedRun) -> None:
-    """Write the report, and say where it and the records are."""
-    from gqabench.harness.cli.report import report_runs
-
+def _conclude(run: ClosedRun, wants_report: bool) -> None:
+    """Say what was measured and where it is, and write the report unless `report=false` was given."""
     outcomes = Counter(Outcome(row["outcome"]) for row in run.rows)
     of_planned = "" if run.is_complete else f" of {run.header.num_planned_records} planned, interrupted"
     print(f"{len(run.rows)} records{of_planned}: {count_outcomes(outcomes)}")
     if run.rows and not outcomes[Outcome.OK]:
-        print("gqabench sweep: nothing could be measured; the report gives the reasons", file=sys.stderr)
+        where = "report gives" if wants_report else "records give"
+        print(f"gqabench sweep: nothing could be measured; the {where} the reasons", file=sys.stderr)
     folder = run.folder.path
     print(f"run: {folder}", flush=True)  # before the report, which a full disk may refuse
-    print(f"report: {report_runs([str(folder)], folder)}")
+    if wants_report:
+        from gqabench.harness.cli.report import report_runs
+
+        print(f"report: {report_runs([str(folder)], folder)}")
+    else:
+        print(f"report: not written (report=false); gqabench report {shlex.quote(str(folder))} writes it")
 
 
 def _run_hydra(arguments: list[str]) -> None:

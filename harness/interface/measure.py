@@ -8,6 +8,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from gqabench.harness.errors import UsageError
 from gqabench.harness.sweep.display_choice import make_display
 from gqabench.harness.sweep.hydra_errors import mistakes_explained
 from gqabench.harness.sweep.interruption import interrupted_between_imports
@@ -57,6 +58,8 @@ def measure(
         KeyboardInterrupt: After Ctrl-C. What was measured is in the run, whose folder the message names.
         RuntimeError: Another thread of this process is measuring.
     """
+    if keys.get("report"):
+        raise UsageError("report=true: measure writes no report; gqabench.report(frame) does")
     named = {
         "study": study, "measure": measure, "environments": environments, "results_dir": results_dir,
         "impls": impls,

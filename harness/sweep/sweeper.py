@@ -43,6 +43,8 @@ class SweepRequest:
     """Whether `-m` was given."""
     folder: RunFolder | None = None
     """Set once the run exists."""
+    wants_report: bool = True
+    """Set with `folder`, from the key `report`."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,7 @@ class CaseSweeper(Sweeper):
         axes = expand_axes([*parser.parse_overrides(self._study_axes()), *given])
         points = plan_points(loader, self.config, axes)
         require_some_case(points)
+        self.request.wants_report = points[0].config.report
         self.request.folder = open_run(
             points[0].config, [point.case for point in points], self.request.command
         )

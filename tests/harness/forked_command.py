@@ -27,12 +27,12 @@ from tests.harness.forked_worker import forking_workers, starting_forked
 class ForkedCommand:
     """Calls `gqabench` without the seconds that it takes to import Hydra, pandas and seaborn."""
 
-    def __init__(self, environment: dict[str, str]) -> None:
+    def __init__(self, environment: dict[str, str], program: str = __file__) -> None:
         self._opened = ExitStack()
         address = Path(self._opened.enter_context(TemporaryDirectory()), "workers")
         self._opened.enter_context(forking_workers(environment, address))
         self._server = subprocess.Popen(
-            [sys.executable, "-P", __file__, address],
+            [sys.executable, "-P", program, address],
             env=environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -107,10 +107,14 @@ def _kill(pid: int, is_late: threading.Event) -> None:
 
 
 def _serve(address_of_workers: Path) -> int:
-    """Fork for each call; the forked process returns from here with what it is to exit with."""
     from gqabench.harness.cli import main
 
     _load()
+    return serve(address_of_workers, main)
+
+
+def serve(address_of_workers: Path, main: Callable[[], int]) -> int:
+    """Fork for each call; the forked process returns from here with what it is to exit with."""
     process = import_module("gqabench.harness.workers.process")
     process.start_interpreter = starting_forked(address_of_workers, dict(os.environ))
     threads = {(task / "comm").read_text().strip() for task in Path("/proc/self/task").iterdir()}

@@ -26,9 +26,12 @@ if TYPE_CHECKING:
 
 PROJECT = Path(__file__).resolve().parents[2]
 OF_NO_MATTER = frozenset(
-    {"HYDRA_FULL_ERROR", "PYTEST_CURRENT_TEST", "PYTEST_XDIST_WORKER", "PWD", "OLDPWD", "_"}
-)
-"""Variables that no worker reads."""
+    {
+        "HYDRA_FULL_ERROR", "OLDPWD", "PWD", "PYTEST_CURRENT_TEST", "PYTEST_XDIST_WORKER", "TRITON_INTERPRET",
+        "_",
+    }
+)  # fmt: skip
+"""Variables that no worker reads as it starts. Triton is imported when a kernel of it is asked for."""
 
 
 @contextmanager
@@ -123,22 +126,27 @@ def _serve(address: str) -> None:
                 return
             if key.fileobj is listening:
                 caller, _ = listening.accept()
-                pid = _fork_worker(bootstrap, caller)
-                caller.send(str(pid).encode())
-                selector.register(os.pidfd_open(pid), selectors.EVENT_READ, (pid, caller))
+                if (pid := _fork_worker(bootstrap, caller)) is not None:
+                    selector.register(os.pidfd_open(pid), selectors.EVENT_READ, (pid, caller))
             else:
                 selector.unregister(key.fileobj)
                 os.close(key.fd)
                 _tell_end(*key.data)
 
 
-def _fork_worker(bootstrap: Callable[[], None], caller: socket.socket) -> int:
+def _fork_worker(bootstrap: Callable[[], None], caller: socket.socket) -> int | None:
+    """Return the worker's process id, which the caller is told; None where that one was interrupted."""
     request, files, _, _ = socket.recv_fds(caller, 1 << 20, 3)
+    if not request:
+        caller.close()
+        return None
     parent_pid = os.getpid()
     if (pid := os.fork()) == 0:
         _become_worker(bootstrap, parent_pid, files, **json.loads(request))
     for file in files:
         os.close(file)
+    with suppress(BrokenPipeError):
+        caller.send(str(pid).encode())
     return pid
 
 
@@ -156,6 +164,7 @@ def _load() -> Callable[[], None]:
     assert callable(server.serve)
     _flush_little()
     del sys.path[0]
+    assert "triton" not in sys.modules, "it reads TRITON_INTERPRET when it is imported"
     threads = len(list(Path("/proc/self/task").iterdir()))
     assert threads == 1, f"a process with {threads} threads cannot be forked safely"
     return bootstrap.main

@@ -73,7 +73,7 @@ def test_a_step_that_hangs_is_killed_with_its_children_and_the_next_one_runs(tmp
         "process = subprocess.Popen(command, start_new_session=True);"
         f"open({str(child)!r}, 'w').write(str(process.pid)); {HANGS}"
     )
-    states = run(tmp_path, step("hangs", starts_one, seconds=2), step("next", seconds=60), seconds=63)
+    states = run(tmp_path, step("hangs", starts_one, seconds=2), step("next", seconds=60), seconds=62)
     assert states["hangs"].state == "killed"
     assert not lives(int(child.read_text()))
     assert states["next"].state == "done"
@@ -121,7 +121,7 @@ steps = (
 )
 gpu_pieces.pieces = lambda *_: [gpu_pieces.Piece(1, "A piece", steps)]
 gpu_verification.CLOSING_SECONDS = 5.0
-piece_runner.INTERRUPTION_SECONDS = 1.0
+piece_runner.INTERRUPTION_SECONDS = 0.3
 gpu_verification.run_script(gpu_verification.main)
 """
 
@@ -215,7 +215,7 @@ def test_by_arithmetic_the_steps_of_a_piece_fit() -> None:
 
 def needed_seconds(part: str) -> float:
     """Return what a sweep needs by estimate, with the time to close where it is interrupted at its end."""
-    has_energy = False
+    has_energy = has_report = False
     if part in kernels_on_gpu.PARTS:
         kernel = kernels_on_gpu.PARTS[part]
         axes, impls = kernel.axes, (kernel.impl, *kernel.peers)
@@ -223,13 +223,14 @@ def needed_seconds(part: str) -> float:
         axes, impls = ("model=" + ",".join(model_layers.LAYERS), "batch_size=32,1"), model_layers.IMPLS
     else:
         reference = (reference_runs.GLANCES | reference_runs.PARTS)[part]
-        axes, impls, has_energy = reference.keys, reference.impls, reference.has_energy
+        axes, impls = reference.keys, reference.impls
+        has_energy, has_report = reference.has_energy, reference.has_report
         if not any(key.startswith("num_kv_heads") for key in axes):
             axes = (*axes, "num_kv_heads=32,16,8,4,2,1")  # of the study
     num_cases = 1
     for axis in axes:
         num_cases *= len(axis.split("=")[1].split(","))
-    return expected_seconds(num_cases, len(impls), has_energy) + 13
+    return expected_seconds(num_cases, len(impls), has_energy, has_report) + 13
 
 
 def test_the_twelve_cells_hold_those_of_public_figures() -> None:
