@@ -27,7 +27,7 @@ _TESTS = {
     "tests": ["-m", "gpu and not alone", "-n", "4", "--dist", "worksteal"],
     "tests_alone": ["-m", "gpu and alone"],
 }
-_REHEARSED_TESTS = ["-m", "not gpu", "tests/harness/test_cross_check.py"]
+_REHEARSED_TESTS = ["tests/operations/test_gpu_kit.py"]
 
 
 @dataclass(frozen=True)

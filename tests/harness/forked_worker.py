@@ -161,6 +161,7 @@ def _load() -> Callable[[], None]:
 
     assert callable(server.serve)
     del sys.path[0]
+    assert "triton" not in sys.modules, "it reads TRITON_INTERPRET when it is imported"
     threads = len(list(Path("/proc/self/task").iterdir()))
     assert threads == 1, f"a process with {threads} threads cannot be forked safely"
     return bootstrap.main

@@ -2,31 +2,30 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
-from tests.harness.forked_command import ForkedCommand
+from tests.harness.forked_command import ForkedCommand, Started
 from tests.operations import forked_scripts
 
 PROJECT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="session")
-def script_environment(simulated_gpu: dict[str, str]) -> dict[str, str]:
-    """Variables of a process that finds a simulated GPU and this checkout."""
+def start_python(simulated_gpu: dict[str, str]) -> Iterator[Callable[[Sequence[object]], Started]]:
+    """Starts `python SCRIPT` or `python -c TEXT` on a simulated GPU, forked with what scripts import."""
     path = f"{simulated_gpu['PYTHONPATH']}:{PROJECT}"
-    return os.environ | {"OMP_NUM_THREADS": "1"} | simulated_gpu | {"PYTHONPATH": path}
+    environment = os.environ | {"OMP_NUM_THREADS": "1"} | simulated_gpu | {"PYTHONPATH": path}
+    command = ForkedCommand(environment, forked_scripts.__file__)
+    yield lambda arguments: command.start(Path.cwd(), list(map(str, arguments)), environment)
+    command.close()
 
 
 @pytest.fixture(scope="session")
-def python(script_environment: dict[str, str]) -> Iterator[Callable[..., subprocess.CompletedProcess[str]]]:
-    """Runs `python SCRIPT` or `python -c TEXT` on a simulated GPU, forked with what scripts import."""
-    command = ForkedCommand(script_environment, forked_scripts.__file__)
-
-    def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-        return command.call(Path.cwd(), list(map(str, arguments)), script_environment, timeout=900)
-
-    yield run
-    command.close()
+def python(
+    start_python: Callable[[Sequence[object]], Started],
+) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs it to its end."""
+    return lambda *arguments: start_python(arguments).finish(timeout=900)

@@ -1,4 +1,4 @@
-"""The scripts of `operations`, loaded once: a call is forked, and so are the scripts and sweeps that it starts.
+"""The scripts of `operations`, loaded once: a call is forked, and so are scripts and sweeps that it starts.
 
 Each is a process of its own from its first line to its exit, with its own session, files and signals. What
 it does without are the seconds of importing Hydra, pandas and PyTorch, of which a piece would spend most.
@@ -23,11 +23,19 @@ from typing import Any
 from tests.harness.forked_command import serve
 
 OPERATIONS = Path(__file__).resolve().parents[2] / "operations"
-LOADED = (
-    "gpu_verification", "kernels_on_gpu", "model_layers", "quick_checks", "reference_runs",
-    "gqabench.harness.cli.sweep", "gqabench.harness.sweep.job", "gqabench.harness.sweep.sweeper",
-    "gqabench.results.store.frame", "gqabench.results.store.parquet", "hydra.main", "pyarrow.dataset",
+SCRIPTS = (
+    "gpu_verification.py", "kernels_on_gpu.py", "model_layers.py", "quick_checks.py", "reference_runs.py",
 )  # fmt: skip
+LOADED = (
+    *(name.removesuffix(".py") for name in SCRIPTS),
+    "gqabench.harness.cli.sweep",
+    "gqabench.harness.sweep.job",
+    "gqabench.harness.sweep.sweeper",
+    "gqabench.results.store.frame",
+    "gqabench.results.store.parquet",
+    "hydra.main",
+    "pyarrow.dataset",
+)
 
 
 class ForkingPopen(subprocess.Popen[Any]):

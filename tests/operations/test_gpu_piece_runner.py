@@ -73,7 +73,7 @@ def test_a_step_that_hangs_is_killed_with_its_children_and_the_next_one_runs(tmp
         "process = subprocess.Popen(command, start_new_session=True);"
         f"open({str(child)!r}, 'w').write(str(process.pid)); {HANGS}"
     )
-    states = run(tmp_path, step("hangs", starts_one, seconds=2), step("next", seconds=60), seconds=63)
+    states = run(tmp_path, step("hangs", starts_one, seconds=2), step("next", seconds=60), seconds=62)
     assert states["hangs"].state == "killed"
     assert not lives(int(child.read_text()))
     assert states["next"].state == "done"
@@ -121,7 +121,7 @@ steps = (
 )
 gpu_pieces.pieces = lambda *_: [gpu_pieces.Piece(1, "A piece", steps)]
 gpu_verification.CLOSING_SECONDS = 5.0
-piece_runner.INTERRUPTION_SECONDS = 1.0
+piece_runner.INTERRUPTION_SECONDS = 0.3
 gpu_verification.run_script(gpu_verification.main)
 """
 

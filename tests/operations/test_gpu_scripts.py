@@ -7,10 +7,11 @@ import fcntl
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,15 +20,19 @@ import pytest
 
 from gqabench import results
 from gqabench.results.record import LATENCY_FIELDS
+from tests.harness.forked_command import Started
+from tests.operations import forked_scripts
 
 OPERATIONS = Path(__file__).resolve().parents[2] / "operations"
 sys.path.insert(0, str(OPERATIONS))
 
-from sweep_parts import positive_seconds  # noqa: E402
+import sweep_parts  # noqa: E402
+from sweep_parts import Parts, positive_seconds  # noqa: E402
 
 KV_BYTES = 30_000_000
 
 Script = Callable[..., subprocess.CompletedProcess[str]]
+Start = Callable[[Sequence[object]], Started]
 
 
 @pytest.fixture(scope="module")
@@ -54,27 +59,22 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def interrupted(script: Script, script_environment: dict[str, str], folder: Path) -> Interrupted:
-    arguments = ("--rehearse", "--runs", str(folder), "--part", "kv_heads_decode")
-    too_early = script("reference_runs.py", *arguments, "--seconds", 0.1)
+def interrupted(script: Script, start_python: Start, folder: Path) -> Interrupted:
+    arguments = ("reference_runs.py", "--rehearse", "--runs", folder, "--part", "kv_heads_decode")
+    too_early = script(*arguments, "--seconds", 0.1)
     assert "kv_heads_decode: interrupted; ask for it again" in too_early.stdout
-    process = subprocess.Popen(
-        [sys.executable, OPERATIONS / "reference_runs.py", *arguments],
-        env=script_environment,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    started = start_python([OPERATIONS / arguments[0], *arguments[1:]])
     part, deadline = folder / "rehearsal" / "kv_heads_decode", time.monotonic() + 120
     while (
         not any(path.stat().st_size for path in part.glob("*/records/*.jsonl"))
         and time.monotonic() < deadline
     ):
         time.sleep(0.1)
-    process.terminate()
-    _, errors = process.communicate(timeout=120)
+    os.kill(started.pid, signal.SIGTERM)
+    finished = started.finish(timeout=120)
     (run,) = runs_of(part)
     status = json.loads((run / "run.json").read_text())["status"]
-    return Interrupted(process.returncode, errors, status, len(results.load(run)))
+    return Interrupted(finished.returncode, finished.stderr, status, len(results.load(run)))
 
 
 @pytest.fixture(scope="module")
@@ -137,14 +137,18 @@ def test_what_failed_is_tried_once_more(runs: Path, script: Script, tmp_path: Pa
     (run,) = runs_of(folder / "again")
     failed = {"outcome": "oom", "reason": "made up", **dict.fromkeys(LATENCY_FIELDS)}
     for path in (run / "records").glob("*.jsonl"):
-        rows = [json.loads(line) | failed for line in path.read_text().splitlines()]
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        rows = [row | failed if row["num_kv_heads"] == 1 else row for row in rows]
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     (run / "records.parquet").unlink()
-    assert set(results.load(run)["outcome"]) == {"oom"}
+    assert list(results.load(run)["outcome"]) == ["ok"] * 3 + ["oom"] * 3
     common = ("reference_runs.py", "--rehearse", "--runs", tmp_path, "--part", "again")
     finished = script(*common)
     assert finished.returncode == 0, finished.stderr
-    assert list(results.load(run)["outcome"]) == ["oom"] * 6 + ["ok"] * 6
+    assert list(results.load(run)["outcome"]) == ["ok"] * 3 + ["oom"] * 3 + ["ok"] * 3
+    frame = Parts(folder).frame_of(["again"])
+    assert frame is not None
+    assert list(frame["outcome"]) == ["ok"] * 6, "what was measured again replaces what failed"
     assert script(*common).stdout.startswith("again: complete")
 
 
@@ -156,6 +160,22 @@ def test_a_part_that_is_being_measured_is_left_alone(script: Script, tmp_path: P
         finished = script("reference_runs.py", "--rehearse", "--runs", tmp_path, "--part", "again")
     assert finished.returncode == 1
     assert finished.stderr.splitlines()[-1] == "again: another process is measuring it"
+
+
+def test_a_sweep_that_fails_is_not_told_as_an_interrupted_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweep_parts, "PROGRAM", [sys.executable, "-c", "raise AssertionError"])
+    with pytest.raises(SystemExit, match="again: the sweep ended with exit code 1"):
+        Parts(tmp_path).measure("again", [], 60)
+
+
+@pytest.mark.parametrize("name", ["coldness_by_counters.py", *forked_scripts.SCRIPTS])
+def test_each_script_starts_by_itself_from_anywhere(name: str, tmp_path: Path) -> None:
+    command = [sys.executable, OPERATIONS / name, "--help"]
+    finished = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
+    assert (finished.returncode, finished.stderr) == (0, "")
+    assert finished.stdout.startswith(f"usage: {name}")
 
 
 def test_seconds_are_a_positive_number(script: Script, tmp_path: Path) -> None:
@@ -176,18 +196,18 @@ def fake_ncu(path: Path, cold_bytes: float, warm_bytes: float) -> Path:
         '"{id}","7","python3","127.0.0.1","a_kernel","1","7","(1, 1, 1)","(1, 1, 1)","0","9.0","Command line"'
     )
     line += ',"dram__bytes_read.sum","{unit}","{value}"'
+    heading = '"ID","Process ID","Process Name","Host Name","Kernel Name","Context","Stream","Block Size"'
+    heading += ',"Grid Size","Device","CC","Section Name","Metric Name","Metric Unit","Metric Value"'
+    for state, value in (("cold", cold_bytes), ("warm", warm_bytes)):
+        of_kernels = [
+            line.format(id=0, unit="Mbyte", value=f"{value / 2e6:.2f}"),
+            line.format(id=1, unit="Kbyte", value=f"{value / 2e3:,.2f}"),
+        ]
+        said = "\n".join(["==PROF== Connected to process 7", heading, *of_kernels])
+        path.with_name(f"{state}.csv").write_text(f"{said}\n")
     path.write_text(
-        f"""#!{sys.executable}
-import sys
-value = {cold_bytes} if sys.argv[-1] == "cold" else {warm_bytes}
-print("==PROF== Connected to process 7")
-print('"ID","Process ID","Process Name","Host Name","Kernel Name","Context","Stream","Block Size","Grid Size"'
-      ',"Device","CC","Section Name","Metric Name","Metric Unit","Metric Value"')
-line = {line!r}
-print(line.format(id=0, unit="Mbyte", value=f"{{value / 2e6:.2f}}"))
-print(line.format(id=1, unit="Kbyte", value=f"{{value / 2e3:,.2f}}"))
-print("kv_bytes {KV_BYTES}", file=sys.stderr)
-"""
+        "#!/bin/sh\nfor state; do :; done  # the last argument\n"
+        f'cat "{path.parent}/$state.csv"\necho kv_bytes {KV_BYTES} >&2\n'
     )
     path.chmod(0o755)
     return path
