@@ -73,4 +73,5 @@ def simulated_gpu(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         "SIMULATED_GPU": str(guard),
         "PYTHONPATH": str(SIMULATED_GPU),
         "LD_LIBRARY_PATH": ":".join(libraries),
+        "GQABENCH_CACHE_DIR": str(folder / "cache"),
     }

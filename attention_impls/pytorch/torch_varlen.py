@@ -47,12 +47,8 @@ class TorchVarlen(AttentionImpl):
             reasons.append(f"dtype={problem.dtype}: varlen_attn supports {' and '.join(HALF_DTYPES)}")
         if problem.page_size is not None and problem.page_size % PAGE_MULTIPLE:
             reasons.append(f"page_size={problem.page_size}: must be a multiple of {PAGE_MULTIPLE}")
-        known = _parameters()
-        where = f"varlen_attn of PyTorch {torch.__version__}"
-        if problem.group_size > 1 and "enable_gqa" not in known:
-            reasons.append(f"num_kv_heads={problem.num_kv_heads}: {where} has no grouped heads; 2.13 has")
-        if problem.page_size is not None and "block_table" not in known:
-            reasons.append(f"page_size={problem.page_size}: {where} has no pages; 2.13 has")
+        if problem.device_type == "cuda":
+            reasons += version_reasons(problem)
         return reasons
 
     def prepare(self, problem: AttentionProblem, inputs: AttentionInputs) -> PreparedAttention:
@@ -81,15 +77,25 @@ class TorchVarlen(AttentionImpl):
         return PreparedAttention(run, num_bytes)
 
 
+def version_reasons(problem: AttentionProblem) -> list[str]:
+    """Return what the problem needs of `varlen_attn` and this PyTorch's has not; empty means nothing.
+
+    Its import takes two seconds, as it loads the compiler of PyTorch: not for where it cannot run anyway.
+    """
+    from torch.nn.attention.varlen import varlen_attn
+
+    known = inspect.signature(varlen_attn).parameters
+    where = f"varlen_attn of PyTorch {torch.__version__}"
+    reasons = []
+    if problem.group_size > 1 and "enable_gqa" not in known:
+        reasons.append(f"num_kv_heads={problem.num_kv_heads}: {where} has no grouped heads; 2.13 has")
+    if problem.page_size is not None and "block_table" not in known:
+        reasons.append(f"page_size={problem.page_size}: {where} has no pages; 2.13 has")
+    return reasons
+
+
 def _one_behind_another(x_BGKD: torch.Tensor, lengths: list[int]) -> torch.Tensor:
     """Concatenate the existing tokens of every sequence, `[T, G, D]`."""
     return torch.cat(
         [x_GKD[:, :length].transpose(0, 1) for x_GKD, length in zip(x_BGKD, lengths, strict=True)]
     )
-
-
-def _parameters() -> frozenset[str]:
-    """Return the parameters of this PyTorch's `varlen_attn`."""
-    from torch.nn.attention.varlen import varlen_attn
-
-    return frozenset(inspect.signature(varlen_attn).parameters)

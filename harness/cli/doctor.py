@@ -12,6 +12,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -29,10 +30,10 @@ from gqabench.harness.machine.limits import cgroup_folders
 from gqabench.harness.machine.nvml import Nvml, open_nvml
 from gqabench.harness.machine.roofs import Roof, Roofs
 from gqabench.harness.workers.environments import CURRENT_ENVIRONMENT, Environment
-from gqabench.harness.workers.process import RequestFailed, WorkerFailed, WorkerProcess
+from gqabench.harness.workers.pool import WorkerPool
+from gqabench.harness.workers.process import RequestFailed, WorkerFailed
 
 _DEFAULT_RESULTS_DIR = Path("results/runs")
-_START_TIMEOUT_S = 300.0
 _SAMPLE_SECONDS = 1.0
 _COMPILERS = ("cc", "gcc", "clang")
 
@@ -101,16 +102,16 @@ def _look(parsed: argparse.Namespace) -> tuple[Observed, str, Roofs | None]:
 
     Returns what was observed, the device's name, and the roofs unless they were not asked for.
     """
-    with tempfile.TemporaryDirectory(prefix="gqabench-") as folder:
-        environment = Environment(CURRENT_ENVIRONMENT)
-        with WorkerProcess(environment, Path(folder) / "worker.log") as worker:
-            host = worker.describe_host(_START_TIMEOUT_S)
-            device = resolve_device(parsed.device, host)
-            observed = observe(host, open_nvml(), worker.pid, parsed.results_dir)
-            name = f"{device.device}, {device.name}"
-            if parsed.no_roofs:
-                return observed, name, None
-            measured = ask_for_roofs(worker, device)
+    environment = Environment(CURRENT_ENVIRONMENT)
+    with closing(WorkerPool()) as pool:
+        host = pool.host(environment)
+        worker = pool.ready(environment)
+        device = resolve_device(parsed.device, host)
+        observed = observe(host, open_nvml(), worker.pid, parsed.results_dir)
+        name = f"{device.device}, {device.name}"
+        if parsed.no_roofs:
+            return observed, name, None
+        measured = ask_for_roofs(worker, device)
     measure_roofs_again(device, host, lambda: measured)  # stored for the next sweep
     return observed, name, measured
 

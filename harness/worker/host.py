@@ -106,7 +106,7 @@ def driver_version(file: Path = _NVIDIA_DRIVER) -> str | None:
 
 def _library_versions() -> dict[str, str]:
     # One by one: to ask for all distributions parses the metadata of each, 0.4 s where 84 are installed.
-    installed = {name: found for name in _REPORTED_LIBRARIES if (found := package_version(name))}
+    installed = {name: known for name in _REPORTED_LIBRARIES if (known := package_version(name))}
     build = torch.__config__.show()
     inside = {name: found[1] for name, form in _BUILD_LIBRARIES.items() if (found := re.search(form, build))}
     return installed | inside

@@ -153,7 +153,7 @@ def test_what_a_build_of_flash_attn_3_left_out_is_a_reason(make_problem, monkeyp
 def test_pytorch_2_11_has_neither_groups_nor_pages_for_varlen(make_problem, monkeypatch):
     monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", stand_ins.varlen_of_2_11)
     impl = get_impl("torch_varlen")
-    grouped = make_problem(dtype="float16", kv_len=40, page_size=256)
+    grouped = make_problem(dtype="float16", kv_len=40, page_size=256, device="cuda")
     keys = [reason.split(": ")[0] for reason in impl.unsupported_reasons(grouped)]
     assert keys[-2:] == [f"num_kv_heads={grouped.num_kv_heads}", "page_size=256"]
     problem = make_problem(kv_len=41, kv_lens=(41, 9), num_q_heads=2, num_kv_heads=2)
@@ -168,10 +168,14 @@ def test_the_output_of_jax_comes_back_in_the_dtype_of_the_queries(make_problem):
     assert output_mismatch(problem, prepared()) is None
 
 
-def test_listing_imports_none_of_the_libraries():
+def test_asking_what_is_supported_imports_no_library_and_no_compiler():
     code = (
-        "import sys; from gqabench.harness.cli.listing import main; main(['impls']);"
-        "heavy = {'transformers', 'onnx', 'onnxruntime', 'flashinfer', 'flash_attn', 'xformers', 'jax'};"
+        "import sys; from gqabench.attention_impls import AttentionProblem, get_impl;"
+        "from gqabench.attention_impls.registry import BUILT_IN_IMPLS;"
+        "problems = [AttentionProblem(1, q_len, 8, 2, 1, 64, 'bfloat16', 'cpu') for q_len in (1, 8)];"
+        "[get_impl(name).unsupported_reasons(problem) for name in BUILT_IN_IMPLS for problem in problems];"
+        "heavy = {'torch._dynamo', 'triton', 'transformers', 'onnx', 'onnxruntime', 'flashinfer',"
+        "  'flash_attn', 'xformers', 'jax'};"
         "sys.exit(f'imported {found}' if (found := heavy & sys.modules.keys()) else 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)

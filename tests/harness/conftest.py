@@ -16,6 +16,8 @@ from gqabench.harness.workers.protocol import PROTOCOL_VERSION
 from tests.harness.forked_command import ForkedCommand, Started
 
 PROJECT = Path(__file__).resolve().parents[2]
+VARIABLES = dict(os.environ)
+"""Before any test sets some, as importing parts of torch does: workers are forked with the same ones only."""
 
 Finished = subprocess.CompletedProcess[str]
 
@@ -75,8 +77,8 @@ def gqabench_in(request: pytest.FixtureRequest) -> Callable[..., Finished]:
 
 def _environment(variables: dict[str, str]) -> dict[str, str]:
     """This process's, with the project first on the path and one thread."""
-    path = filter(None, [variables.get("PYTHONPATH"), str(PROJECT), os.environ.get("PYTHONPATH")])
-    return os.environ | {"OMP_NUM_THREADS": "1"} | variables | {"PYTHONPATH": ":".join(path)}
+    path = filter(None, [variables.get("PYTHONPATH"), str(PROJECT), VARIABLES.get("PYTHONPATH")])
+    return VARIABLES | {"OMP_NUM_THREADS": "1"} | variables | {"PYTHONPATH": ":".join(path)}
 
 
 @pytest.fixture

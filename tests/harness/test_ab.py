@@ -22,7 +22,9 @@ from gqabench.results.comparison.verdicts import Answer, CellKey
 PROJECT = Path(__file__).resolve().parents[2]
 PACKAGES = ("gqabench", "attention_impls", "conf", "harness", "reports", "results")
 GROUPED_MATMUL = Path("attention_impls/plain/grouped_matmul.py")
-ONE_CELL = ("model=gqa_8_2", "kv_len=64", "measure=smoke", "impls=[grouped_matmul,sdpa]")
+ONE_CELL = (
+    "model=gqa_8_2", "kv_len=64", "measure=smoke", "measure.caches=[warm]", "impls=[grouped_matmul,sdpa]",
+)  # fmt: skip
 
 Gqabench = Callable[..., subprocess.CompletedProcess[str]]
 

@@ -107,13 +107,13 @@ def test_the_list_says_what_no_plug_in_can_run_and_why(
         tmp_path, {"name": "other", "version": "2", "entry-points": {group: {"twice": "my_decode:MyDecode"}}}
     )
     path = os.pathsep.join([str(PROJECT), str(installed), str(tmp_path)])
-    finished = gqabench_in(tmp_path, "list", "impls", "--timeout", "10", PYTHONPATH=path)
+    finished = gqabench_in(tmp_path, "list", "impls", "--timeout", "6", PYTHONPATH=path)
     assert finished.returncode == 0, finished.stderr
     table, _, plugins = finished.stdout.partition("\n\nplug-ins:\n")
     rows = {line.split()[0]: line for line in table.splitlines()}
     assert rows["my_decode"].split()[1:4] == ["yes", "no", "no"]
     assert rows["my_decode"].endswith("q_len=1024: this kernel decodes one token of each sequence")
-    assert rows["hangs"].endswith("no answer within 10 s")
+    assert rows["hangs"].endswith("no answer within 6 s")
     assert rows["exits"].endswith("SystemExit: no GPU")
     assert rows["twice"].endswith("AmbiguousPlugin: offered by one 1 and by other 2; uninstall all but one")
     assert rows["sdpa"].split()[1:4] == ["yes"] * 3

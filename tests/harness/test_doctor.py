@@ -48,6 +48,7 @@ from gqabench.harness.errors import UsageError
 from gqabench.harness.machine.host import HostDescription
 from gqabench.harness.machine.nvml import NullNvml, Utilisation
 from gqabench.harness.machine.roofs import Roof, Roofs
+from gqabench.harness.workers import pool
 from gqabench.harness.workers.process import WorkerFailed
 
 GIB = 2**30
@@ -470,7 +471,7 @@ def test_where_no_worker_starts_it_could_not_look(monkeypatch: pytest.MonkeyPatc
     def fail(*_: object) -> None:
         raise WorkerFailed("crash", "no torch")
 
-    monkeypatch.setattr(command, "WorkerProcess", fail)
+    monkeypatch.setattr(pool, "WorkerProcess", fail)
     with pytest.raises(UsageError, match="could not inspect this machine: no torch"):
         command.main([])
 

@@ -64,8 +64,9 @@ def run(gqabench_in: Gqabench, tmp_path_factory: pytest.TempPathFactory) -> Path
         make_environment(folder / name, version) for name, version in (("old", "3.0.0"), ("new", "5.1.0"))
     )
     finished = gqabench_in(
-        folder, "sweep", "measure=smoke", "model=gqa_8_2", "kv_len=32", f"environments.old.python={old}",
-        "environments.new.python=new/bin/python", "environments.dead.python=/bin/false",
+        folder, "sweep", "measure=smoke", "measure.caches=[warm]", "model=gqa_8_2", "kv_len=32",
+        f"environments.old.python={old}", "environments.new.python=new/bin/python",
+        "environments.dead.python=/bin/false",
         "impls=[sdpa,old:sdpa,new:sdpa,dead:sdpa,old:impl.py:Mine,new:impl.py:Mine]",
     )  # fmt: skip
     assert new.is_file()
@@ -108,19 +109,22 @@ def test_the_report_tells_the_environments_apart(run: Path) -> None:
     assert all(f"sdpa @ {name}" in page for name in ("current", "old", "new"))
 
 
-def test_a_worker_needs_torch_numpy_and_this_source_alone(tmp_path: Path) -> None:
-    blocker = f"import sys\nsys.modules.update(dict.fromkeys({NOT_OF_A_WORKER!r}))\n"
-    program = f"{blocker}sys.path.insert(0, {str(PROJECT)!r})\nimport gqabench.harness.worker.server\n"
-    subprocess.run([sys.executable, "-I", "-c", program], check=True, cwd=tmp_path, timeout=120)
-
-
-def test_a_torch_beside_this_source_does_not_stand_in_for_the_environments_own(tmp_path: Path) -> None:
+def test_a_worker_needs_its_environments_torch_numpy_and_this_source_alone(tmp_path: Path) -> None:
+    """What else the parent has cannot be imported, and a torch beside this source is none."""
+    source, blocker = tmp_path / "source", tmp_path / "sitecustomize.py"
+    source.mkdir()
     for package in ("attention_impls", "harness"):
-        (tmp_path / package).symlink_to(PROJECT / package)
-    (tmp_path / "torch.py").write_text("raise ImportError('not this one')")
-    bootstrap = [sys.executable, PROJECT / "harness/worker/bootstrap.py", str(os.getpid()), tmp_path]
+        (source / package).symlink_to(PROJECT / package)
+    (source / "torch.py").write_text("raise ImportError('not this one')")
+    blocker.write_text(f"import sys\nsys.modules.update(dict.fromkeys({NOT_OF_A_WORKER!r}))\n")
     finished = subprocess.run(
-        bootstrap, input='{"op": "describe_host"}\n', capture_output=True, text=True, check=True, timeout=120
+        [sys.executable, PROJECT / "harness/worker/bootstrap.py", str(os.getpid()), source],
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        input='{"op": "describe_host"}\n',
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
     )
     host: dict[str, Any] = json.loads(finished.stdout)
     assert host["ok"] is True

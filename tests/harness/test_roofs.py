@@ -18,6 +18,7 @@ from gqabench.harness.instruments.roofs import (
 )
 from gqabench.harness.machine.host import Device, HostDescription
 from gqabench.harness.machine.roofs import MATMUL_ROOF, READ_ROOF, Roof, Roofs
+from gqabench.harness.worker.timing import roofs as measuring
 from gqabench.harness.worker.timing.cache_flush import all_last_level_caches_bytes
 from gqabench.harness.worker.timing.roofs import (
     Way,
@@ -347,6 +348,13 @@ def test_the_fastest_way_wins_and_each_call_takes_its_turn() -> None:
     assert {0, 1, 2} == set(turns)
 
 
+def test_a_way_with_enough_rounds_is_repeated_while_there_is_time_and_no_longer() -> None:
+    way = Way("some way", 1.0, [lambda: None], [1.0] * 4)
+    assert len(_fastest([way], "cpu", -1.0).seconds) == 5
+    assert len(_fastest([way], "cpu", -1.0).seconds) == 5
+    assert len(_fastest([way], "cpu", 0.01).seconds) > 5
+
+
 def test_a_way_that_fails_is_left_out_and_said(capsys: pytest.CaptureFixture[str]) -> None:
     def fail() -> None:
         raise RuntimeError("no compiler")
@@ -370,8 +378,12 @@ def test_a_roof_of_hand_worked_repetitions() -> None:
 
 @pytest.fixture(scope="module")
 def roofs() -> Roofs:
-    """The roofs of this CPU."""
-    return measure_roofs("cpu", ["float32", "float16", "bfloat16"])
+    """The roofs of this CPU, by few repetitions on little memory: how high they are is not looked at."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(measuring, "_MOST_BUFFER_BYTES", 64 * MIB)
+        for name in ("_READ_SECONDS", "_COPY_SECONDS", "_MATMUL_SECONDS"):
+            patch.setitem(getattr(measuring, name), "cpu", getattr(measuring, name)["cpu"] / 10)
+        return measure_roofs("cpu", ["float32", "float16", "bfloat16"])
 
 
 def test_the_roofs_of_this_cpu(roofs: Roofs) -> None:
@@ -388,7 +400,8 @@ def test_a_narrow_dtype_is_never_bounded_below_float32(roofs: Roofs) -> None:
     assert matmul["bfloat16"].best >= matmul["float32"].best
 
 
-def test_reads_read_everything_and_the_data_are_random() -> None:
+def test_reads_read_everything_and_the_data_are_random(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measuring, "_MOST_BUFFER_BYTES", 64 * MIB)
     buffer = _random_buffer("cpu")
     assert buffer.std().item() == pytest.approx(1.0, abs=0.01)
     for way in _reads(buffer):

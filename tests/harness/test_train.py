@@ -6,10 +6,15 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from hydra import compose, initialize_config_module
 
 from gqabench import results
 from gqabench.attention_impls import AttentionProblem
 from gqabench.attention_impls.cost import model_flops, train_bytes
+from gqabench.harness.cases.case import InvalidCase
+from gqabench.harness.cases.keys import register_keys
+from gqabench.harness.cases.plan import plan_case
+from gqabench.harness.machine.host import HostDescription
 from gqabench.harness.worker.subjects.train import checked_heads
 
 PROBLEM = AttentionProblem(2, 256, 256, 8, 4, 64, "float32", "cpu")
@@ -114,10 +119,10 @@ def test_a_single_head_is_checked() -> None:
         ("q_len=16", "q_len=16: workload=train"),
     ],
 )
-def test_what_does_not_go_with_training_is_a_mistake(
-    gqabench: Callable[..., Any], override: str, said: str
-) -> None:
-    finished = gqabench("sweep", "workload=train", "model=gqa_8_2", "kv_len=64", "measure=smoke", override)
-    assert finished.returncode == 2
-    assert said in finished.stderr
-    assert len(finished.stderr.splitlines()) == 1
+def test_what_does_not_go_with_training_is_no_case(host: HostDescription, override: str, said: str) -> None:
+    register_keys()
+    overrides = ["workload=train", "model=gqa_8_2", "kv_len=64", "impls=[sdpa]", override]
+    with initialize_config_module("gqabench.conf", version_base="1.3"):
+        case = plan_case(compose("sweep", overrides=overrides), {"current": host})
+    assert isinstance(case, InvalidCase)
+    assert said in case.reason

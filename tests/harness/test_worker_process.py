@@ -85,22 +85,22 @@ def test_memory_that_is_not_there_is_oom(worker: WorkerProcess) -> None:
     assert caught.value.failure.outcome == "oom"
 
 
-def test_silence_is_a_timeout_and_ends_the_worker(tmp_path: Path) -> None:
+def test_silence_is_a_timeout_that_costs_the_parent_no_time_and_ends_the_worker(tmp_path: Path) -> None:
     with WorkerProcess(Environment("current"), tmp_path / "log") as worker:
-        worker.describe_host(120)
         os.kill(worker.pid, signal.SIGSTOP)
-        with pytest.raises(WorkerFailed, match=r"no answer within 0\.2 s") as caught:
-            worker.request("close_case", 0.2)
+        before = time.process_time()
+        with pytest.raises(WorkerFailed, match=r"no answer within 1 s") as caught:
+            worker.request("close_case", 1.0)
+        assert time.process_time() - before < 0.2  # a busy wait would take the whole second
         assert caught.value.outcome == "timeout"
         assert not Path(f"/proc/{worker.pid}").exists()
 
 
 def test_a_killed_worker_is_a_crash_with_its_signal(tmp_path: Path) -> None:
     with WorkerProcess(Environment("current"), tmp_path / "log") as worker:
-        worker.describe_host(120)
         os.kill(worker.pid, signal.SIGKILL)
         with pytest.raises(WorkerFailed, match="SIGKILL") as caught:
-            worker.request("close_case", 10)
+            worker.request("close_case", 60)
         assert caught.value.outcome == "crash"
 
 
@@ -127,16 +127,6 @@ def test_a_worker_that_was_never_asked_is_not_waited_for(
         pass
     assert not Path(f"/proc/{worker.pid}").exists()
     assert not loaded.exists()
-
-
-def test_waiting_costs_the_parent_no_time(tmp_path: Path) -> None:
-    with WorkerProcess(Environment("current"), tmp_path / "log") as worker:
-        worker.describe_host(120)
-        os.kill(worker.pid, signal.SIGSTOP)
-        before = time.process_time()
-        with pytest.raises(WorkerFailed):
-            worker.request("close_case", 1.0)
-        assert time.process_time() - before < 0.2  # a busy wait would take the whole second
 
 
 def test_chatter_of_the_profiler_is_left_out() -> None:

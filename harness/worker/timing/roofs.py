@@ -209,10 +209,13 @@ def _fastest_matmul(device: str, kind: str, dtype: str) -> Way:
 
 
 def _fastest(ways: list[Way], device: str, seconds: float) -> Way:
-    """Repeat the ways in turn, from the third round on the best few only, until the time is spent."""
-    usable = [way for way in ways if _works(way, device)]
+    """Repeat the ways in turn, from the third round on the best few only, until the time is spent.
+
+    A way that has been repeated before is repeated further: its earlier rounds count.
+    """
+    usable = [way for way in ways if way.seconds or _works(way, device)]
     deadline = time.perf_counter() + seconds
-    num_rounds = num_calls = 0
+    num_rounds, num_calls = min((len(way.seconds) for way in usable), default=0), 0
     while time.perf_counter() < deadline or num_rounds < _FEWEST_ROUNDS:
         for way in usable:
             way.seconds.append(_time(way.calls[num_calls % len(way.calls)], device))

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-MEMORY_BYTES = 2 * 2**30
+MEMORY_BYTES = 2**29
 L2_BYTES = 2**20
 ROUNDING_BYTES = 512
 """The caching allocator hands out multiples of so many bytes."""

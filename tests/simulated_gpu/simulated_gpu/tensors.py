@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten, tree_map_only
 
 from simulated_gpu.device import DEVICE
 
@@ -56,13 +56,17 @@ class SimulatedTensor(torch.Tensor):
 class Dispatch(TorchDispatchMode):
     """Catches what makes tensors, which is asked of no tensor."""
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # nothing is compiled: to keep the compiler out, PyTorch would import it for 1.3 s
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return dispatch(func, args, kwargs or {})
 
 
 def dispatch(func: Any, args: Any, kwargs: Any) -> Any:
     """Compute with the inner tensors. What is computed from tensors of the GPU is on it as well."""
-    values, _ = tree_flatten((args, kwargs))
+    values = _leaves((*args, *kwargs.values()))
     simulated = [value for value in values if isinstance(value, SimulatedTensor)]
     devices = [value for value in values if isinstance(value, torch.device)]
     is_on_gpu = devices[-1].type == "cuda" if devices else bool(simulated)
@@ -73,8 +77,7 @@ def dispatch(func: Any, args: Any, kwargs: Any) -> Any:
     if name in WAITS_FOR_THE_DEVICE or is_copy_across or _mixes_devices(values):
         DEVICE.wait_until(DEVICE.busy_until_ns)
     _require_one_device(name, values)
-    args, kwargs = tree_map_only(torch.device, lambda _: CPU, (args, kwargs))
-    args, kwargs = tree_map_only(SimulatedTensor, lambda tensor: tensor.inner, (args, kwargs))
+    args, kwargs = _map(_inside, args), {key: _map(_inside, value) for key, value in kwargs.items()}
     given = {tensor.inner.untyped_storage()._cdata for tensor in simulated}
 
     def is_work(result: Any) -> bool:
@@ -95,11 +98,36 @@ def dispatch(func: Any, args: Any, kwargs: Any) -> Any:
     def outside(one: torch.Tensor) -> torch.Tensor:
         return known[id(one)] if id(one) in known else SimulatedTensor(one)
 
-    return tree_map_only(torch.Tensor, outside, result)
+    return _map(lambda one: outside(one) if isinstance(one, torch.Tensor) else one, result)
+
+
+def _leaves(values: Iterable[Any]) -> list[Any]:
+    """Return what stands in lists and tuples, at any depth: PyTorch's pytrees take several times as long."""
+    found: list[Any] = []
+    for value in values:
+        if isinstance(value, (list, tuple)):
+            found += _leaves(value)
+        else:
+            found.append(value)
+    return found
+
+
+def _map(change: Callable[[Any], Any], value: Any) -> Any:
+    """Return the same lists and tuples, of changed leaves."""
+    if isinstance(value, (list, tuple)):
+        return type(value)([_map(change, one) for one in value])
+    return change(value)
+
+
+def _inside(value: Any) -> Any:
+    """Return the CPU's part of what an operator of the GPU was given."""
+    if isinstance(value, SimulatedTensor):
+        return value.inner
+    return CPU if isinstance(value, torch.device) else value
 
 
 def _tensors(values: Any) -> list[torch.Tensor]:
-    return [value for value in tree_flatten(values)[0] if isinstance(value, torch.Tensor)]
+    return [value for value in _leaves((values,)) if isinstance(value, torch.Tensor)]
 
 
 def _mixes_devices(values: list[Any]) -> bool:
