@@ -102,6 +102,7 @@ def test_an_interrupted_part_goes_on_in_its_own_run(runs: Path) -> None:
     frame = results.load(run)
     assert len(frame) == 6
     assert set(frame["device_name"]) == {"NVIDIA Big (simulated)"}
+    assert not (run / "report.html").exists(), "it takes time of the GPU, and is written from the records"
 
 
 def test_claims_tell_what_was_found(runs: Path) -> None:
