@@ -171,6 +171,14 @@ def test_a_sweep_that_fails_is_not_told_as_an_interrupted_one(
         Parts(tmp_path).measure("again", [], 60)
 
 
+def test_a_sweep_that_is_interrupted_as_it_starts_is_asked_for_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sweep_parts, "PROGRAM", [sys.executable, "-c", "import time; time.sleep(60)"])
+    assert not Parts(tmp_path).measure("again", [], 0.3)
+    assert capsys.readouterr().out == "again: interrupted; ask for it again\n"
+
+
 @pytest.mark.parametrize("name", ["coldness_by_counters.py", *forked_scripts.SCRIPTS])
 def test_each_script_starts_by_itself_from_anywhere(name: str, tmp_path: Path) -> None:
     command = [sys.executable, OPERATIONS / name, "--help"]
