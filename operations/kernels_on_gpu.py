@@ -76,7 +76,7 @@ PARTS = {
         "triton_decode",
         DECODE_PEERS,
         ("num_kv_heads=8,1", "batch_size=32,64,1", "kv_len=4096,8192"),
-        ("batch_size=2", *_SHORT),
+        ("batch_size=1", *_SHORT),
     ),
     "quantised": Part(
         "triton_decode",

@@ -74,8 +74,7 @@ class Part:
     def rehearsed(self) -> list[str]:
         """Return the same on tiny problems, with whatever device there is."""
         shrunk = ["kv_len=32,48"] if self.study == "kv_len" else ["kv_len=48"]
-        if self.study != "models":
-            shrunk += ["model=gqa_8_2", "num_kv_heads=1" if self.has_energy else "num_kv_heads=8,1"]
+        shrunk += ["model=gqa_8_2", "num_kv_heads=8,1"] if self.study != "models" else []
         impls = "impls=[sdpa]" if self.has_energy else "impls=[sdpa,repeat_kv,folded_sdpa]"
         whole = ["measure.roofs=true", "measure.energy=true"] if self.has_energy else []
         return [*self._phase, *shrunk, *REHEARSED_MEASURE, impls, *whole]

@@ -42,8 +42,8 @@ SHORT_MEASURE = (
 REHEARSED_MEASURE = ("measure=smoke", "measure.min_rounds=2", "measure.seconds_per_arm=0.01")
 """Overrides of a rehearsal, whose times mean nothing."""
 
-_MEASURED = (0, 130, -signal.SIGKILL)
-"""Exit codes of a sweep that ended as it should: by itself, interrupted, or killed at its limit."""
+_MEASURED = (0, 130, -signal.SIGINT, -signal.SIGKILL)
+"""Exit codes of a sweep that ended as it should: by itself, interrupted, as it started too, or killed."""
 _ANSWERED = ("ok", "unsupported", "incorrect")
 """Outcomes that a second try would not change; others are tried once more."""
 _RETRIED = "retried"

@@ -61,7 +61,7 @@ def _is_forkable(command: Sequence[str]) -> bool:
 
 
 def _run_to_its_end(arguments: Sequence[str]) -> None:
-    os.closerange(3, os.sysconf("SC_OPEN_MAX"))  # as for a new program; the parent waits for one of them
+    os.closerange(3, max(os.sysconf("SC_OPEN_MAX"), 4096))  # as for a new program; for one the parent waits
     gc.enable()
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -70,8 +70,11 @@ def _run_to_its_end(arguments: Sequence[str]) -> None:
         code = _run(arguments)
     except SystemExit as exit_:
         code = exit_.code
-    except BaseException:  # noqa: BLE001  as an interpreter does
+    except BaseException as error:  # noqa: BLE001  as an interpreter does
         sys.excepthook(*sys.exc_info())
+        if isinstance(error, KeyboardInterrupt):
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
+            signal.raise_signal(signal.SIGINT)
     if not isinstance(code, int | None):
         print(code, file=sys.stderr)
         code = 1

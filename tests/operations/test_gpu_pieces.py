@@ -62,6 +62,7 @@ def test_piece_1_checks_everything_once_and_reports_a_sweep(rehearse: Rehearse, 
     for name in ("verification.md", "checks.jsonl", "steps.json", "claims.json"):
         assert f"{folder.name}/rehearsal/{name}" in names
     assert any(name.endswith("report.html") for name in names)
+    assert list(folder.glob("rehearsal/end_to_end/*/figures/*.png"))
     assert not any(name.endswith((".png", ".parquet")) for name in names)  # made again from the records
 
 

@@ -102,6 +102,7 @@ def test_an_interrupted_part_goes_on_in_its_own_run(runs: Path) -> None:
     frame = results.load(run)
     assert len(frame) == 6
     assert set(frame["device_name"]) == {"NVIDIA Big (simulated)"}
+    assert not (run / "report.html").exists(), "it takes time of the GPU, and is written from the records"
 
 
 def test_claims_tell_what_was_found(runs: Path) -> None:
@@ -168,6 +169,14 @@ def test_a_sweep_that_fails_is_not_told_as_an_interrupted_one(
     monkeypatch.setattr(sweep_parts, "PROGRAM", [sys.executable, "-c", "raise AssertionError"])
     with pytest.raises(SystemExit, match="again: the sweep ended with exit code 1"):
         Parts(tmp_path).measure("again", [], 60)
+
+
+def test_a_sweep_that_is_interrupted_as_it_starts_is_asked_for_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sweep_parts, "PROGRAM", [sys.executable, "-c", "import time; time.sleep(60)"])
+    assert not Parts(tmp_path).measure("again", [], 0.3)
+    assert capsys.readouterr().out == "again: interrupted; ask for it again\n"
 
 
 @pytest.mark.parametrize("name", ["coldness_by_counters.py", *forked_scripts.SCRIPTS])
