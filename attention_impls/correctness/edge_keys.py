@@ -12,7 +12,8 @@ The noise of a projection is that of one element, and what rounding does to `p_j
 `correctness/rounding_noise.py`, of size `u sqrt(2 + x_j^2 + X^2) p_j`, taken `SHARE_ROUNDOFFS` times.
 This presumes values that are independent of each other, as the harness draws them.
 
-Shape suffixes: B batch, H query heads, G key/value heads, S group_size, R query rows, N (S * R), D head_dim.
+Shape suffixes: E edges, B batch, H query heads, G key/value heads, S group_size, R query rows (r: some of
+them), K keys, N (S * R), D head_dim.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ from dataclasses import dataclass
 import torch
 
 from gqabench.attention_impls.correctness.chunked_formula import (
+    MAX_CHUNK_ELEMENTS,
     FormulaChunk,
     capped,
     grouped_shape,
     read_back,
-    ungrouped,
 )
 from gqabench.attention_impls.correctness.rounding_noise import typical_logit
 from gqabench.attention_impls.dtypes import torch_dtype, unit_roundoff
@@ -40,37 +41,92 @@ SHARE_ROUNDOFFS = 3
 
 @dataclass(frozen=True)
 class EdgeKeys:
-    """One edge of every row: which key it is, and how much of it a correct output holds, or would hold."""
+    """The edges of every row: which keys they are, and how much of each an output should hold, or would."""
 
-    name: str
     v: torch.Tensor
     """`[B, G, K, D]`: all values, as the inputs hold them"""
     kv_dtype: str | None
     """In which the cache holds them; None: as they are"""
     position: torch.Tensor
-    """`[B, R]`"""
+    """`[E, B, R]`"""
     share: torch.Tensor
-    """`[B, H, R]`: its probability, or where it is hidden that which it would get; 0 where there is none"""
+    """`[E, B, G, N]`: its probability, or where it is hidden what it would be; 0 where there is none"""
     share_noise: torch.Tensor
-    """`[B, H, R]`: what rounding may do to the share"""
+    """`[E, B, G, N]`: what rounding may do to the share"""
 
-    def deviations(self, sequence: int, error_HRD: torch.Tensor, noise_HR: torch.Tensor) -> torch.Tensor:
-        """Return how far the heads' errors point at this key, in units of the noise.
+    def filters(self, noise_BHR: torch.Tensor) -> EdgeFilters:
+        """Return what finds these keys in errors whose elements have the given noise."""
+        num_edges, batch_size, num_rows = self.position.shape
+        num_groups = self.v.shape[1]
+        group_size = noise_BHR.shape[1] // num_groups
+        shape = (batch_size, num_groups, num_rows, group_size, num_edges)
+        weight_BGRSE = torch.empty(shape, dtype=noise_BHR.dtype, device=noise_BHR.device)
+        filters = EdgeFilters(self.v, self.kv_dtype, self.position, weight_BGRSE)
+        for sequence in range(batch_size):
+            noise_GRS1 = noise_BHR[sequence].view(num_groups, group_size, num_rows).mT[..., None]
+            share_GRSE, share_noise_GRSE = (
+                x_EBGN[:, sequence].view(num_edges, num_groups, group_size, num_rows).permute(1, 3, 2, 0)
+                for x_EBGN in (self.share, self.share_noise)
+            )
+            for rows in filters.row_chunks():
+                length2_GrE = filters.values(sequence, rows, noise_BHR.dtype).square().sum(-1)
+                weight_BGRSE[sequence, :, rows] = _matched_filter(
+                    share_GRSE[:, rows].to(noise_BHR.dtype),
+                    share_noise_GRSE[:, rows].to(noise_BHR.dtype),
+                    noise_GRS1[:, rows],
+                    length2_GrE[:, :, None],
+                )
+        return filters
 
-        `[R]`, for one sequence. `error_HRD` is the output minus the reference, `noise_HR` the noise of one
-        element.
+
+def _matched_filter(
+    share: torch.Tensor, share_noise: torch.Tensor, noise: torch.Tensor, length2: torch.Tensor
+) -> torch.Tensor:
+    """Return the weights `[G, R, S, E]` that show a wrong share best, in units of the noise of their sum."""
+    noise2 = noise.square() + share_noise.square() * length2
+    weight = (share / noise2).nan_to_num(0, 0, 0)
+    sum_noise = (weight.square() * length2 * noise2).sum((0, 2), keepdim=True).sqrt()
+    return (weight / sum_noise).nan_to_num(0, 0, 0)
+
+
+@dataclass(frozen=True)
+class EdgeFilters:
+    """What finds a wrong edge key in the error of an output."""
+
+    v: torch.Tensor
+    kv_dtype: str | None
+    position: torch.Tensor
+    weight: torch.Tensor
+    """`[B, G, R, S, E]`: of a head's projection onto the key's value, in units of the noise of their sum"""
+
+    def largest_deviations(self, sequence: int, error_HRD: torch.Tensor) -> dict[str, float]:
+        """Return how far the heads' errors point at each edge key, in the row where they do so most.
+
+        In units of the noise, by the edge's name. `error_HRD` is the output minus the reference.
         """
-        v_GRD = self.v[sequence].index_select(1, self.position[sequence])
-        v_GRD = read_back(v_GRD.flatten(0, 1), self.kv_dtype).view(v_GRD.shape).to(error_HRD.dtype)
-        v_HRD = v_GRD.repeat_interleave(len(error_HRD) // len(v_GRD), dim=0)
-        length2_HR = v_HRD.square().sum(-1)
-        share_HR = self.share[sequence].to(error_HRD.dtype)
-        share_noise_HR = self.share_noise[sequence].to(error_HRD.dtype)
-        noise2_HR = noise_HR.square() + share_noise_HR.square() * length2_HR
-        weight_HR = (share_HR / noise2_HR).nan_to_num(0, 0, 0)
-        found_R = (weight_HR * (error_HRD * v_HRD).sum(-1)).sum(0).abs()
-        noise_R = (weight_HR.square() * length2_HR * noise2_HR).sum(0).sqrt()
-        return (found_R / noise_R).nan_to_num(0, 0, 0)
+        weight_GRSE = self.weight[sequence]
+        error_GSRD = error_HRD.view(weight_GRSE.shape[0], weight_GRSE.shape[2], *error_HRD.shape[1:])
+        largest_E = weight_GRSE.new_zeros(len(EDGES))
+        for rows in self.row_chunks():
+            v_GrED = self.values(sequence, rows, error_HRD.dtype)
+            projected_GrSE = error_GSRD[:, :, rows].transpose(1, 2) @ v_GrED.mT
+            deviation_rE = (projected_GrSE * weight_GRSE[:, rows]).sum((0, 2)).abs()
+            largest_E = torch.maximum(largest_E, deviation_rE.amax(0))
+        return dict(zip(EDGES, largest_E.tolist(), strict=True))
+
+    def row_chunks(self) -> list[slice]:
+        """Divide the rows so that temporaries of one sequence stay as small as the formula's."""
+        _, num_groups, num_rows, group_size, _ = self.weight.shape
+        elements = num_groups * max(group_size, len(EDGES)) * self.v.shape[3]
+        step = max(MAX_CHUNK_ELEMENTS // elements, 1)
+        return [slice(start, min(start + step, num_rows)) for start in range(0, num_rows, step)]
+
+    def values(self, sequence: int, rows: slice, dtype: torch.dtype) -> torch.Tensor:
+        """Return the values of some rows' edge keys, `[G, R, E, D]`, as the cache returns them."""
+        position_RE = self.position[:, sequence, rows].mT
+        v_GND = self.v[sequence].index_select(1, position_RE.flatten())
+        held_ND = read_back(v_GND.flatten(0, 1), self.kv_dtype)
+        return held_ND.view(len(v_GND), *position_RE.shape, held_ND.shape[-1]).to(dtype)
 
 
 class EdgeCollector:
@@ -93,44 +149,40 @@ class EdgeCollector:
         self._typical_weight = 1 + problem.head_dim * float32_part
         self._v_BGKD = v_BGKD
         self._num_rows = first_BR.shape[1]
-        self._positions = [position_BR.clamp(0, problem.kv_len - 1) for position_BR, _ in ends]
-        self._exists = [exists_BR for _, exists_BR in ends]
+        self._position_EBR = torch.stack([position.clamp(0, problem.kv_len - 1) for position, _ in ends])
+        self._exists_EBR = torch.stack([exists for _, exists in ends])
+        self._is_hidden_E1 = torch.tensor([[True], [False], [False], [True]], device=v_BGKD.device)
         shape = (len(EDGES), *grouped_shape(problem, self._num_rows))
-        self._shares = torch.zeros(shape, device=v_BGKD.device)
-        self._share_noises = torch.zeros(shape, device=v_BGKD.device)
+        self._share_EBGN = torch.zeros(shape, device=v_BGKD.device)
+        self._share_noise_EBGN = torch.zeros(shape, device=v_BGKD.device)
 
     def add(self, chunk: FormulaChunk) -> None:
         """Record how much of its edge keys each row of a chunk holds."""
         problem, roundoff = self._problem, unit_roundoff(torch_dtype(self._problem))
-        log_sum_N = chunk.logits.logsumexp(-1)
+        position_EN, exists_EN = (
+            x_EBR[:, chunk.sequence].repeat(1, problem.group_size)[:, chunk.rows]
+            for x_EBR in (self._position_EBR, self._exists_EBR)
+        )
+        products_EN = torch.stack([self._products(chunk, position_N) for position_N in position_EN])
+        logit_EN = capped(problem, chunk.precision, products_EN * problem.scale)
+        excess_EN = logit_EN - chunk.logits.logsumexp(-1)
+        share_EN = torch.where(self._is_hidden_E1, excess_EN.sigmoid(), excess_EN.exp())
+        share_EN = share_EN.masked_fill_(~exists_EN, 0)
         typical_N = typical_logit(problem, chunk)
-        for edge, (position_BR, exists_BR) in enumerate(zip(self._positions, self._exists, strict=True)):
-            position_N, exists_N = (
-                x_BR[chunk.sequence].repeat(problem.group_size)[chunk.rows]
-                for x_BR in (position_BR, exists_BR)
-            )
-            edge_k_ND = chunk.all_k.index_select(0, position_N).to(chunk.q.dtype)
-            products_N = (chunk.q * edge_k_ND).sum(-1) * problem.scale
-            logit_N = capped(problem, chunk.precision, products_N)
-            is_hidden = edge in (0, 3)
-            share_N = (logit_N - log_sum_N).sigmoid() if is_hidden else (logit_N - log_sum_N).exp()
-            share_N = share_N.masked_fill(~exists_N, 0)
-            self._shares[edge][chunk.place] = share_N
-            sizes_N = (2 + logit_N.square() + self._typical_weight * typical_N.square()).sqrt()
-            self._share_noises[edge][chunk.place] = SHARE_ROUNDOFFS * roundoff * share_N * sizes_N
+        size_EN = (2 + logit_EN.square() + self._typical_weight * typical_N.square()).sqrt()
+        self._share_EBGN[:, *chunk.place] = share_EN
+        self._share_noise_EBGN[:, *chunk.place] = SHARE_ROUNDOFFS * roundoff * share_EN * size_EN
 
-    def edges(self) -> tuple[EdgeKeys, ...]:
-        """Return the edges, in the order of `EDGES`, once all chunks were added."""
-        return tuple(
-            EdgeKeys(
-                name,
-                self._v_BGKD,
-                self._problem.kv_dtype,
-                position_BR,
-                ungrouped(share, self._num_rows),
-                ungrouped(noise, self._num_rows),
-            )
-            for name, position_BR, share, noise in zip(
-                EDGES, self._positions, self._shares, self._share_noises, strict=True
-            )
+    @staticmethod
+    def _products(chunk: FormulaChunk, position_N: torch.Tensor) -> torch.Tensor:
+        return (chunk.q * chunk.all_k.index_select(0, position_N).to(chunk.q.dtype)).sum(-1)
+
+    def edges(self) -> EdgeKeys:
+        """Return the edges once all chunks were added."""
+        return EdgeKeys(
+            self._v_BGKD,
+            self._problem.kv_dtype,
+            self._position_EBR,
+            self._share_EBGN,
+            self._share_noise_EBGN,
         )

@@ -35,7 +35,7 @@ from dataclasses import dataclass
 import torch
 
 from gqabench.attention_impls.contract import AttentionInputs
-from gqabench.attention_impls.correctness.edge_keys import EdgeKeys
+from gqabench.attention_impls.correctness.edge_keys import EdgeFilters
 from gqabench.attention_impls.correctness.textbook import textbook_pass
 from gqabench.attention_impls.dtypes import torch_dtype, unit_roundoff
 from gqabench.attention_impls.problem import AttentionProblem
@@ -72,22 +72,26 @@ class ErrorBudget:
     """Largest absolute difference that counts as correct"""
     row_rms: torch.Tensor
     """Largest root mean square difference of each row: the shape of the output without its last dimension"""
-    edges: tuple[EdgeKeys, ...] = ()
+    edges: EdgeFilters | None = None
 
     def excess(self, output: torch.Tensor, reference: torch.Tensor) -> ObservedError:
         """Compare an output with its reference. Raises `OutputMismatch` where they cannot be compared."""
-        largest = max_error(output, reference)
-        if not math.isfinite(largest):
-            return ObservedError(largest, math.inf, "finite numbers")
-        ratios = {"largest error": _ratio(largest, self.max_error)}
+        _require_comparable(output, reference)
+        largest, ratios = 0.0, {"largest error": 0.0}
         # One sequence at a time, to bound the memory of the difference.
         for sequence, reference_part in enumerate(reference):
             error = output[sequence].to(reference.dtype) - reference_part
+            largest_here = _largest(error)
+            if not math.isfinite(largest_here):
+                return ObservedError(math.inf, math.inf, "finite numbers")
+            largest = max(largest, largest_here)
+            if self.edges is not None:
+                for name, deviation in self.edges.largest_deviations(sequence, error).items():
+                    ratios[f"{name} of sequence {sequence}"] = deviation / EDGE_DEVIATIONS
             allowed = self.row_rms[sequence].to(reference.dtype)
-            ratios[f"rows of sequence {sequence}"] = _worst_ratio(error.square().mean(-1).sqrt(), allowed)
-            for edge in self.edges:
-                deviations = edge.deviations(sequence, error, allowed)
-                ratios[f"{edge.name} of sequence {sequence}"] = float(deviations.max()) / EDGE_DEVIATIONS
+            errors = error.square_().mean(-1).sqrt_()
+            ratios[f"rows of sequence {sequence}"] = _worst_ratio(errors, allowed)
+        ratios["largest error"] = _ratio(largest, self.max_error)
         criterion, ratio = max(ratios.items(), key=lambda item: item[1])
         return ObservedError(largest, ratio, criterion)
 
@@ -102,7 +106,8 @@ def error_budget(
     textbook = textbook_pass(problem, inputs, query_rows)
     summation = attention_summation_error(problem, typical_attention_logit(problem, inputs))
     largest = max_error_budget(problem, textbook.output, reference, summation)
-    return ErrorBudget(largest, row_budget(textbook.output, reference, textbook.row_noise), textbook.edges)
+    row_rms = row_budget(textbook.output, reference, textbook.row_noise)
+    return ErrorBudget(largest, row_rms, textbook.edges.filters(row_rms))
 
 
 def row_budget(textbook: torch.Tensor, reference: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
@@ -175,18 +180,27 @@ def max_error(output: torch.Tensor, reference: torch.Tensor) -> float:
 
     Raises `OutputMismatch` where the shapes differ or the output does not hold floating-point numbers.
     """
+    _require_comparable(output, reference)
+    largest = 0.0
+    # One sequence at a time, to bound the memory of the difference.
+    for output_part, reference_part in zip(output, reference, strict=True):
+        largest_here = _largest(output_part.to(torch.float64) - reference_part)
+        if not math.isfinite(largest_here):
+            return math.inf
+        largest = max(largest, largest_here)
+    return largest
+
+
+def _require_comparable(output: torch.Tensor, reference: torch.Tensor) -> None:
     if output.shape != reference.shape:
         raise OutputMismatch(f"the output has shape {list(output.shape)}, expected {list(reference.shape)}")
     if not output.is_floating_point():
         raise OutputMismatch(f"the output has dtype {output.dtype}, expected a floating-point dtype")
-    largest = 0.0
-    # One sequence at a time, to bound the memory of the difference.
-    for output_part, reference_part in zip(output, reference, strict=True):
-        difference = (output_part.to(torch.float64) - reference_part).abs()
-        if not bool(torch.isfinite(difference).all()):
-            return float("inf")
-        largest = max(largest, float(difference.max()))
-    return largest
+
+
+def _largest(error: torch.Tensor) -> float:
+    """Return the largest size of all elements; NaN if one is NaN."""
+    return float(torch.linalg.vector_norm(error, math.inf))
 
 
 def output_mismatch(problem: AttentionProblem, output: object) -> str | None:

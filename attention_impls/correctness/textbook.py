@@ -27,7 +27,7 @@ class TextbookPass:
     """`[B, H, R, D]`"""
     row_noise: torch.Tensor
     """`[B, H, R]`: the size of rounding errors by `gqabench.attention_impls.correctness.rounding_noise`"""
-    edges: tuple[EdgeKeys, ...]
+    edges: EdgeKeys
 
 
 def textbook_precision(problem: AttentionProblem) -> Precision:

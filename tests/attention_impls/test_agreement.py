@@ -30,6 +30,9 @@ GROUP_SIZES = (1, 2, 3, 4, 5, 7, 8, 16, 71)
 HEAD_DIMS = (64, 80, 96, 128, 256)
 DTYPES = tuple(DTYPE_ITEMSIZES)
 LONGEST = {"decode": 300, "extend": 120, "prefill": 70}
+LONGEST_OF_LARGE_GROUPS = {"decode": 300, "extend": 40, "prefill": 25}
+"""Of 16 heads and more: as many rows of one key/value head as the others have, and more"""
+
 NUM_REPEATS = 4
 """Problems of each group size, width and dtype."""
 
@@ -45,7 +48,7 @@ def draw_problem(rng: random.Random, group_size: int, head_dim: int, dtype: str)
     phase = rng.choice(["decode", "decode", "extend", "prefill"])
     batch_size = rng.choice([1, 2, 3])
     num_kv_heads = rng.choice([1, 2, 3]) if group_size < 16 else 1
-    kv_len = rng.randint(3, LONGEST[phase])
+    kv_len = rng.randint(3, (LONGEST if group_size < 16 else LONGEST_OF_LARGE_GROUPS)[phase])
     lengths = tuple(rng.randint(1, kv_len) for _ in range(batch_size))
     return AttentionProblem(
         batch_size=batch_size,

@@ -6,7 +6,7 @@ On small problems drawn from the whole space, for the implementations that are P
 from dataclasses import replace
 
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from gqabench.attention_impls import AttentionInputs, AttentionProblem, get_impl
@@ -28,7 +28,6 @@ def served(problem: AttentionProblem) -> list[str]:
 
 
 @given(problem=st.from_type(AttentionProblem), seed=st.integers(0, 1000))
-@settings(max_examples=100)
 def test_all_agree_with_the_reference(problem, seed):
     inputs = make_inputs(problem, seed)
     reference = reference_attention(problem, inputs)
