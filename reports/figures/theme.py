@@ -89,7 +89,8 @@ def lay_out(figure: Figure) -> None:
     """Place the axes as they are to be, which what is then written beside them can go by."""
     engine = figure.get_layout_engine()
     assert engine is not None, "the layout was frozen"
-    engine.execute(figure)
+    if figure.axes:
+        engine.execute(figure)
 
 
 def freeze_layout(figure: Figure) -> None:

@@ -87,7 +87,8 @@ def num_cells(frame: pd.DataFrame) -> int:
 def _column(values: pd.Series[Any]) -> Any:
     if values.name in NUMERIC_FIELDS:
         return pd.to_numeric(values, errors="coerce").to_numpy(dtype=float, na_value=np.nan)
-    return values.astype(object).where(values.notna(), None)
+    known = values.astype(object).where(values.notna(), None)
+    return pd.Series(known.to_numpy(), dtype=object)  # counted afresh, whatever the frame's index is
 
 
 def _objects(values: list[Any]) -> Any:
