@@ -94,7 +94,7 @@ def lay_out(figure: Figure) -> None:
 
 
 def freeze_layout(figure: Figure) -> None:
-    """Lay the figure out for the PNG and then no more: a layout takes as long as drawing its file.
+    """Keep the layout that the PNG has: to lay a figure out takes as long as to draw it.
 
     Matplotlib makes one for each file, and draws the figure twice to do so.
     """
