@@ -73,8 +73,9 @@ def speed_finding(frame: pd.DataFrame, stage: str) -> Finding | None:
     compared = rows[rows.groupby(problem)["arm"].transform("nunique") > 1]
     if len(compared) == 0:
         return None
-    fastest = [fastest_rows(group) for _, group in compared.groupby(problem, sort=False)]
-    best, title = _fastest(stage, fastest, in_speed_order(rows))
+    best, title = _fastest(
+        stage, fastest_rows(compared.assign(problem=problem), problem), in_speed_order(rows)
+    )
     faster = speed_ups(frame, base)
     faster = faster[faster["arm"] == best]
     if best == base or len(faster) == 0:
@@ -90,19 +91,23 @@ def speed_finding(frame: pd.DataFrame, stage: str) -> Finding | None:
     )
 
 
-def _fastest(stage: str, fastest: list[pd.DataFrame], order: list[str]) -> tuple[str, str]:
-    """Return the arm that is most often among the fastest, within the intervals, and a title that says so."""
-    among = pd.Series([str(arm) for rows in fastest for arm in rows["arm"]]).value_counts()
-    alone = pd.Series([str(rows["arm"].iloc[0]) for rows in fastest if len(rows) == 1], dtype=object)
-    clear = alone.value_counts().reindex(among.index, fill_value=0)
-    best = min(among.index, key=lambda arm: (-among[arm], -clear[arm], order.index(arm)))
-    of_best = [rows for rows in fastest if best in set(rows["arm"])]
-    doubtful = sum(bool(rows.loc[rows["arm"] == best, "flags"].iloc[0]) for rows in of_best)
+def _fastest(stage: str, fastest: pd.DataFrame, order: list[str]) -> tuple[str, str]:
+    """Return the arm that is most often among the fastest, within the intervals, and a title that says so.
+
+    `fastest` has the fastest rows of each `problem`.
+    """
+    among = fastest["arm"].value_counts()
+    is_alone = ~fastest["problem"].duplicated(keep=False)
+    clear = fastest.loc[is_alone, "arm"].value_counts().reindex(among.index, fill_value=0)
+    best = str(min(among.index, key=lambda arm: (-among[arm], -clear[arm], order.index(arm))))
+    of_best = fastest[fastest["arm"] == best]
+    doubtful = int(of_best["flags"].map(bool).sum())
     doubt = f" (its latency is in doubt on {count_text(doubtful)})" if doubtful else ""
-    problems = plural(len(fastest), "problem")
+    problems = plural(fastest["problem"].nunique(), "problem")
     if clear[best] == among[best]:
         return best, f"{stage.capitalize()}: {best} is fastest on {clear[best]} of {problems}{doubt}"
-    others = [arm for arm in order if arm != best and all(arm in set(rows["arm"]) for rows in of_best)]
+    beside = fastest.loc[fastest["problem"].isin(of_best["problem"]), "arm"].value_counts()
+    others = [arm for arm in order if arm != best and beside.get(arm) == len(of_best)]
     if others:
         names = listed([best, *others])
         text = f"{names} are fastest, within their intervals, on {among[best]} of {problems}{doubt}"

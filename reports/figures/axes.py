@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
@@ -21,6 +20,9 @@ from gqabench.reports.units import bytes_text, digits_text, rate_text, tokens_te
 
 MAX_ARMS = 12
 """More lines in one panel cannot be told apart."""
+
+MARKER_EDGE: dict[str, Any] = {"markeredgecolor": "white", "markeredgewidth": 0.5}
+"""Around the markers of lines, so that those which overlap stay apart."""
 
 
 def panel_grid(
@@ -141,17 +143,28 @@ def arm_styles(frame: pd.DataFrame) -> dict[str, Style]:
 
 def draw_lines(axes: Axes, rows: pd.DataFrame, x: str, y: str, styles: dict[str, Style]) -> None:
     """Draw a line for each arm of `rows`, in the order and look of `styles`."""
-    present = [arm for arm in styles if (rows["arm"] == arm).any()]
-    if not present:
+    points = rows[["arm", x, y]].dropna().sort_values([x, y], kind="stable")
+    lines = {str(arm): (line[x].to_numpy(), line[y].to_numpy()) for arm, line in points.groupby("arm")}
+    for arm, style in styles.items():
+        if arm in lines:
+            axes.plot(
+                *lines[arm], color=style.color, linestyle=style.linestyle, marker=style.marker, **MARKER_EDGE
+            )
+    if not lines:
         axes.text(0.5, 0.5, "not measured", transform=axes.transAxes, ha="center", va="center", color=NEUTRAL)
-        return
-    sns.lineplot(
-        rows, x=x, y=y, hue="arm", style="arm", hue_order=present, style_order=present,
-        palette={arm: styles[arm].color for arm in present},
-        dashes={arm: styles[arm].dashes for arm in present},
-        markers={arm: styles[arm].marker for arm in present},
-        markeredgewidth=0.5, estimator=None, errorbar=None, legend=False, ax=axes,
+
+
+def draw_bars(
+    axes: Axes, lengths: Mapping[str, float], colors: Mapping[str, str] | str, thickness: float = 0.66
+) -> None:
+    """Draw a horizontal bar for each name, the first on top, and the names at the left. NaN has no bar."""
+    axes.barh(
+        range(len(lengths)), list(lengths.values()), height=thickness,
+        color=colors if isinstance(colors, str) else [colors[name] for name in lengths],
     )  # fmt: skip
+    axes.set_yticks(range(len(lengths)), list(lengths))
+    axes.set_ylim(len(lengths) - 0.5, -0.5)
+    axes.grid(visible=False, axis="y")
 
 
 def arm_legend(figure: Figure, styles: dict[str, Style], extra: Sequence[Line2D] = ()) -> None:
@@ -164,8 +177,7 @@ def arm_legend(figure: Figure, styles: dict[str, Style], extra: Sequence[Line2D]
             marker=style.marker,
             linestyle=style.linestyle,
             label=arm,
-            markeredgecolor="white",
-            markeredgewidth=0.5,
+            **MARKER_EDGE,
         )
         for arm, style in styles.items()
     ]

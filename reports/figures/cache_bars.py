@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import pandas as pd
-import seaborn as sns
 from matplotlib.figure import Figure
 
-from gqabench.reports.figures.axes import linear_bytes_axis
+from gqabench.reports.figures.axes import draw_bars, linear_bytes_axis
 from gqabench.reports.figures.cache_lines import WHERE_AXES, held_text
-from gqabench.reports.figures.palette import KV_HEADS_COLORS
+from gqabench.reports.figures.palette import BAR_COLOR
 from gqabench.reports.figures.spec import FigureData, FigureSpec, NotDrawn
 from gqabench.reports.figures.theme import new_figure
 from gqabench.reports.frames.problem import where_text
@@ -68,14 +67,13 @@ def draw(data: FigureData) -> Figure:
     bars = data.frame
     figure = new_figure(0.42 * len(bars) + 1.1, 7.6)
     axes = figure.subplots()
-    sns.barplot(bars, x="kv_cache_bytes_model", y="label", color=KV_HEADS_COLORS[1], width=0.62, ax=axes)
+    draw_bars(axes, dict(zip(bars["label"], bars["kv_cache_bytes_model"], strict=True)), BAR_COLOR, 0.62)
     highest = float(bars["kv_cache_bytes_model"].max())
     for place, value in enumerate(bars["kv_cache_bytes_model"]):
         share = "" if value == highest else f"   {times_text(highest / value)} smaller"
         axes.text(value + highest * 0.012, place, f"{bytes_text(value)}{share}", va="center", size=9)
     axes.set_xlim(0, highest * 1.18)
     linear_bytes_axis(axes.xaxis, highest)
-    axes.grid(visible=False, axis="y")
     axes.set(xlabel="KV cache of one layer (bytes)", ylabel="")
     return figure
 

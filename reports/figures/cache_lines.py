@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pandas as pd
-import seaborn as sns
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from gqabench.reports.figures.axes import arm_styles, count_axis, label_line_ends, log_bytes_axis
 from gqabench.reports.figures.palette import KV_HEADS_COLORS, NEUTRAL
 from gqabench.reports.figures.spec import FigureData, FigureSpec, NotDrawn
-from gqabench.reports.figures.theme import new_figure
+from gqabench.reports.figures.theme import lay_out, new_figure
 from gqabench.reports.frames.problem import where_text
 from gqabench.reports.frames.slices import axis_values, heads_kind, heads_text, spread_out, take_slice
 from gqabench.reports.units import bytes_text, listed, times_text, tokens_text
@@ -87,16 +86,14 @@ def draw(data: FigureData) -> Figure:
     shades = spread_out(KV_HEADS_COLORS[: max(len(heads), 4)], max(len(heads), 2))
     colors = dict(zip(heads, shades, strict=False))
     lines = frame.drop_duplicates(["num_kv_heads", "kv_len"])
-    sns.lineplot(
-        lines, x="kv_len", y="kv_cache_bytes_model", hue="num_kv_heads", palette=colors, errorbar=None,
-        estimator=None, legend=False, ax=axes,
-    )  # fmt: skip
+    for num_kv_heads, line in lines.sort_values(["kv_len", "kv_cache_bytes_model"]).groupby("num_kv_heads"):
+        axes.plot(line["kv_len"], line["kv_cache_bytes_model"], color=colors[num_kv_heads])
     handles = _draw_markers(axes, frame, colors)
     count_axis(axes.xaxis, frame["kv_len"])
     log_bytes_axis(axes.yaxis, pd.concat([frame["kv_cache_bytes_model"], frame["kv_cache_bytes"].dropna()]))
     axes.set(xlabel="context (tokens)", ylabel="KV cache of one layer (bytes)")
     figure.legend(handles=handles, loc="outside lower center", ncols=min(len(handles), 3))
-    figure.draw_without_rendering()
+    lay_out(figure)
     label_line_ends(figure, axes, _ends(lines, colors), size=9.5)
     return figure
 

@@ -17,7 +17,7 @@ from gqabench.reports.figures.axes import (
 )
 from gqabench.reports.figures.palette import KV_HEADS_COLORS
 from gqabench.reports.figures.spec import NO_LATENCY, FigureData, FigureSpec, NotDrawn
-from gqabench.reports.figures.theme import new_figure
+from gqabench.reports.figures.theme import lay_out, new_figure
 from gqabench.reports.frames.doubts import doubt_text
 from gqabench.reports.frames.slices import (
     axis_text,
@@ -99,7 +99,7 @@ def draw(data: FigureData) -> Figure:
         )
         for place, (num_kv_heads, line) in enumerate(lines.items())
     }
-    figure.draw_without_rendering()
+    lay_out(figure)
     label_line_ends(figure, panels[1], ends)
     return figure
 

@@ -22,6 +22,7 @@ from gqabench.reports.figures.axes import (
 )
 from gqabench.reports.figures.palette import DOTTED, NEUTRAL
 from gqabench.reports.figures.spec import NO_LATENCY, FigureData, FigureSpec, NotDrawn
+from gqabench.reports.figures.theme import lay_out
 from gqabench.reports.frames.baseline import in_speed_order
 from gqabench.reports.frames.doubts import doubt_text
 from gqabench.reports.frames.expansion import expanding_arms
@@ -187,7 +188,7 @@ def _name_lines(figure: Figure, panels: Any, data: FigureData, styles: dict[str,
     named = set(last.loc[last["stage"] == data.facets.rows[0], "arm"])
     ideal = Line2D([], [], color=NEUTRAL, linestyle=(0, DOTTED), label="bytes to move, by the formula")
     arm_legend(figure, {arm: style for arm, style in styles.items() if arm not in named}, [ideal])
-    figure.draw_without_rendering()
+    lay_out(figure)
     for row, stage in enumerate(data.facets.rows):
         rows = last[last["stage"] == stage].drop_duplicates("arm").set_index("arm")["relative_latency"]
         ends = {arm: (fewest, float(rows[arm]), styles[arm].color) for arm in styles if arm in rows}

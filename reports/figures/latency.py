@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 
 from gqabench.reports.figures.axes import (
@@ -95,18 +97,18 @@ def _draw(measure: Measure, data: FigureData) -> Figure:
 
 def _draw_panel(axes: Axes, rows: pd.DataFrame, x: str, measure: Measure, styles: dict[str, Any]) -> None:
     draw_lines(axes, rows, x, measure.column, styles)
-    if measure.column != "latency_ms":
-        return
-    for arm in styles:
-        line = rows[(rows["arm"] == arm) & rows["latency_ci_low_ms"].notna()].sort_values(x)
-        axes.fill_between(
-            line[x],
-            line["latency_ci_low_ms"],
-            line["latency_ci_high_ms"],
-            color=styles[arm].color,
-            alpha=0.18,
-            lw=0,
-        )
+    if measure.column == "latency_ms":
+        _draw_intervals(axes, rows, x, styles)
+
+
+def _draw_intervals(axes: Axes, rows: pd.DataFrame, x: str, styles: dict[str, Any]) -> None:
+    """Shade all intervals at once: for each further shape matplotlib would scale the axes anew."""
+    known = rows[["arm", x, "latency_ci_low_ms", "latency_ci_high_ms"]].dropna().sort_values(x)
+    bands = {arm: band[[x, *known.columns[2:]]].to_numpy() for arm, band in known.groupby("arm")}
+    present = [arm for arm in styles if arm in bands]
+    shapes = [np.concatenate([bands[arm][:, [0, 1]], bands[arm][::-1, [0, 2]]]) for arm in present]
+    colors = [styles[arm].color for arm in present]
+    axes.add_collection(PolyCollection(shapes, facecolors=colors, alpha=0.18, linewidths=0))
 
 
 def figure_of(name: str, title: str, measure: Measure) -> FigureSpec:

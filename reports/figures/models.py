@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -11,11 +10,12 @@ from gqabench.reports.figures.axes import (
     MAX_ARMS,
     arm_legend,
     arm_styles,
+    draw_bars,
     latency_tick,
     linear_bytes_axis,
     log_number_axis,
 )
-from gqabench.reports.figures.palette import KV_HEADS_COLORS
+from gqabench.reports.figures.palette import BAR_COLOR
 from gqabench.reports.figures.spec import FigureData, FigureSpec, NotDrawn
 from gqabench.reports.figures.theme import new_figure
 from gqabench.reports.frames.baseline import in_speed_order
@@ -65,7 +65,7 @@ def draw(data: FigureData) -> Figure:
 
 
 def _draw_costs(axes: Axes, costs: pd.DataFrame, models: list[str]) -> None:
-    sns.barplot(costs, x=COST, y="model", order=models, color=KV_HEADS_COLORS[1], width=0.62, ax=axes)
+    draw_bars(axes, dict(zip(models, costs[COST], strict=True)), BAR_COLOR, 0.62)
     highest = float(costs[COST].max())
     shapes = zip(costs[COST], costs["num_q_heads"], costs["num_kv_heads"], strict=True)
     for place, (cost, num_q_heads, num_kv_heads) in enumerate(shapes):
@@ -73,7 +73,6 @@ def _draw_costs(axes: Axes, costs: pd.DataFrame, models: list[str]) -> None:
         axes.annotate(text, (cost, place), xytext=(5, 0), textcoords="offset points", va="center", size=8)
     axes.set_xlim(0, highest * 1.85)
     linear_bytes_axis(axes.xaxis, highest)
-    axes.grid(visible=False, axis="y")
     axes.set_title("KV cache of one token")
     axes.set(xlabel="cache of one token, all layers (bytes)", ylabel="")
 

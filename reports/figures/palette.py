@@ -90,6 +90,9 @@ _OTHER_COLORS = (
 KV_HEADS_COLORS = ("#14213D", "#334870", "#4F6B94", "#6783A8", "#7F95AE", "#95A3B2")
 """From the most KV heads to the fewest: slate tones, which no implementation has."""
 
+BAR_COLOR = "#3B4A68"
+"""Bars of cache bytes: the second of these tones, a little greyer, since bars are large."""
+
 NEUTRAL = "#5B6470"
 """Lines that stand for a formula or a reference, not for an implementation."""
 

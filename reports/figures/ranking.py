@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from gqabench.reports.figures.axes import arm_styles, outer_labels, panel_titles
+from gqabench.reports.figures.axes import arm_styles, draw_bars, outer_labels, panel_titles
 from gqabench.reports.figures.captions import fastest_text
 from gqabench.reports.figures.spec import NO_LATENCY, FigureData, FigureSpec, NotDrawn
 from gqabench.reports.figures.theme import INK, new_figure
@@ -21,6 +21,7 @@ from gqabench.reports.units import MISSING, duration_text, is_missing, listed, m
 from gqabench.results.axes import AXES
 
 MAX_BARS = 20
+_DRAWN = ["arm", "latency_ms", "latency_ci_low_ms", "latency_ci_high_ms"]
 _ONE_OF = ("kv_len", "batch_size", "model")
 
 
@@ -65,14 +66,10 @@ def draw(data: FigureData) -> Figure:
 
 
 def _draw_panel(axes: Axes, rows: pd.DataFrame, arms: list[str], colors: dict[str, str]) -> None:
-    sns.barplot(
-        rows, x="latency_ms", y="arm", order=arms, hue="arm", hue_order=arms, palette=colors, saturation=1,
-        width=0.66, errorbar=None, legend=False, ax=axes,
-    )  # fmt: skip
-    axes.grid(visible=False, axis="y")
-    by_arm = {str(row.arm): row for row in rows.itertuples()}
+    by_arm: dict[str, Any] = {str(row.arm): row for row in rows[_DRAWN].itertuples()}
+    draw_bars(axes, {arm: by_arm[arm].latency_ms if arm in by_arm else math.nan for arm in arms}, colors)
     for place, arm in enumerate(arms):
-        row: Any = by_arm.get(arm)
+        row = by_arm.get(arm)
         if row is None:
             axes.annotate(MISSING, (0, place), xytext=(4, 0), textcoords="offset points", va="center", size=8)
             continue

@@ -10,7 +10,7 @@ from importlib import import_module
 import pandas as pd
 
 from gqabench.reports.figures.spec import FigureData, FigureSpec, NotDrawn
-from gqabench.reports.figures.theme import png_bytes, svg_bytes, theme
+from gqabench.reports.figures.theme import freeze_layout, png_bytes, svg_bytes, theme
 from gqabench.reports.frames.tidy import stages
 
 MAX_STAGES = 4
@@ -86,6 +86,7 @@ def draw_figures(frame: pd.DataFrame) -> tuple[list[Drawing], list[LeftOut]]:
 def _drawing(spec: FigureSpec, stage: str, data: FigureData) -> Drawing:
     with theme():
         figure = spec.draw(data)
+        freeze_layout(figure)
         png, svg = png_bytes(figure), svg_bytes(figure)
     name = re.sub(r"\W+", "_", f"{spec.name}_{stage}") if stage else spec.name
     title = data.title or (f"{spec.title}, {stage}" if stage else spec.title)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
@@ -15,6 +15,7 @@ from gqabench.reports.figures.axes import (
     arm_legend,
     arm_styles,
     count_axis,
+    draw_bars,
     draw_lines,
     outer_labels,
     panel_grid,
@@ -113,16 +114,11 @@ def _draw_bars(data: FigureData, styles: dict[str, Any]) -> Figure:
 
 
 def _draw_panel(axes: Axes, rows: pd.DataFrame, styles: dict[str, Any]) -> None:
-    arms = list(styles)
-    sns.barplot(
-        rows, x="roof_fraction", y="arm", order=arms, hue="arm", hue_order=arms, saturation=1, width=0.66,
-        palette={arm: styles[arm].color for arm in arms}, errorbar=None, legend=False, ax=axes,
-    )  # fmt: skip
+    known = dict(zip(rows["arm"], rows["roof_fraction"], strict=True))
+    shares = {arm: float(known.get(arm, math.nan)) for arm in styles}
+    draw_bars(axes, shares, {arm: style.color for arm, style in styles.items()})
     axes.axvline(1.0, color=NEUTRAL, linestyle=(0, DOTTED), lw=1.4, zorder=1)
-    axes.grid(visible=False, axis="y")
-    shares = rows.set_index("arm")["roof_fraction"]
-    for place, arm in enumerate(arms):
-        share = float(shares.get(arm, float("nan")))
+    for place, share in enumerate(shares.values()):
         axes.annotate(
             percent_text(share), (share if share > 0 else 0, place), xytext=(4, 0),
             textcoords="offset points", va="center", size=8,

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
@@ -70,14 +69,21 @@ def _few_enough(rows: pd.DataFrame, free: list[str]) -> pd.DataFrame:
     """Thin the axes, the longest first (batches before contexts), until the problems fit across the page."""
     values = {axis: axis_values(rows, axis) for axis in free}
     limits = {axis: len(values[axis]) for axis in free}
-    drawn = rows
-    while len(drawn.drop_duplicates(free)) > MAX_COLUMNS:
+    problems = rows[free].drop_duplicates()
+    is_drawn = pd.Series(True, index=problems.index)
+    while is_drawn.sum() > MAX_COLUMNS:
         longest = max(reversed(free), key=limits.__getitem__)
         limits[longest] -= 1
-        drawn = rows
-        for axis in free:
-            drawn = drawn[is_one_of(drawn[axis], spread_out(values[axis], limits[axis]))]
-    return drawn
+        is_drawn = _has_values(problems, values, limits)
+    return rows[_has_values(rows, values, limits)]
+
+
+def _has_values(rows: pd.DataFrame, values: dict[str, list[Any]], limits: dict[str, int]) -> pd.Series[bool]:
+    """Return which rows have, of each axis, one of so many of its values."""
+    has = pd.Series(True, index=rows.index)
+    for axis, limit in limits.items():
+        has &= is_one_of(rows[axis], spread_out(values[axis], limit))
+    return has
 
 
 def _caption(frame: pd.DataFrame, measured: pd.DataFrame, base: str) -> str:
@@ -115,6 +121,8 @@ def heat_table(data: FigureData) -> pd.DataFrame:
 
 def draw(data: FigureData) -> Figure:
     """Draw numbers in cells, the problem's batch and context below, its KV heads (or model) above."""
+    import seaborn as sns  # here: it takes a second to import, and nothing else draws with it
+
     table, free = heat_table(data), data.extras["free"]
     width = min(max(0.62 * table.shape[1] + 2.6, 6.0), 10.4)
     figure = new_figure(0.34 * len(table) + 1.35, width)

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from gqabench.reports.figures.axes import arm_styles, linear_bytes_axis, outer_labels
+from gqabench.reports.figures.axes import arm_styles, draw_bars, linear_bytes_axis, outer_labels
 from gqabench.reports.figures.palette import DASHED, NEUTRAL
 from gqabench.reports.figures.spec import FigureData, FigureSpec, NotDrawn
 from gqabench.reports.figures.theme import new_figure
@@ -142,24 +142,20 @@ def _highest(rows: pd.DataFrame) -> float:
 def _draw_panel(
     axes: Axes, rows: pd.DataFrame, arms: list[str], colors: dict[str, str], highest: float
 ) -> None:
-    sns.barplot(
-        rows, x="peak_workspace_bytes", y="arm", order=arms, hue="arm", hue_order=arms, palette=colors,
-        saturation=1, width=0.66, errorbar=None, legend=False, ax=axes,
-    )  # fmt: skip
+    known = dict(zip(rows["arm"], rows["peak_workspace_bytes"], strict=True))
+    workspace = {arm: float(known.get(arm, math.nan)) for arm in arms}
+    draw_bars(axes, workspace, colors)
     axes.set_xlim(0, highest * XLIM)
     linear_bytes_axis(axes.xaxis, highest * 1.1)
-    axes.grid(visible=False, axis="y")
     cache = float(rows["kv_cache_bytes"].fillna(rows["kv_cache_bytes_model"]).median())
     mha = float((rows["kv_cache_bytes_model"] * rows["group_size"]).median())
     if not is_missing(mha):
         axes.axvline(mha, color=NEUTRAL, lw=1.4, linestyle=(0, DASHED), zorder=4)
     if not is_missing(cache):
         axes.axvline(cache, color="#14213D", lw=2, zorder=5)
-    workspace = rows.set_index("arm")["peak_workspace_bytes"]
-    longest = max((len(bytes_text(value)) for value in workspace), default=1)
+    longest = max((len(bytes_text(value)) for value in known.values()), default=1)
     width = (0.03 + LETTER_WIDTH * longest) * highest * XLIM
-    for place, arm in enumerate(arms):
-        value = float(workspace.get(arm, float("nan")))
+    for place, value in enumerate(workspace.values()):
         start = _clear_of(0.0 if is_missing(value) else value, [cache, mha], width)
         axes.annotate(
             bytes_text(value),

@@ -45,9 +45,14 @@ def high_end(rows: pd.DataFrame) -> pd.Series[Any]:
     return rows["latency_ci_high_ms"].fillna(rows["latency_ms"])
 
 
-def fastest_rows(rows: pd.DataFrame) -> pd.DataFrame:
-    """Return one problem's row of the least latency and those whose intervals overlap its own, in order."""
+def fastest_rows(rows: pd.DataFrame, problem: pd.Series[Any] | None = None) -> pd.DataFrame:
+    """Return the row of the least latency and those whose intervals overlap its own, in order.
+
+    Those of one problem; of each one where `problem` says which row is of which.
+    """
     ordered = rows.sort_values("latency_ms", kind="stable")
-    level = (low_end(ordered) <= high_end(ordered).iloc[0]) | (ordered.index == ordered.index[0])
-    fastest: pd.DataFrame = ordered[level]
+    of = pd.Series(0, index=ordered.index) if problem is None else problem.loc[ordered.index]
+    is_first = ~of.duplicated()
+    reach = of.map(pd.Series(high_end(ordered)[is_first].to_numpy(), index=of[is_first]))
+    fastest: pd.DataFrame = ordered[(low_end(ordered) <= reach) | is_first]
     return fastest

@@ -138,12 +138,13 @@ def take_slice(frame: pd.DataFrame, free: Collection[str], all_rows: pd.DataFram
 
 
 def slice_note(drawn: pd.DataFrame, measured: pd.DataFrame) -> str:
-    """Return which values are drawn where more were measured; empty when nothing was left out."""
-    if len(drawn) == 0:
+    """Return which values are drawn, some of the measured rows; empty when no value was left out."""
+    if len(drawn) in {0, len(measured)}:
         return ""
     drawn_texts, other_texts = [], []
     for axis in ("stage", *AXES):
-        here, there = axis_values(drawn, axis), axis_values(measured, axis)
+        there = axis_values(measured, axis)
+        here = axis_values(drawn, axis) if len(there) > 1 else there
         left_out = [value for value in there if value not in here]
         if left_out and not _follows_from_others(measured, axis):
             drawn_texts.append(_values_text(axis, here, drawn))

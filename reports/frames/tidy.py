@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from gqabench.reports.units import is_missing
 from gqabench.results.axes import PROBLEM_KEYS
 from gqabench.results.columns import COLUMNS, sample_columns
 from gqabench.results.record import FINAL_OUTCOMES, Outcome
@@ -88,9 +87,8 @@ def num_cells(frame: pd.DataFrame) -> int:
 def _column(values: pd.Series[Any]) -> Any:
     if values.name in NUMERIC_FIELDS:
         return pd.to_numeric(values, errors="coerce").to_numpy(dtype=float, na_value=np.nan)
-    return _objects(
-        [None if not isinstance(value, SEQUENCES) and is_missing(value) else value for value in values]
-    )
+    known = values.astype(object).where(values.notna(), None)
+    return pd.Series(known.to_numpy(), dtype=object)  # counted afresh, whatever the frame's index is
 
 
 def _objects(values: list[Any]) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import pandas as pd
@@ -95,20 +96,17 @@ def results_table(frame: pd.DataFrame, max_rows: int = MAX_RESULT_ROWS) -> Table
     rows = ok_rows(frame)
     heading = [axis for axis in _HEADING if varies(rows, axis) or axis in _ALWAYS_NAMED]
     measures = shown_measures(rows)
-    groups: list[Group] = []
-    place = 0
-    for _, problem in _by_problem(rows):
-        room = max_rows - place
-        if room <= 0:
-            break
-        ordered = problem.sort_values("latency_ms", kind="stable")
-        best = set(fastest_rows(ordered).index)
-        shown = ordered.head(room)
-        place += len(shown)
-        cells = tuple(_result_row(row, measures, row.Index in best) for row in shown.itertuples())
-        groups.append(Group(problem_text(problem.iloc[0], heading, rows), cells))
+    heads = rows[["num_q_heads", "num_kv_heads"]]
+    ordered = _in_reading_order(rows)
+    best = set(fastest_rows(ordered, ordered["problem"]).index)
+    shown = ordered.head(max_rows)
+    groups = []
+    for _, same in groupby(shown.itertuples(), key=lambda row: row.problem):
+        of_problem: list[Any] = list(same)
+        cells = tuple(_result_row(row, measures, row.Index in best) for row in of_problem)
+        groups.append(Group(problem_text(rows.loc[of_problem[0].Index], heading, heads), cells))
     columns = (Column("impl"), *(Column(measure.title, measure.type.is_number) for measure in measures))
-    return Table(columns, tuple(groups), _results_note(rows, heading, place))
+    return Table(columns, tuple(groups), _results_note(rows, heading, len(shown)))
 
 
 def shown_measures(rows: pd.DataFrame) -> list[Measure]:
@@ -123,19 +121,21 @@ def shown_measures(rows: pd.DataFrame) -> list[Measure]:
     return measures
 
 
-def _by_problem(rows: pd.DataFrame) -> list[tuple[Any, pd.DataFrame]]:
-    """Return problems in reading order: by stage, model and shape, from MHA down, then by size."""
-    if len(rows) == 0:
-        return []
+def _in_reading_order(rows: pd.DataFrame) -> pd.DataFrame:
+    """Return rows by problem, the fastest first, with the place of their `problem`.
+
+    Problems stand by stage, model and shape, from MHA down, then by size.
+    """
     order = ["stage", *AXES]
     ranks = {}
     for axis in order:
         values = axis_values(rows, axis)
         ranks[axis] = rows[axis].map({value: rank for rank, value in enumerate(values) if value is not None})
-    ranked = rows.iloc[
-        pd.DataFrame(ranks).fillna(-1).reset_index(drop=True).sort_values(order, kind="stable").index
+    ranked = rows.loc[
+        pd.DataFrame(ranks, index=rows.index).fillna(-1).sort_values(order, kind="stable").index
     ]
-    return list(ranked.groupby(list(PROBLEM_KEYS), dropna=False, sort=False))
+    problem = ranked.groupby(list(PROBLEM_KEYS), dropna=False, sort=False).ngroup()
+    return ranked.assign(problem=problem).sort_values(["problem", "latency_ms"], kind="stable")
 
 
 def problem_text(row: Any, axes: Sequence[str], frame: pd.DataFrame) -> str:

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
-import seaborn as sns
 from matplotlib.figure import Figure
 
 from gqabench.reports.figures.theme import INK, new_figure, png_bytes, svg_bytes, theme
@@ -81,6 +80,8 @@ def _parts(verdict: Verdict) -> list[str]:
 
 def draw(frame: pd.DataFrame, comparison: Comparison) -> Figure:
     """Draw a point for the estimate and a bar for its interval; right of the line is slower or more."""
+    import seaborn as sns  # here: it takes a second to import, and nothing else draws with it
+
     figure = new_figure(LINE_INCHES * len(frame) + 1.3)
     axes = figure.subplots()
     axes.axvline(0, color=INK, lw=1)

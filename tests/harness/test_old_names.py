@@ -42,8 +42,9 @@ def test_an_implementation_of_the_old_names_is_measured_with_one_warning(
 ) -> None:
     (tmp_path / "old.py").write_text(OLD_IMPL)
     finished = gqabench_in(
-        tmp_path, "sweep", "measure=smoke", "model=mha_8", "kv_len=8", "impls=[old.py:Old,sdpa]"
-    )
+        tmp_path, "sweep", "measure=smoke", "measure.caches=[warm]", "model=mha_8", "kv_len=8",
+        "impls=[old.py:Old,sdpa]",
+    )  # fmt: skip
     assert finished.returncode == 0, finished.stderr
     frame = results.load(tmp_path / "results" / "runs" / "latest")
     assert list(frame["outcome"]) == ["ok", "ok"], list(frame["reason"])

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
 import pandas as pd
 import pytest
 
 from gqabench.reports import build_report
+from gqabench.reports.figures import Drawing, LeftOut, draw_figures
+from gqabench.reports.frames.tidy import tidy
 from gqabench.results.record import RECORD_FIELDS, Outcome, Record
 
 NUM_Q_HEADS, HEAD_DIM, ITEMSIZE = 32, 128, 2
@@ -168,14 +172,50 @@ def header() -> dict[str, Any]:
     }
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """What drawing the figures of a tidy frame gave, and matplotlib's settings before and after."""
+
+    frame: pd.DataFrame
+    drawings: list[Drawing]
+    left_out: list[LeftOut]
+    settings: tuple[dict[str, Any], dict[str, Any]]
+
+
+@pytest.fixture(scope="session")
+def sweep_drawn(sweep_frame: pd.DataFrame) -> Drawn:
+    """Return the figures of the decode sweep: drawing them all takes seconds, so once."""
+    frame = tidy(sweep_frame)
+    with mpl.rc_context({"font.size": 17.0}):
+        before = dict(mpl.rcParams)
+        drawings, left_out = draw_figures(frame)
+        return Drawn(frame, drawings, left_out, (before, dict(mpl.rcParams)))
+
+
 @pytest.fixture(scope="session")
 def sweep_report(
-    sweep_frame: pd.DataFrame, header: dict[str, Any], tmp_path_factory: pytest.TempPathFactory
+    sweep_frame: pd.DataFrame,
+    sweep_drawn: Drawn,
+    header: dict[str, Any],
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Path:
-    """Return the folder of the decode sweep's report: drawing all its figures takes seconds, so once."""
+    """Return the folder of the decode sweep's report, with the figures of `sweep_drawn`."""
+
+    def already_drawn(frame: pd.DataFrame) -> tuple[list[Drawing], list[LeftOut]]:
+        pd.testing.assert_frame_equal(frame, sweep_drawn.frame)
+        return sweep_drawn.drawings, sweep_drawn.left_out
+
     folder = tmp_path_factory.mktemp("sweep") / "report"
-    assert build_report(sweep_frame, header, folder) == folder / "report.html"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("gqabench.reports.page.draw_figures", already_drawn)
+        assert build_report(sweep_frame, header, folder) == folder / "report.html"
     return folder
+
+
+@pytest.fixture
+def without_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Leave figures out of the pages of a test that looks at nothing of them."""
+    monkeypatch.setattr("gqabench.reports.page.draw_figures", lambda frame: ([], []))
 
 
 @pytest.fixture
@@ -200,8 +240,8 @@ def swept_many() -> pd.DataFrame:
     return to_frame(
         [
             swept_record(
-                impl, phase="prefill" if batch_size == 16 else "decode", dtype=dtype,
-                num_kv_heads=num_kv_heads, kv_len=kv_len, batch_size=batch_size,
+                impl, phase="decode", dtype=dtype, num_kv_heads=num_kv_heads, kv_len=kv_len,
+                batch_size=batch_size,
             )
             for dtype in ("float16", "bfloat16", "float32")
             for num_kv_heads in (32, 16, 8, 4, 2, 1)

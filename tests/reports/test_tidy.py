@@ -19,6 +19,12 @@ def test_frames_of_the_store_and_of_plain_dicts_are_the_same(sweep):
     pd.testing.assert_frame_equal(tidy(records_to_frame(rows)), tidy(pd.DataFrame(rows)))
 
 
+def test_the_index_of_the_given_frame_does_not_matter(sweep_frame):
+    chosen = sweep_frame[sweep_frame["num_kv_heads"] == 1]
+    pd.testing.assert_frame_equal(tidy(chosen), tidy(chosen.reset_index(drop=True)))
+    assert list(tidy(chosen)["impl"]) == list(chosen["impl"])
+
+
 def test_a_latency_of_another_outcome_is_dropped(record, frame_of):
     wrong = record("sdpa", outcome=Outcome.INCORRECT, reason="max_error 1 over 0.002")
     frame = frame_of([record("flex"), wrong])
