@@ -65,7 +65,7 @@ def simulated_gpu(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
             compiler, "-std=c++20", "-shared", "-fPIC", f"-I{torch_root}/include", "-o", guard,
             SIMULATED_GPU / "device_guard.cpp", f"-L{torch_root}/lib", "-lc10",
         ],
-        [c_compiler, "-shared", "-fPIC", "-o", nvml, TESTS / "harness" / "fake_nvml" / "nvml.c", "-lm"],
+        [c_compiler, "-shared", "-fPIC", "-o", nvml, TESTS / "harness" / "machine" / "fake_nvml" / "nvml.c", "-lm"],
     ):  # fmt: skip
         subprocess.run(command, check=True, timeout=120)
     libraries = filter(None, [str(folder), os.environ.get("LD_LIBRARY_PATH")])

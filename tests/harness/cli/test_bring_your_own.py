@@ -16,7 +16,7 @@ import pytest
 
 from gqabench import results
 
-PROJECT = Path(__file__).resolve().parents[2]
+PROJECT = Path(__file__).resolve().parents[3]
 PAGE = (PROJECT / "docs" / "add-an-implementation.md").read_text(encoding="utf-8")
 SMALL = ("measure=smoke", "model=gqa_8_2", "kv_len=96")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-PROJECT = Path(__file__).resolve().parents[2]
+PROJECT = Path(__file__).resolve().parents[3]
 PROGRAM = f"""
 import signal, sys, time
 sys.path[:0] = [{str(PROJECT)!r}]

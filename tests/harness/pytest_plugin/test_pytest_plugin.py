@@ -9,7 +9,7 @@ from gqabench import results
 from gqabench.harness.cases.case import Case
 from gqabench.harness.pytest_plugin.cell import plan_cell
 
-PROJECT = Path(__file__).resolve().parents[2]
+PROJECT = Path(__file__).resolve().parents[3]
 
 CELLS = """
 import pytest

@@ -40,7 +40,7 @@ def test_a_sweep_imports_no_torch_in_the_parent(tmp_path: Path) -> None:
     finished = subprocess.run(
         [sys.executable, "-P", "-c", code],
         cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2]), "OMP_NUM_THREADS": "1"},
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[3]), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
         check=True,

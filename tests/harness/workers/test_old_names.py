@@ -12,7 +12,7 @@ import pytest
 
 from gqabench import results
 
-PROJECT = Path(__file__).resolve().parents[2]
+PROJECT = Path(__file__).resolve().parents[3]
 
 OLD_IMPL = """
 from attention_impls import AttentionProblem

@@ -20,7 +20,7 @@ from gqabench.harness.cases.arms import read_arms
 from gqabench.harness.errors import UsageError
 from gqabench.harness.workers.environments import read_environments
 
-PROJECT = Path(__file__).resolve().parents[2]
+PROJECT = Path(__file__).resolve().parents[3]
 Gqabench = Callable[..., subprocess.CompletedProcess[str]]
 
 NOT_OF_A_WORKER = ("psutil", "pandas", "hydra", "omegaconf", "yaml", "pyarrow", "scipy", "matplotlib", "rich")

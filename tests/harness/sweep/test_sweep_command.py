@@ -27,7 +27,7 @@ from gqabench.harness.sweep.run_setup import require_same_environments
 from gqabench.results import RunFolder, RunHeader
 from tests.harness.forked_command import Started
 
-PROJECT = Path(__file__).resolve().parents[2]
+PROJECT = Path(__file__).resolve().parents[3]
 Gqabench = Callable[..., subprocess.CompletedProcess[str]]
 AS_USERS_DO = ("measure=smoke", "model=gqa_8_2", "kv_len=32", "impls=[grouped_matmul,sdpa]")
 QUICK = (*AS_USERS_DO, "measure.caches=[warm]")

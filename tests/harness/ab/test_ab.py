@@ -19,7 +19,7 @@ from gqabench.results.comparison.false_alarms import FalseAlarms
 from gqabench.results.comparison.policy import Policy
 from gqabench.results.comparison.verdicts import Answer, CellKey
 
-PROJECT = Path(__file__).resolve().parents[2]
+PROJECT = Path(__file__).resolve().parents[3]
 PACKAGES = ("gqabench", "attention_impls", "conf", "harness", "reports", "results")
 GROUPED_MATMUL = Path("attention_impls/plain/grouped_matmul.py")
 ONE_CELL = (

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-PROJECT = Path(__file__).resolve().parents[2]
+PROJECT = Path(__file__).resolve().parents[3]
 SOURCE = Path(__file__).parent / "fake_nvml" / "nvml.c"
 
 SMALL = "GPU-11111111-aaaa-4000-8000-000000000001"
