@@ -11,6 +11,7 @@ import pytest
 
 TESTS = Path(__file__).resolve().parent
 SIMULATED_GPU = TESTS / "simulated_gpu"
+FAKE_NVML = TESTS / "harness" / "machine" / "fake_nvml" / "nvml.c"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -65,7 +66,7 @@ def simulated_gpu(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
             compiler, "-std=c++20", "-shared", "-fPIC", f"-I{torch_root}/include", "-o", guard,
             SIMULATED_GPU / "device_guard.cpp", f"-L{torch_root}/lib", "-lc10",
         ],
-        [c_compiler, "-shared", "-fPIC", "-o", nvml, TESTS / "harness" / "machine" / "fake_nvml" / "nvml.c", "-lm"],
+        [c_compiler, "-shared", "-fPIC", "-o", nvml, FAKE_NVML, "-lm"],
     ):  # fmt: skip
         subprocess.run(command, check=True, timeout=120)
     libraries = filter(None, [str(folder), os.environ.get("LD_LIBRARY_PATH")])
