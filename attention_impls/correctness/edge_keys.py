@@ -112,7 +112,7 @@ class EdgeFilters:
             projected_GrSE = error_GSRD[:, :, rows].transpose(1, 2) @ v_GrED.mT
             deviation_rE = (projected_GrSE * weight_GRSE[:, rows]).sum((0, 2)).abs()
             largest_E = torch.maximum(largest_E, deviation_rE.amax(0))
-        return dict(zip(EDGES, largest_E.tolist(), strict=True))
+        return dict(zip(EDGES, largest_E.cpu().tolist(), strict=True))
 
     def row_chunks(self) -> list[slice]:
         """Divide the rows so that temporaries of one sequence stay as small as the formula's."""
