@@ -121,7 +121,7 @@ def heat_table(data: FigureData) -> pd.DataFrame:
 
 def draw(data: FigureData) -> Figure:
     """Draw numbers in cells, the problem's batch and context below, its KV heads (or model) above."""
-    import seaborn as sns  # here: it takes a second to import, and nothing else draws with it
+    import seaborn as sns  # here: it takes a second to import
 
     table, free = heat_table(data), data.extras["free"]
     width = min(max(0.62 * table.shape[1] + 2.6, 6.0), 10.4)

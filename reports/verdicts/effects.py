@@ -80,7 +80,7 @@ def _parts(verdict: Verdict) -> list[str]:
 
 def draw(frame: pd.DataFrame, comparison: Comparison) -> Figure:
     """Draw a point for the estimate and a bar for its interval; right of the line is slower or more."""
-    import seaborn as sns  # here: it takes a second to import, and nothing else draws with it
+    import seaborn as sns  # here: it takes a second to import
 
     figure = new_figure(LINE_INCHES * len(frame) + 1.3)
     axes = figure.subplots()
