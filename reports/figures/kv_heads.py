@@ -170,7 +170,7 @@ def _draw_panel(axes: Axes, rows: pd.DataFrame, styles: dict[str, Any]) -> None:
 
 def _relative_axis(axis: Any, low: float, high: float) -> None:
     axis.axes.set_yscale("log")
-    ticks = [2.0**power for power in range(-8, 4) if low / 1.5 <= 2.0**power <= high * 1.5]
+    ticks = [2.0**power for power in range(-12, 13) if low / 1.5 <= 2.0**power <= high * 1.5]
     axis.set_major_locator(FixedLocator(ticks[:: max(len(ticks) // 6, 1)]))
     axis.set_major_formatter(
         FuncFormatter(lambda value, _: f"{value:g}" if value >= 1 else f"1/{round(1 / value)}")

@@ -36,8 +36,8 @@ SPILLED_BYTES = {
     ("3.9", "int8 pages, window, soft cap, 4 queries"): 16,
     ("3.9", "group of 71, head_dim 256, int8"): 140,
 }
-"""By Triton's version: of one candidate of a shape, which tuning times beside others. In 3.8 it is the first of
-its layout."""
+"""By Triton's version: of one candidate of a shape, which tuning times beside others. In 3.8 it is the first
+of its layout."""
 REGISTERS_OF_AN_SM = 65_536
 
 LLAMA = "llama3_8b"

@@ -15,7 +15,7 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory, TemporaryFile
@@ -38,6 +38,7 @@ class ForkedCommand:
             stdout=subprocess.PIPE,
             text=True,
         )
+        self._last: Started | None = None
 
     def call(
         self, folder: Path, arguments: Sequence[str], environment: dict[str, str], timeout: float
@@ -46,7 +47,9 @@ class ForkedCommand:
         return self.start(folder, arguments, environment).finish(timeout)
 
     def start(self, folder: Path, arguments: Sequence[str], environment: dict[str, str]) -> Started:
-        """Start one command line; no other starts before it was waited for."""
+        """Start one command line. One that a failed test did not wait for is killed before."""
+        if self._last is not None:
+            self._last.abandon()
         stdout, stderr = TemporaryFile("w+"), TemporaryFile("w+")  # noqa: SIM115  # `finish` closes them
         open_files = Path("/proc", str(os.getpid()), "fd")
         self._ask(
@@ -58,7 +61,10 @@ class ForkedCommand:
                 "stderr": str(open_files / str(stderr.fileno())),
             }
         )
-        return Started(self._answer(), list(arguments), stdout, stderr, self._answer)
+        self._last = Started(
+            self._answer("pid"), list(arguments), stdout, stderr, partial(self._answer, "end")
+        )
+        return self._last
 
     def close(self) -> None:
         """End the server."""
@@ -71,20 +77,25 @@ class ForkedCommand:
         self._server.stdin.write(json.dumps(call) + "\n")
         self._server.stdin.flush()
 
-    def _answer(self) -> int:
+    def _answer(self, kind: str) -> int:
         assert self._server.stdout is not None
-        return int(self._server.stdout.readline())
+        said, _, number = self._server.stdout.readline().partition(" ")
+        assert said == kind, f"the server of forked commands says {said!r}, not {kind}; has it ended?"
+        return int(number)
 
 
-@dataclass(frozen=True)
 class Started:
     """A command line that runs."""
 
-    pid: int
-    _arguments: list[str]
-    _stdout: IO[str]
-    _stderr: IO[str]
-    _wait: Callable[[], int]
+    def __init__(
+        self, pid: int, arguments: list[str], stdout: IO[str], stderr: IO[str], wait: Callable[[], int]
+    ) -> None:
+        self.pid = pid
+        self._arguments = arguments
+        self._stdout = stdout
+        self._stderr = stderr
+        self._wait = wait
+        self._has_ended = False
 
     def finish(self, timeout: float) -> subprocess.CompletedProcess[str]:
         """Wait for its end. Raises `subprocess.TimeoutExpired`."""
@@ -92,12 +103,19 @@ class Started:
         timer = threading.Timer(timeout, _kill, [self.pid, is_late])
         timer.start()
         returncode = self._wait()
+        self._has_ended = True
         timer.cancel()
-        if is_late.is_set():
-            raise subprocess.TimeoutExpired(self._arguments, timeout)
         with self._stdout, self._stderr:
-            said = [file.seek(0) or file.read() for file in (self._stdout, self._stderr)]
-        return subprocess.CompletedProcess(self._arguments, returncode, *said)
+            stdout, stderr = (file.seek(0) or file.read() for file in (self._stdout, self._stderr))
+        if is_late.is_set():
+            raise subprocess.TimeoutExpired(self._arguments, timeout, stdout, stderr)
+        return subprocess.CompletedProcess(self._arguments, returncode, stdout, stderr)
+
+    def abandon(self) -> None:
+        """Kill it unless it was waited for."""
+        if not self._has_ended:
+            _kill(self.pid, threading.Event())
+            self.finish(60)
 
 
 def _kill(pid: int, is_late: threading.Event) -> None:
@@ -125,8 +143,8 @@ def serve(address_of_workers: Path, main: Callable[[], int]) -> int:
         if (pid := os.fork()) == 0:
             _become(**json.loads(line))
             return main()
-        print(pid, flush=True)
-        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+        print("pid", pid, flush=True)
+        print("end", os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
     return 0
 
 
@@ -150,7 +168,8 @@ def _load() -> None:
 def _draw_nothing() -> None:
     """Leave the figures out of reports, at whose drawing a small sweep would spend most of its time.
 
-    The tests of `reports` draw them all; `test_packaging` and `test_python_interface` run sweeps that draw.
+    The tests of `reports` draw them all, and `test_a_finished_run_is_resumed_without_measuring_again` runs a
+    sweep that does.
     """
     page = import_module("gqabench.reports.page")
     assert callable(page.draw_figures)

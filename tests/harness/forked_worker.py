@@ -75,7 +75,8 @@ class ForkedWorker:
         return self.returncode
 
     def kill(self) -> None:
-        os.kill(self.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):  # it may have ended just now
+            os.kill(self.pid, signal.SIGKILL)
 
 
 def starting_forked(address: Path, variables: dict[str, str]) -> Callable[..., Any]:

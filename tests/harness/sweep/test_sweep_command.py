@@ -168,18 +168,22 @@ def test_every_workload_runs(gqabench: Gqabench, tmp_path: Path) -> None:
 
 
 def test_a_finished_run_is_resumed_without_measuring_again(
-    measured: Measured, gqabench: Gqabench, tmp_path: Path
+    measured: Measured, gqabench_in: Gqabench, tmp_path: Path
 ) -> None:
+    """In a fresh interpreter, with a hash seed of its own: cells are the same ones in every process."""
     measured.copy_to(tmp_path)
     before = latest(tmp_path)
     impls = "impls=[grouped_matmul,sdpa,repeat_kv]"
-    finished = gqabench("sweep", *AS_USERS_DO, "batch_size=3", impls, "resume=latest")
+    finished = gqabench_in(
+        tmp_path, "sweep", *AS_USERS_DO, "batch_size=3", impls, "resume=latest", PYTHONHASHSEED="7"
+    )
     assert finished.returncode == 0, finished.stderr
     after = latest(tmp_path)
     assert list(after["impl"]) == ["grouped_matmul", "sdpa", "repeat_kv"] or len(after) == 3
     kept = after[after["impl"] != "repeat_kv"]
     assert list(kept["started_at"]) == list(before["started_at"])
     assert len(list((tmp_path / "results" / "runs").glob("2*"))) == 1
+    assert list((tmp_path / "results" / "runs" / "latest" / "figures").glob("*.png")), "a sweep draws figures"
 
 
 @pytest.mark.parametrize(
@@ -262,6 +266,7 @@ def test_a_killed_sweep_loses_the_case_in_flight_alone_and_its_worker_dies(tmp_p
     )
     wait_for_records(tmp_path)
     (worker,) = psutil.Process(process.pid).children()
+    assert os.getsid(worker.pid) != os.getsid(process.pid), "a terminal's Ctrl-C is for the parent alone"
     process.kill()
     process.communicate()
     rows = latest(tmp_path)
