@@ -1,9 +1,9 @@
 """Workers that are forked from a process which has loaded torch: the 1.7 s of a worker's imports, paid once.
 
-Run as a program it listens at a socket and forks a worker for each caller; `start_forked` is the caller's
-side, with what `WorkerProcess` uses of a `subprocess.Popen`. A forked worker is what `bootstrap.py` makes of
-an interpreter that has imported the worker's modules and nothing else. Workers of other interpreters,
-sources or variables are started as they always are.
+Run as a program it listens at a socket and forks a worker for each caller; `starting_forked` is the caller's
+side, and `ForkedWorker` has what `WorkerProcess` uses of a `subprocess.Popen`. A forked worker is what
+`bootstrap.py` makes of an interpreter that has imported the worker's modules, except that it flushes little
+and measures small roofs. Workers of other interpreters, sources or variables are started as they always are.
 """
 
 from __future__ import annotations
