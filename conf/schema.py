@@ -34,10 +34,19 @@ class MeasureConfig:
         "Stop when half the 95 % interval of every arm's median is below this share of it."
     )
     min_rounds: int = _key("Rounds that every arm of a case is measured in, regardless of the time budget.")
-    seconds_per_arm: float = _key(
-        "Time budget of a case: this many seconds of measuring for each of its arms."
+    min_samples: int = _key(
+        "With fewer samples no interval counts as narrow, where an arm's share of the time allows as many.", 1
     )
-    slice_ms: float = _key("Calls of one arm in one round take about this long together; at least one call.")
+    seconds_per_arm: float = _key(
+        "Time budget of a case: this many seconds of measuring for each of its arms, which share it equally."
+    )
+    slice_ms: float = _key(
+        "Calls of one arm in one round take at least this long together, flushing included."
+    )
+    unstable_interval: float = _key(
+        "A latency is flagged `unstable` where half its 95 % interval exceeds this share of it.",
+        0.05,
+    )
     timeout_s: float = _key("An arm that answers nothing for so long is stopped; its row says `timeout`.")
     caches: list[str] = _key(
         "`cold`, `warm` or both: whether the last-level cache is flushed before each timed call."

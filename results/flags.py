@@ -6,13 +6,13 @@ The levels and sizes below were chosen by simulation, which `tests/results/test_
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
-from gqabench.results.statistics.derive import is_narrow
+from gqabench.results.statistics.samples import MedianInterval, median, median_interval
 
 _Array: TypeAlias = npt.NDArray[Any]
 
@@ -23,6 +23,7 @@ FLAG_THROTTLED = "throttled"
 FLAG_WARM_SUSPECT = "warm_suspect"
 FLAG_CLOCK_CHANGED = "clock_changed"
 FLAG_BACKGROUND_LOAD = "background_load"
+FLAG_SHARED_CORES = "shared_cores"
 FLAG_LAUNCH_EXPOSED = "launch_exposed"
 FLAG_CACHE_UNSEEN = "cache_unseen"
 FLAG_CACHE_UNDERSTATED = "cache_understated"
@@ -30,13 +31,15 @@ FLAG_WORKSPACE_UNSEEN = "workspace_unseen"
 FLAG_MEASURED_ALONE = "measured_alone"
 
 FLAG_MEANINGS: dict[str, str] = {
-    FLAG_UNSTABLE: "the interval of the median is wider than asked for, or too few samples gave none",
+    FLAG_UNSTABLE: "the interval is too wide for what it is compared with: it hides a difference from "
+    "another arm, or exceeds `measure.unstable_interval`",
     FLAG_BIMODAL: "the samples fall into two separate groups: the median describes one of them, or neither",
     FLAG_DRIFTING: "calls became slower or faster while they were timed",
     FLAG_THROTTLED: "the device lowered its clocks, to limit power or heat",
     FLAG_WARM_SUSPECT: "more bytes a second than this machine's memory can deliver: some came from a cache",
     FLAG_CLOCK_CHANGED: "the device's clock moved while calls were timed",
     FLAG_BACKGROUND_LOAD: "other processes used the CPU or the GPU while calls were timed",
+    FLAG_SHARED_CORES: "what this run itself had started was busy meanwhile: `shared_cores_with` names it",
     FLAG_LAUNCH_EXPOSED: "the GPU waited for the host within timed calls: the latency includes launches",
     FLAG_CACHE_UNSEEN: "the cache bytes that the implementation states were not seen to be allocated",
     FLAG_CACHE_UNDERSTATED: "before it was timed it kept more memory than its stated cache explains",
@@ -78,9 +81,37 @@ _FEWEST_BUSY_CORES = 0.1
 _BUSY_SHARE_OF_CORES = 0.01
 
 
-def is_unstable(samples: Sequence[float], target_interval: float) -> bool:
-    """Return whether half the median's 95 % interval exceeds `target_interval` of it, or there is none."""
-    return not is_narrow(samples, target_interval)
+def is_unstable(
+    samples: Sequence[float],
+    neighbours: Iterable[Sequence[float]],
+    *,
+    target_interval: float,
+    unstable_interval: float,
+) -> bool:
+    """Return whether a median is too much in doubt for what it is compared with.
+
+    It is where half its 95 % interval exceeds `unstable_interval` of it, or where it has none: too few
+    samples. And it is where half its interval misses `target_interval` and it cannot be told from a neighbour
+    that it should be told from: the medians of the two lie apart by more than twice `target_interval`, as two
+    that meet it could show, and their intervals overlap. `neighbours` are the samples of the case's other
+    arms, with caches in the same state.
+    """
+    interval, middle = median_interval(samples), median(samples)
+    if interval is None or interval.relative_half_width(middle) > unstable_interval:
+        return True
+    if interval.relative_half_width(middle) <= target_interval:
+        return False
+    return any(_is_confused(interval, middle, other, 2 * target_interval) for other in neighbours)
+
+
+def _is_confused(
+    interval: MedianInterval, middle: float, other: Sequence[float], least_distance: float
+) -> bool:
+    """Return whether medians that lie apart by more than a share of them have intervals that overlap."""
+    others, others_middle = median_interval(other), median(other)
+    if others is None or abs(others_middle - middle) <= least_distance * min(middle, others_middle):
+        return False
+    return interval.low <= others.high and others.low <= interval.high
 
 
 def is_bimodal(samples: Sequence[float]) -> bool:
@@ -125,23 +156,23 @@ def is_bimodal(samples: Sequence[float]) -> bool:
     return bool(np.min(bdtr(valley, valley + smaller, 0.5)) < _GROUPS_LEVEL)
 
 
-def is_drifting(samples: Sequence[float], calls_per_slice: int = 1) -> bool:
+def is_drifting(samples: Sequence[float], slice_sizes: Sequence[int] | None = None) -> bool:
     """Return whether calls became slower or faster over time. False below 30 samples, or 6 slices.
 
     Neighbouring samples resemble each other, which makes trend tests of single samples find trends in noise.
     Medians of long batches hardly do, and a dozen of them are enough (Schmeiser, "Batch size effects in the
     analysis of simulation output", Operations Research 30 (1982) 556-568). So the samples, in order, are cut
-    into up to 12 batches of 5 or more, never inside one of the slices of `calls_per_slice` in which they were
-    measured. They drift where the batches' medians correlate with their order (Pearson, at 0.5 %) and where
-    those of the last third differ from those of the first by more than 2 % of the median, on average. A step
-    half-way is found as a trend is; one that touches only the first or last fifth is left to `is_bimodal`.
+    into up to 12 batches of about 5 or more, never inside one of the slices in which they were measured;
+    `slice_sizes` are their numbers of samples, 1 each where None. They drift where the batches' medians
+    correlate with their order (Pearson, at 0.5 %) and where those of the last third differ from those of the
+    first by more than 2 % of the median, on average. A step half-way is found as a trend is; one that touches
+    only the first or last fifth is left to `is_bimodal`.
     """
-    num_slices = len(samples) // calls_per_slice
-    num_batches = min(_MOST_BATCHES, len(samples) // _FEWEST_PER_BATCH, num_slices)
+    sizes = [1] * len(samples) if slice_sizes is None else slice_sizes
+    num_batches = min(_MOST_BATCHES, len(samples) // _FEWEST_PER_BATCH, len(sizes))
     if num_batches < _FEWEST_BATCHES:
         return False
-    slices = np.reshape(samples[: num_slices * calls_per_slice], (num_slices, calls_per_slice))
-    medians = _batch_medians(slices, num_batches)
+    medians = _batch_medians(samples, sizes, num_batches)
     third = num_batches // 3
     change = abs(medians[-third:].mean() - medians[:third].mean())
     if change <= _MEANINGFUL_CHANGE * np.median(samples):
@@ -149,17 +180,11 @@ def is_drifting(samples: Sequence[float], calls_per_slice: int = 1) -> bool:
     return _correlation_p_value(np.arange(num_batches), medians) < _DRIFT_LEVEL
 
 
-def _batch_medians(slices: _Array, num_batches: int) -> _Array:
+def _batch_medians(samples: Sequence[float], slice_sizes: Sequence[int], num_batches: int) -> _Array:
     """Return medians of batches of successive slices, of which the first have one more where they must."""
-    num_slices, calls_per_slice = slices.shape
-    size, num_larger = divmod(num_slices, num_batches)
-    larger, others = np.split(slices, [num_larger * (size + 1)])
-    return np.concatenate(
-        [
-            np.median(larger.reshape(num_larger, (size + 1) * calls_per_slice), axis=1),
-            np.median(others.reshape(num_batches - num_larger, size * calls_per_slice), axis=1),
-        ]
-    )
+    ends = [batch.sum() for batch in np.array_split(np.asarray(slice_sizes), num_batches)]
+    batches = np.split(np.asarray(samples, dtype=float), np.cumsum(ends)[:-1])
+    return np.array([np.median(batch) for batch in batches])
 
 
 def _correlation_p_value(x: _Array, y: _Array) -> float:
@@ -176,13 +201,9 @@ def _correlation_p_value(x: _Array, y: _Array) -> float:
     return float(2 * betainc(shape, shape, max(1 - abs(r), 0) / 2))
 
 
-def sample_flags(samples: Sequence[float], target_interval: float, calls_per_slice: int = 1) -> list[str]:
+def sample_flags(samples: Sequence[float], slice_sizes: Sequence[int] | None = None) -> list[str]:
     """Return the flags that samples in order raise by themselves, in the order of `FLAG_MEANINGS`."""
-    raised = {
-        FLAG_UNSTABLE: is_unstable(samples, target_interval),
-        FLAG_BIMODAL: is_bimodal(samples),
-        FLAG_DRIFTING: is_drifting(samples, calls_per_slice),
-    }
+    raised = {FLAG_BIMODAL: is_bimodal(samples), FLAG_DRIFTING: is_drifting(samples, slice_sizes)}
     return [flag for flag in FLAG_MEANINGS if raised.get(flag)]
 
 
@@ -195,6 +216,7 @@ def condition_flags(
     num_cores: int,
     gpu_other_processes: bool | None = None,
     exposed_share: float = 0.0,
+    own_load: float = 0.0,
 ) -> list[str]:
     """Return the flags of what was seen of the machine during timing, in the order of `FLAG_MEANINGS`.
 
@@ -203,8 +225,10 @@ def condition_flags(
     is too much above 0.1 cores, or 1 % of the cores where that is more: a call on all cores waits for the
     slowest of them, so that cores delay it and not their share; but what a system does for itself grows with
     their number. `gpu_other_processes`: whether others had a context on the GPU.
-    `exposed_share`: of the timed calls, those during which the GPU waited for the host.
+    `exposed_share`: of the timed calls, those during which the GPU waited for the host. `own_load`: cores
+    that were kept busy by what the run itself had started, and that is too much by the same measure.
     """
+    most_busy = max(_FEWEST_BUSY_CORES, _BUSY_SHARE_OF_CORES * num_cores)
     raised = {
         FLAG_THROTTLED: not HARMLESS_CLOCK_REASONS.issuperset(throttle_reasons or ()),
         FLAG_CLOCK_CHANGED: clock_mhz is not None
@@ -212,10 +236,8 @@ def condition_flags(
         and clock_range_mhz > _CLOCK_RANGE * clock_mhz,
         FLAG_LAUNCH_EXPOSED: exposed_share > _MOST_EXPOSED,
         FLAG_BACKGROUND_LOAD: bool(gpu_other_processes)
-        or (
-            background_load is not None
-            and background_load > max(_FEWEST_BUSY_CORES, _BUSY_SHARE_OF_CORES * num_cores)
-        ),
+        or (background_load is not None and background_load > most_busy),
+        FLAG_SHARED_CORES: own_load > most_busy,
     }
     return [flag for flag in FLAG_MEANINGS if raised.get(flag)]
 

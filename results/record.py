@@ -197,11 +197,22 @@ class Record:
         unit=Unit.MS, heading="interval", shown=_IN_RESULTS, is_positive=True,
     )  # fmt: skip
     latency_ci_high_ms: float | None = _time("Upper end of that interval.", unit=Unit.MS, is_positive=True)
+    latency_half_interval: float | None = _time(
+        "Half the width of that interval, as a share of the latency: how far the number is in doubt.",
+        unit=Unit.SHARE, heading="±", shown=_IN_RESULTS,
+    )  # fmt: skip
     samples_ms: list[float] | None = _time("Time of each timed call, raw and in order.", unit=Unit.MS)
     calls_per_slice: int | None = _time(
-        "Consecutive samples that were taken in one round, before the other arms had their turn.",
+        "Consecutive samples that were taken in one round, before the other arms had their turn: the most of "
+        "any round.",
         unit=Unit.COUNT, is_positive=True,
     )  # fmt: skip
+    slice_sizes: list[int] | None = _time(
+        "How many successive samples each round gave, in order.", unit=Unit.COUNT
+    )
+    warm_slice_sizes: list[int] | None = _time(
+        "The same of `warm_samples_ms`, where both states were asked for.", unit=Unit.COUNT
+    )
     num_processes: int | None = _time(
         "Processes that the samples come from.", unit=Unit.COUNT, is_positive=True
     )
@@ -397,8 +408,13 @@ class Record:
         "NVML's clock event reasons that were active in any sample, idle apart."
     )
     background_load: float | None = _condition(
-        "Cores that processes other than the worker kept busy, on average; on CUDA, not known to be.",
+        "Cores that were kept busy on average by anything but the calls: other processes, this run's other "
+        "workers, and threads that other arms left in the same worker.",
         unit=Unit.CORES,
+    )
+    shared_cores_with: list[str] | None = _condition(
+        "What of this run itself was busy while the calls were timed: arms by their threads, environments by "
+        "their workers, `gqabench` for the process that waits. Null where nothing was."
     )
 
     kernels: list[str] | None = _check(
@@ -474,7 +490,9 @@ RECORD_FIELDS = tuple(item.name for item in fields(Record))
 POSITIVE_FIELDS = tuple(item.name for item in fields(Record) if entry_of(item).is_positive)
 """Columns whose measured values are never 0."""
 
-LATENCY_FIELDS = ("latency_ms", "latency_ci_low_ms", "latency_ci_high_ms", "samples_ms")
+LATENCY_FIELDS = (
+    "latency_ms", "latency_ci_low_ms", "latency_ci_high_ms", "latency_half_interval", "samples_ms",
+)  # fmt: skip
 """What only `ok` carries."""
 
 

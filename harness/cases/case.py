@@ -69,7 +69,9 @@ class MeasureSettings:
 
     name: str
     target_interval: float
+    unstable_interval: float
     min_rounds: int
+    min_samples: int
     seconds_per_arm: float
     slice_ms: float
     timeout_s: float

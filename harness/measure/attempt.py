@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -13,6 +15,7 @@ from gqabench.harness.machine.host import Device
 from gqabench.harness.measure.arm_facts import ArmFacts
 from gqabench.harness.measure.equipment import Equipment
 from gqabench.harness.measure.opening import NotOpened, close_case, open_case
+from gqabench.harness.measure.own_load import OwnLoad
 from gqabench.harness.measure.rounds import Samples, TimedArm, measure_in_rounds
 from gqabench.harness.measure.timed_row import timed_fields
 from gqabench.harness.workers.operations import Operations
@@ -124,20 +127,27 @@ class Attempt:
         case = self._case
         while self._active:
             timed_arms = [TimedArm(arm, state) for arm in self._active for state in case.measure.caches]
-            worker = self._equipment.worker(self._active[0].environment)
+            environments = dict.fromkeys(arm.environment for arm in self._active)
+            pids = {name: self._equipment.worker(name).pid for name in environments}
+            time_calls = partial(self._time_calls, OwnLoad(pids))
             try:
-                with self._instruments.monitor(self._uuid, worker.pid).watching() as watch:
-                    timed = measure_in_rounds(timed_arms, case.measure, case.seed, self._time_calls)
+                with self._instruments.monitor(self._uuid, next(iter(pids.values()))).watching() as watch:
+                    timed = measure_in_rounds(timed_arms, case.measure, case.seed, time_calls)
             except _ArmDropped:
                 continue
             self._instruments.keep(case.case_id, case.problem.device, watch.trace)
             return timed, watch.trace
         return {}, Trace()
 
-    def _time_calls(self, timed: TimedArm, num_calls: int) -> CallTimes:
+    def _time_calls(self, own_load: OwnLoad, timed: TimedArm, num_calls: int) -> CallTimes:
         arm = timed.arm
         with self._blaming(arm):
-            return self._ask(arm).time_calls(arm.label, num_calls, is_cold=timed.cache_state == "cold")
+            ask = self._ask(arm)
+            before, began_s = own_load.cpu_seconds(arm.environment), time.monotonic()
+            times = ask.time_calls(arm.label, num_calls, is_cold=timed.cache_state == "cold")
+            elapsed_s, after = time.monotonic() - began_s, own_load.cpu_seconds(arm.environment)
+            taken = {name: (after[name] - before[name]) / elapsed_s for name in after}
+            return replace(times, busy_cores=times.busy_cores | taken)
         raise _ArmDropped
 
     def _finish(self, timed: dict[TimedArm, Samples], trace: Trace, arm: Arm) -> None:
@@ -147,8 +157,7 @@ class Attempt:
             self._cross_check(arm)
         if self._case.measure.energy:
             self._measure_energy(arm)
-        samples = {state: timed[TimedArm(arm, state)] for state in self._case.measure.caches}
-        self._record_ok(arm, samples, trace)
+        self._record_ok(arm, timed, trace)
 
     def _cross_check(self, arm: Arm) -> None:
         """Time a GPU's calls in other ways too. What was timed and checked stands where that fails."""
@@ -171,11 +180,11 @@ class Attempt:
         )
         self._facts[arm].add_fields(energy)
 
-    def _record_ok(self, arm: Arm, samples: dict[str, Samples], trace: Trace) -> None:
-        """Record a measurement; `samples` are by state of the caches."""
+    def _record_ok(self, arm: Arm, timed: dict[TimedArm, Samples], trace: Trace) -> None:
+        """Record a measurement; `timed` has those of all arms, with which it is compared."""
         case, equipment, device, facts = self._case, self._equipment, self._device, self._facts[arm]
         assert device is not None, "what was timed has a device"
-        fields = timed_fields(case, samples, trace)
+        fields = timed_fields(case, arm, timed, trace)
         host = equipment.host(arm.environment)
         roof = self._instruments.roofs.fields(
             case, fields, device, host, lambda: equipment.worker(arm.environment)

@@ -32,6 +32,7 @@ from gqabench.harness.worker.subjects.subject import (
 )
 from gqabench.harness.worker.timing.clock import Clock
 from gqabench.harness.worker.timing.cross_check import cross_check
+from gqabench.harness.worker.timing.threads import QuietSlice, TaskTable
 from gqabench.harness.workers.replies import (
     ArmPrepared,
     CallMemory,
@@ -47,6 +48,10 @@ _MOST_CALLS_IN_FLIGHT = 32
 """A GPU's queue takes a thousand launches or so before the host has to wait."""
 
 
+_CALLS_OF_LONG_SLICE = 5
+_CALLS_UNTIL_WARM = 3
+
+
 class OpenCase:
     """One problem with its answers, and the arms that are prepared for it, by name."""
 
@@ -55,6 +60,7 @@ class OpenCase:
         self._problem = problem
         self._clock = clock
         self._arms: dict[str, PreparedArm] = {}
+        self._tasks = TaskTable()
         self.is_spoilt = False
         """Whether something of this case would disturb the next one in this process"""
 
@@ -85,8 +91,8 @@ class OpenCase:
                 call = self.subject.prepare(implementation)
                 self._clock.synchronize()
                 prepare_ms = (time.perf_counter() - started) * 1e3
-            first, first_call_ms = self._first_call(memory, call, variant=0, when="first call")
-            second, _ = self._first_call(memory, call, variant=1, when="second call, on other queries")
+            first, first_call_ms = self._first_call(memory, arm, call, variant=0, when="first call")
+            second, _ = self._first_call(memory, arm, call, variant=1, when="second call, on other queries")
             unseen_bytes = _bytes_outside_torch(memory, implementation, call)
             prefill = self.subject.measure_prefill(call)
         self._arms[arm] = PreparedArm(
@@ -130,20 +136,38 @@ class OpenCase:
         )
 
     def measure(self, arm: str, num_calls: int, is_cold: bool) -> CallTimes:
-        """Time some calls, each on queries other than the last one's, with or without flushing the cache."""
+        """Time some calls, each on queries other than the last one's, with or without flushing the cache.
+
+        Calls that are not timed come first, where that leaves enough of the slice or caches are to be warm:
+        the others' turns have left cold what a flush does not reach.
+        """
         call, clock = self._arms[arm].call, self._clock
+        quiet = QuietSlice(self._tasks, arm)
 
         def before_each() -> None:
+            quiet.end_call()
             self._rotate(arm)
             if is_cold:
                 clock.flush()
+            if self._problem.device == "cpu":
+                quiet.begin_call()
 
         with calling(self.subject):
-            if not is_cold:
-                call()  # other arms have used the cache since
+            quiet.settle()
+            for _ in range(_num_untimed(num_calls, is_cold)):
+                self._rotate(arm)
+                if is_cold:
+                    clock.flush()
+                call()
             exposed_before = clock.num_exposed
             samples_ms = clock.time_calls(call, num_calls, before_each)
-            return CallTimes(samples_ms=samples_ms, num_exposed=clock.num_exposed - exposed_before)
+            quiet.end_call()
+        self._tasks.claim(arm)
+        return CallTimes(
+            samples_ms=samples_ms,
+            num_exposed=clock.num_exposed - exposed_before,
+            busy_cores=quiet.busy_cores,
+        )
 
     @contextmanager
     def calls(self, arm: str) -> Iterator[tuple[Callable[[], None], Callable[[], None]]]:
@@ -218,11 +242,12 @@ class OpenCase:
         return Nothing()
 
     def _first_call(
-        self, memory: SetUpMemory, call: PreparedAttention, variant: int, when: str
+        self, memory: SetUpMemory, arm: str, call: PreparedAttention, variant: int, when: str
     ) -> tuple[Check, float]:
         """Check the output of a call whose memory counts; also return its milliseconds."""
         self.subject.write_queries(variant)
-        output, elapsed_ms = memory.of_call(call)
+        with self._tasks.using(arm):
+            output, elapsed_ms = memory.of_call(call)
         return require_correct(self.subject, output, variant, when), elapsed_ms
 
     def _unexplained_bytes(self, process_bytes: int | None) -> int | None:
@@ -235,6 +260,16 @@ class OpenCase:
     def _rotate(self, arm: str) -> None:
         self._arms[arm].num_calls += 1
         self.subject.write_fresh_queries(self._arms[arm].num_calls)
+
+
+def _num_untimed(num_calls: int, is_cold: bool) -> int:
+    """Return how many calls of a slice come before the timed ones.
+
+    Warm inputs are in the last-level cache, and their latency steady, from the fourth call on.
+    """
+    if num_calls < _CALLS_OF_LONG_SLICE:
+        return int(not is_cold)
+    return 1 if is_cold else _CALLS_UNTIL_WARM
 
 
 def _allocates_outside_torch(implementation: AttentionImpl) -> bool:

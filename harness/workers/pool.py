@@ -59,9 +59,12 @@ class WorkerPool:
         return described
 
     def ready(self, environment: Environment) -> WorkerProcess:
-        """Return a worker that answers. Raises `WorkerFailed` when none starts."""
+        """Return a worker that answers; all others rest. Raises `WorkerFailed` when none starts."""
         if environment.name not in self._workers or environment.name not in self._hosts:
             self._greet(environment)
+        for name, worker in self._workers.items():
+            if name != environment.name:
+                worker.rest()
         return self._workers[environment.name]
 
     def discard(self, environment: Environment) -> None:

@@ -89,6 +89,7 @@ class WorkerProcess:
         self._selector.register(self._process.stdout, selectors.EVENT_READ)
         self._unread = b""
         self._has_answered = False
+        self._is_resting = False
         self._said_before = 0
         """Bytes of the log that are from earlier requests, and of other implementations."""
 
@@ -111,6 +112,7 @@ class WorkerProcess:
         gone then.
         """
         assert self._process.stdin is not None
+        self.wake()
         with contextlib.suppress(BrokenPipeError):  # it is gone, and may have said why
             self._process.stdin.write(json.dumps({"op": op, **arguments}).encode() + b"\n")
             self._process.stdin.flush()
@@ -144,6 +146,29 @@ class WorkerProcess:
             )
         return host
 
+    def rest(self) -> None:
+        """Stop all its threads until the next request, so that none takes anything from another worker.
+
+        For one that has answered and was asked nothing since. Does nothing where the kernel would not end a
+        stopped worker together with this process (see `die_with_parent`): it would stay for ever.
+        """
+        if sys.platform != "linux" or self._is_resting or not self._has_answered:
+            return
+        self._signal(signal.SIGSTOP)
+        with contextlib.suppress(ChildProcessError):  # one that is no child of ours stops a moment later
+            os.waitid(os.P_PID, self.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+        self._is_resting = True
+
+    def wake(self) -> None:
+        """Let its threads go on where `rest` stopped them."""
+        if self._is_resting:
+            self._signal(signal.SIGCONT)
+            self._is_resting = False
+
+    def _signal(self, which: signal.Signals) -> None:
+        if self._process.poll() is None:
+            os.kill(self.pid, which)
+
     def kill(self) -> None:
         """End it, whatever it is doing."""
         if self._process.poll() is None:
@@ -154,6 +179,7 @@ class WorkerProcess:
     def close(self) -> None:
         """Let it finish; end it if it does not, or was never asked and may be loading torch."""
         assert self._process.stdin is not None
+        self.wake()
         if self._has_answered:
             with contextlib.suppress(BrokenPipeError, subprocess.TimeoutExpired):
                 self._process.stdin.close()

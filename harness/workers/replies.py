@@ -7,7 +7,7 @@ not send is None. So a field that is added has a default.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
 from gqabench.harness.plain_values import from_plain
@@ -96,6 +96,8 @@ class CallTimes(Reply):
     samples_ms: list[float]
     num_exposed: int = 0
     """Calls during which a GPU waited for the host to launch"""
+    busy_cores: dict[str, float] = field(default_factory=dict)
+    """Cores that others of this run kept busy meanwhile, on average: by the arm that left the threads"""
 
 
 @dataclass(frozen=True, kw_only=True)

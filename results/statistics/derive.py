@@ -16,6 +16,9 @@ def timing_fields(samples_ms: Sequence[float]) -> dict[str, Any]:
         "latency_ms": median(samples_ms),
         "latency_ci_low_ms": None if interval is None else interval.low,
         "latency_ci_high_ms": None if interval is None else interval.high,
+        "latency_half_interval": (
+            None if interval is None else interval.relative_half_width(median(samples_ms))
+        ),
     }
 
 

@@ -116,12 +116,15 @@ def _cell(row: dict[str, Any]) -> tuple[object, ...]:
 
 
 def _thinned(row: dict[str, Any]) -> dict[str, Any]:
-    """Return the record with fewer samples, each to seven digits: finer than any clock."""
+    """Return the record with fewer samples, each to seven digits: finer than any clock.
+
+    How many each slice had would be no longer true.
+    """
     kept = {
         column: None if row[column] is None else [float(f"{value:.7g}") for value in thin(row[column])]
         for column in sample_columns()
     }
-    return row | kept
+    return row | kept | {"slice_sizes": None, "warm_slice_sizes": None}
 
 
 def _the_study(headers: list[RunHeader], runs: list[str]) -> str:

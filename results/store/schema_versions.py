@@ -58,7 +58,15 @@ def upgrade(row: Any) -> dict[str, Any]:
         raise ValueError(f"outcome={row['outcome']}: must be one of {', '.join(Outcome)}")
     if faults := record_faults(row):
         raise ValueError("; ".join(faults))
-    return {**_DEFAULTS, **row, "schema_version": SCHEMA_VERSION}
+    return {**_DEFAULTS, **_derived(row), **row, "schema_version": SCHEMA_VERSION}
+
+
+def _derived(row: dict[str, Any]) -> dict[str, Any]:
+    """Return columns that an older record lacks and that follow from others."""
+    low, high, middle = (row.get(name) for name in ("latency_ci_low_ms", "latency_ci_high_ms", "latency_ms"))
+    if low is None or high is None or middle is None:
+        return {}
+    return {"latency_half_interval": (high - low) / (2 * middle)}
 
 
 def _require_types(row: dict[str, Any]) -> None:

@@ -64,8 +64,33 @@ def test_flags_do_not_wait_for_scipy() -> None:
     ],
     ids=["one", "two", "odd", "ties", "even", "outlier"],
 )
-def test_unstable_in_hand_worked_cases(samples: list[float], expected: bool) -> None:
-    assert is_unstable(samples, target_interval=0.05) == expected
+def test_unstable_alone_in_hand_worked_cases(samples: list[float], expected: bool) -> None:
+    assert is_unstable(samples, [], target_interval=0.01, unstable_interval=0.05) == expected
+
+
+def around(middle: float, half: float) -> list[float]:
+    """Seven samples whose interval reaches about `half` of the median to either side."""
+    return [middle * (1 + half * place) for place in (-1, -0.9, -0.1, 0, 0.1, 0.9, 1)]
+
+
+@pytest.mark.parametrize(
+    ("samples", "neighbours", "expected"),
+    [
+        (around(1.0, 0.03), [], False),
+        (around(1.0, 0.03), [around(2.0, 0.03)], False),  # far apart
+        (around(1.0, 0.03), [around(1.01, 0.03)], False),  # as near as no standard measurement tells apart
+        (around(1.0, 0.03), [around(1.04, 0.03)], True),
+        (around(1.0, 0.03), [around(2.0, 0.03), around(0.96, 0.03)], True),
+        (around(1.0, 0.003), [around(1.04, 0.05)], False),  # the neighbour's fault
+        (around(1.0, 0.05), [around(1.04, 0.003)], True),
+        (around(1.0, 0.03), [[1.04] * 5], False),  # it has no interval, and a flag of its own
+        (around(1.0, 0.08), [around(2.0, 0.03)], True),  # wide whatever stands beside it
+    ],
+)
+def test_unstable_is_what_hides_a_difference(
+    samples: list[float], neighbours: list[list[float]], expected: bool
+) -> None:
+    assert is_unstable(samples, neighbours, target_interval=0.01, unstable_interval=0.05) == expected
 
 
 # Bimodal
@@ -224,7 +249,9 @@ def test_many_samples_that_resemble_each_other_more_do_not_drift() -> None:
 
 def test_slices_that_differ_do_not_drift_when_their_length_is_known() -> None:
     num_samples = 140
-    sliced = rate_of(lambda samples: is_drifting(samples, 20), uneven_slices, num_samples, num_draws=1000)
+    sliced = rate_of(
+        lambda samples: is_drifting(samples, [20] * 7), uneven_slices, num_samples, num_draws=1000
+    )
     unsliced = rate_of(is_drifting, uneven_slices, num_samples, num_draws=1000)
     assert sliced <= MOST_FALSE_ALARMS < 0.05 < unsliced
 
@@ -264,7 +291,19 @@ def test_trends_and_steps_of_100_samples_are_found(draw: Draw) -> None:
     ],
 )
 def test_drifting_in_hand_worked_cases(samples: list[float], calls_per_slice: int, expected: bool) -> None:
-    assert is_drifting(samples, calls_per_slice) == expected
+    whole, rest = divmod(len(samples), calls_per_slice)
+    assert is_drifting(samples, [calls_per_slice] * whole + [rest] * bool(rest)) == expected
+
+
+def test_slices_of_unequal_size_are_kept_whole() -> None:
+    sizes = [1, 30, 2, 40, 3, 20, 1, 30]
+    levels = [1.0, 1.02, 1.04, 1.06, 1.08, 1.1, 1.12, 1.14]
+    rising = [level for size, level in zip(sizes, levels, strict=True) for _ in range(size)]
+    assert is_drifting(rising, sizes)
+    shuffled = [levels[place] for place in (3, 6, 0, 7, 1, 4, 2, 5)]
+    assert not is_drifting(
+        [level for size, level in zip(sizes, shuffled, strict=True) for _ in range(size)], sizes
+    )
 
 
 # All of them
@@ -273,10 +312,9 @@ def test_drifting_in_hand_worked_cases(samples: list[float], calls_per_slice: in
 def test_flags_of_samples_come_in_order() -> None:
     steady = list(1 + 0.001 * np.random.default_rng(0).normal(size=100))
     shifted = [sample * (1.0 if i < 50 else 1.5) for i, sample in enumerate(steady)]
-    assert sample_flags(steady, 0.01) == []
-    assert sample_flags(steady[:5], 0.01) == ["unstable"]
-    assert sample_flags(shifted, 0.01) == ["unstable", "bimodal", "drifting"]
-    assert sample_flags(shifted, 0.01, calls_per_slice=20) == ["unstable", "bimodal"]
+    assert sample_flags(steady) == []
+    assert sample_flags(shifted) == ["bimodal", "drifting"]
+    assert sample_flags(shifted, [20] * 5) == ["bimodal"]
 
 
 def conditions(**seen: Any) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -68,7 +68,25 @@ def test_before_each_cold_call_come_new_queries_and_a_flush(case: OpenCase, even
 
 def test_warm_calls_have_no_flush(case: OpenCase, events: list[str]) -> None:
     assert len(case.measure("one", 2, is_cold=False).samples_ms) == 2
-    assert events == ["new queries", "call"] * 2
+    assert events == ["new queries", *["new queries", "call"] * 2], "one call warms up, unclocked"
+
+
+@pytest.mark.parametrize(("is_cold", "num_untimed"), [(True, 1), (False, 3)])
+def test_a_long_slice_begins_with_calls_that_are_not_timed(
+    case: OpenCase, monkeypatch: pytest.MonkeyPatch, is_cold: bool, num_untimed: int
+) -> None:
+    num_calls = 0
+    prepared = case._arms["one"]
+    run = prepared.call.run
+
+    def count() -> object:
+        nonlocal num_calls
+        num_calls += 1
+        return run()
+
+    prepared.call = replace(prepared.call, run=count)
+    assert len(case.measure("one", 5, is_cold=is_cold).samples_ms) == 5
+    assert num_calls == 5 + num_untimed
 
 
 def test_the_last_check_is_on_queries_that_no_call_had(
