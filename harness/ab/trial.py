@@ -36,9 +36,11 @@ class AbTrial:
 
     def run(self) -> list[Verdict]:
         """Measure until every cell is decided, the schedule ends, or the time budget is spent."""
-        deadline = self.clock() + self.budget_s
+        began_s = self.clock()
+        deadline = began_s + self.budget_s
         schedule = Schedule(false_discovery_rate=self.policy.false_discovery_rate)
         self._measure(None)
+        self._say_if_hopeless(self.clock() - began_s, schedule)
         exact = self._confirmed(self._exact_verdicts(self.pairs[0]))
         self._begin_trials()
         while (step := next_step(self.trials, schedule)) is not None and not self.is_out_of_time:
@@ -51,6 +53,15 @@ class AbTrial:
                     break
                 self._add(step.stage, self._measure(set(cells)), cells)
         return [*exact, *self._time_verdicts(schedule)]
+
+    def _say_if_hopeless(self, pair_s: float, schedule: Schedule) -> None:
+        """Say at once where the budget ends before the first cell can be decided; `pair_s` is of one pair."""
+        fewest, most = schedule.screen_looks[0], schedule.screen_looks[-1]
+        if self.policy.judges_times and pair_s * fewest > self.budget_s:
+            self.say(
+                f"a pair takes {pair_s:.0f} s, and no cell is decided before {fewest} pairs: the times will be "
+                f"inconclusive; --budget {math.ceil(pair_s * most / 10) * 10} or fewer cells would decide them"
+            )
 
     def _measure(self, cells: set[CellKey] | None) -> Pair:
         pair = self.runner.run(cells)
@@ -112,6 +123,7 @@ class AbTrial:
                     cell=cell, metric=LATENCY, answer=found.answer, is_improvement=found.is_improvement,
                     base=self._latency(cell, "base"), new=self._latency(cell, "new"), change=found.change,
                     change_low=found.change_low, change_high=found.change_high,
+                    min_effect=self.trials[cell].min_effect,
                     smallest_detectable_change=found.smallest_detectable_change, p_value=found.p_value,
                     num_base=found.num_pairs, num_new=found.num_pairs, reason=found.reason,
                 )

@@ -28,7 +28,34 @@ def summary(comparison: Comparison) -> str:
     parts = [f"{plural(len(bad), 'regression')}", f"{len(unsure):,} inconclusive", f"{len(better):,} better"]
     parts.append(f"{len(cells - bad - unsure - better):,} as before")
     new = f", {plural(len(comparison.new_cells), 'new cell')}" if comparison.new_cells else ""
-    return f"{comparison.answer}: {plural(len(cells), 'cell')}: {', '.join(parts)}{new}"
+    counts = f"{comparison.answer}: {plural(len(cells), 'cell')}: {', '.join(parts)}{new}"
+    return "; ".join([counts, *_suspicions(comparison)])
+
+
+def _suspicions(comparison: Comparison) -> list[str]:
+    """Return a phrase for each metric of which some cell may be worse: by estimate, but not by its bound."""
+    phrases = []
+    for metric in METRICS.values():
+        found = [one for one in comparison.inconclusive if one.metric == metric.column and _most_worse(one)]
+        if not found:
+            continue
+        worst = max(found, key=lambda one: _most_worse(one) or 0.0)
+        what = "slower" if metric.unit == "ms" else "worse"
+        whose = "" if metric.column == "latency_ms" else f" in {metric.column}"
+        many = "one cell may be" if len(found) == 1 else f"{len(found):,} cells may be"
+        by = change_text(_most_worse(worst)).lstrip("+")
+        which = worst.cell.label if len(found) == 1 else f"the most {worst.cell.label}"
+        phrases.append(f"{many} {what}{whose} by up to {by}: {which}")
+    return phrases
+
+
+def _most_worse(verdict: Verdict) -> float | None:
+    """Return how much worse a cell may be; None unless its estimate exceeds the minimum effect."""
+    low, high, change = verdict.change_low, verdict.change_high, verdict.change
+    if low is None or high is None or change is None:
+        return None
+    worse, most = (change, high) if not METRICS[verdict.metric].higher_is_better else (-change, -low)
+    return most if worse > (verdict.min_effect or 0.0) else None
 
 
 def worth_showing(comparison: Comparison) -> list[Verdict]:

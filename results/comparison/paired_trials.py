@@ -9,6 +9,7 @@ reasons and simulated error rates stand in `docs/adr/0012-screen-then-confirm.md
 2. Confirm. Candidates are measured again, and what screening saw counts no longer: the p-value is of the
    fresh pairs alone, so that looking often while screening costs nothing. It is looked at after
    `confirm_looks` pairs; each look spends its share `confirm_shares` of the error (Bonferroni over looks).
+   A candidate that the fresh pairs speak against rather than for (`hopeless_level`) is left open there.
    Benjamini and Hochberg's procedure over all candidates bounds the share of false alarms among the alarms.
 
 All functions are pure: `next_step` says what to measure, `judge_trials` what is known, at any moment.
@@ -35,14 +36,16 @@ Key = TypeVar("Key", bound=Hashable)
 class Schedule:
     """How many pairs, and with which errors."""
 
-    screen_looks: tuple[int, ...] = (4, 8)
+    screen_looks: tuple[int, ...] = (3, 4, 8)
     """Pairs after which a screened cell is looked at, counted from the first."""
     confirm_looks: tuple[int, ...] = (6, 12)
     """Fresh pairs after which a candidate is looked at."""
     confirm_shares: tuple[float, ...] = (0.65, 0.35)
     """The share of the error that each look at a candidate may spend; together 1."""
     screen_level: float = 0.125
-    release_level: float = 0.10
+    release_level: float = 0.125
+    hopeless_level: float = 0.5
+    """A candidate whose fresh pairs give a p-value above it is followed no further."""
     false_discovery_rate: float = 0.05
 
     def __post_init__(self) -> None:
@@ -128,7 +131,9 @@ def next_step(trials: Mapping[Key, Trial], schedule: Schedule) -> Step[Key] | No
     undecided = [
         key
         for key, p_value in adjusted.items()
-        if p_value > schedule.false_discovery_rate and not _is_released(trials[key], schedule)
+        if p_value > schedule.false_discovery_rate
+        and not _is_released(trials[key], schedule)
+        and not _is_hopeless(trials[key], schedule)
     ]
     return _step_to_next_look(Stage.CONFIRM, undecided, trials, schedule.confirm_looks)
 
@@ -169,6 +174,14 @@ def _is_released(trial: Trial, schedule: Schedule) -> bool:
     looks = [look for look in schedule.confirm_looks if look <= len(trial.confirm)]
     return any(
         _is_below(np.array(trial.confirm[:look]), trial.point, schedule.release_level) for look in looks
+    )
+
+
+def _is_hopeless(trial: Trial, schedule: Schedule) -> bool:
+    """Return whether more fresh pairs of a candidate would hardly prove it."""
+    looks = [look for look in schedule.confirm_looks if look <= len(trial.confirm)]
+    return any(
+        p_greater(np.array(trial.confirm[:look]), trial.point) > schedule.hopeless_level for look in looks
     )
 
 
@@ -228,7 +241,7 @@ def _judge(trial: Trial, p_value: float | None, schedule: Schedule) -> TrialAnsw
 
 def _why_open(trial: Trial, schedule: Schedule, is_candidate: bool) -> str:
     has_all = (
-        len(trial.confirm) >= schedule.confirm_looks[-1]
+        len(trial.confirm) >= schedule.confirm_looks[-1] or _is_hopeless(trial, schedule)
         if is_candidate
         else len(trial.screen) >= schedule.screen_looks[-1]
     )

@@ -73,6 +73,12 @@ class Policy:
                 break
         return rule if rule is not None and rule.is_judged else None
 
+    @property
+    def judges_times(self) -> bool:
+        """Whether any cell's latency is judged."""
+        rules = [self.rules.get("latency_ms"), *(group.rules.get("latency_ms") for group in self.groups)]
+        return any(rule is not None and rule.is_judged for rule in rules)
+
     @classmethod
     def from_dict(cls, name: str, values: Any) -> Policy:
         """Return the policy of a YAML file's values. Raises `ValueError`: key, value and what is valid."""

@@ -165,6 +165,7 @@ def _verdict(
         change=math.expm1(sign * judged.log_ratio),
         change_low=ends[0],
         change_high=ends[1],
+        min_effect=values.min_effect,
         smallest_detectable_change=math.expm1(judged.detectable),
         p_value=p_worse,
         num_base=len(rows[0]),

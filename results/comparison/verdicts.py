@@ -84,6 +84,8 @@ class Verdict:
     change_low: float | None = None
     change_high: float | None = None
     """95 % interval of the change; None where there are too few values for one."""
+    min_effect: float | None = None
+    """The relative change for the worse that is not worth a word: 0.02 is 2 %"""
     smallest_detectable_change: float | None = None
     """The change for the worse that would have been called a regression, with the noise that was seen."""
     p_value: float | None = None

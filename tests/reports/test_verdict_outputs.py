@@ -49,6 +49,27 @@ def test_the_summary_counts_cells_not_verdicts(comparison: Comparison) -> None:
     )
 
 
+def unsure(cell: CellKey, metric: str, low: float, change: float, high: float) -> Verdict:
+    return Verdict(cell=cell, metric=metric, answer=Answer.INCONCLUSIVE, base=1.0, new=1.0 + change,
+                   change=change, change_low=low, change_high=high, min_effect=0.02)  # fmt: skip
+
+
+def test_the_last_line_says_what_may_be_slower_and_by_how_much() -> None:
+    suspect = unsure(SLOW, "latency_ms", 0.022, 0.376, 0.945)
+    harmless = unsure(SAME, "latency_ms", -0.3, 0.01, 0.4)
+    counts = "inconclusive: 2 cells: 0 regressions, 2 inconclusive, 0 better, 0 as before"
+    line = summary(Comparison(base="a", new="b", verdicts=(suspect, harmless)))
+    assert line == f"{counts}; one cell may be slower by up to 94.5 %: sdpa, decode, kv_len 1"
+    other = unsure(UNSURE, "latency_ms", -0.1, 0.05, 0.2)
+    roof = unsure(UNSURE, "roof_fraction", -0.3, -0.1, 0.1)
+    line = summary(Comparison(base="a", new="b", verdicts=(other, suspect, roof)))
+    assert line == (
+        f"{counts}; 2 cells may be slower by up to 94.5 %: the most sdpa, decode, kv_len 1; "
+        "one cell may be worse in roof_fraction by up to 30.0 %: repeat_kv, decode, kv_len 3"
+    )
+    assert summary(Comparison(base="a", new="b", verdicts=(harmless,))).endswith("0 as before")
+
+
 def test_exit_codes(comparison: Comparison) -> None:
     assert comparison.exit_code("pass") == 1
     unsure = Comparison(base="a", new="b", verdicts=comparison.verdicts[2:])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import shutil
@@ -143,6 +144,21 @@ def jitter(number: int) -> float:
     return 1 + 0.001 * ((number * 7) % 5 - 2)
 
 
+@pytest.mark.parametrize(("budget_s", "is_told"), [(25, True), (300, False)])
+def test_a_budget_that_decides_nothing_is_told_after_the_first_pair(budget_s: float, is_told: bool) -> None:
+    policy = Policy.from_dict("test", {"metrics": {"latency_ms": {"min_effect": 0.02}}})
+    pairs, said = MadeUpPairs(lambda cell, number: row(jitter(number))), []
+    now_s = itertools.count(step=5)  # it is asked twice for a pair: ten seconds each
+    trial = AbTrial(pairs, policy, budget_s, said.append, lambda: float(next(now_s)))  # type: ignore[arg-type]
+    trial.run()
+    told = [line for line in said if "--budget" in line]
+    assert bool(told) == is_told
+    if is_told:
+        assert said.index(told[0]) == 1, "right after the first pair"
+        assert "no cell is decided before 3 pairs" in told[0]
+        assert trial.is_out_of_time
+
+
 def test_a_cell_that_is_slower_is_the_only_one_named_and_a_faster_one_is_none() -> None:
     factors = {"impl_0": 1.0, "impl_1": 1.1, "impl_2": 0.5}
     found, pairs = answers(lambda cell, number: row(factors[cell.impl] * jitter(number)))
@@ -150,7 +166,7 @@ def test_a_cell_that_is_slower_is_the_only_one_named_and_a_faster_one_is_none() 
         ("impl_1", "latency_ms")
     ]
     assert found["impl_1", "latency_ms"] is Answer.REGRESSION
-    assert len(pairs.asked) == 4 + 6, "decided at the first look of each stage"
+    assert len(pairs.asked) == 3 + 6, "decided at the first look of each stage"
     assert set(pairs.asked[-1] or ()) == {CELLS[1]}, "only the suspect is measured again"
 
 
