@@ -58,9 +58,10 @@ class AbTrial:
         """Say at once where the budget ends before the first cell can be decided; `pair_s` is of one pair."""
         fewest, most = schedule.screen_looks[0], schedule.screen_looks[-1]
         if self.policy.judges_times and pair_s * fewest > self.budget_s:
+            enough_s = math.ceil(pair_s * most / 10) * 10
             self.say(
-                f"a pair takes {pair_s:.0f} s, and no cell is decided before {fewest} pairs: the times will be "
-                f"inconclusive; --budget {math.ceil(pair_s * most / 10) * 10} or fewer cells would decide them"
+                f"a pair takes {pair_s:.0f} s, and no cell is decided before {fewest} pairs: the times will be"
+                f" inconclusive; --budget {enough_s} or fewer cells would decide most of them"
             )
 
     def _measure(self, cells: set[CellKey] | None) -> Pair:
