@@ -60,8 +60,8 @@ class AbTrial:
         if self.policy.judges_times and pair_s * fewest > self.budget_s:
             enough_s = math.ceil(pair_s * most / 10) * 10
             self.say(
-                f"a pair takes {pair_s:.0f} s, and no cell is decided before {fewest} pairs: the times will be"
-                f" inconclusive; --budget {enough_s} or fewer cells would decide most of them"
+                f"a pair takes {pair_s:.0f} s, and no cell is decided before {fewest} pairs: the times will"
+                f" be inconclusive; --budget {enough_s} or fewer cells would decide most of them"
             )
 
     def _measure(self, cells: set[CellKey] | None) -> Pair:

@@ -4,8 +4,9 @@ A trial is one cell's log ratios `ln(new / base)`, a pair of fresh processes eac
 reasons and simulated error rates stand in `docs/adr/0012-screen-then-confirm.md`:
 
 1. Screen. After `screen_looks` pairs each cell is tested for a slowdown beyond the minimum effect. It becomes
-   a candidate if the p-value is at most `screen_level`, and is released as "no regression" if the upper bound
-   of its change, at `release_level`, is below the minimum effect. Else it goes on to the next look.
+   a candidate if the p-value is at most `screen_level`, from `fewest_for_candidate` pairs on, and is released
+   as "no regression" if the upper bound of its change, at `release_level`, is below the minimum effect. Else
+   it goes on to the next look.
 2. Confirm. Candidates are measured again, and what screening saw counts no longer: the p-value is of the
    fresh pairs alone, so that looking often while screening costs nothing. It is looked at after
    `confirm_looks` pairs; each look spends its share `confirm_shares` of the error (Bonferroni over looks).
@@ -38,6 +39,8 @@ class Schedule:
 
     screen_looks: tuple[int, ...] = (3, 4, 8)
     """Pairs after which a screened cell is looked at, counted from the first."""
+    fewest_for_candidate: int = 4
+    """Pairs before which a cell may be released, but is no candidate: of many each has to be surer."""
     confirm_looks: tuple[int, ...] = (6, 12)
     """Fresh pairs after which a candidate is looked at."""
     confirm_shares: tuple[float, ...] = (0.65, 0.35)
@@ -162,7 +165,8 @@ def _screened(trial: Trial, schedule: Schedule) -> _Screened:
         if len(trial.screen) < look:
             break
         values = np.array(trial.screen[:look])
-        if p_greater(values, trial.point) <= schedule.screen_level:
+        is_early = look < schedule.fewest_for_candidate
+        if not is_early and p_greater(values, trial.point) <= schedule.screen_level:
             return _Screened.CANDIDATE
         if _is_below(values, trial.point, schedule.release_level):
             return _Screened.RELEASED

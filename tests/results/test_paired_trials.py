@@ -43,16 +43,18 @@ def run_sweep(machine: str, changes: list[float], seed: int) -> tuple[list[Trial
 def test_all_cells_are_screened_before_one_is_confirmed() -> None:
     trials = {"a": Trial(0.02), "b": Trial(0.02)}
     assert next_step(trials, SCHEDULE) == Step(Stage.SCREEN, ("a", "b"), 3)
-    trials = {"a": Trial(0.02, (UP,) * 3), "b": Trial(0.02, (UP, -UP, UP))}
-    assert next_step(trials, SCHEDULE) == Step(Stage.SCREEN, ("b",), 1)  # a waits
-    trials["b"] = Trial(0.02, (FLAT,) * 3)
+    trials = {"a": Trial(0.02, (UP,) * 3), "b": Trial(0.02, (FLAT,) * 3)}
+    assert next_step(trials, SCHEDULE) == Step(Stage.SCREEN, ("a",), 1)  # b is released, a no candidate yet
+    trials = {"a": Trial(0.02, (UP,) * 4), "b": Trial(0.02, (UP, -UP, UP, -UP))}
+    assert next_step(trials, SCHEDULE) == Step(Stage.SCREEN, ("b",), 4)  # a waits
+    trials["b"] = Trial(0.02, (FLAT,) * 4)
     assert next_step(trials, SCHEDULE) == Step(Stage.CONFIRM, ("a",), 6)
     trials["a"] = replace(trials["a"], confirm=(UP,) * 6)
     assert next_step(trials, SCHEDULE) is None
 
 
-def test_a_regression_is_confirmed_in_nine_pairs_and_named_alone() -> None:
-    trials = {"slow": Trial(0.02, (UP,) * 3, (UP,) * 6), "same": Trial(0.02, (FLAT,) * 3)}
+def test_a_regression_is_confirmed_in_ten_pairs_and_named_alone() -> None:
+    trials = {"slow": Trial(0.02, (UP,) * 4, (UP,) * 6), "same": Trial(0.02, (FLAT,) * 3)}
     answers = judge_trials(trials, SCHEDULE)
     slow, same = answers["slow"], answers["same"]
     assert (slow.answer, same.answer) == (Answer.REGRESSION, Answer.NO_REGRESSION)
@@ -71,8 +73,8 @@ def test_what_screening_saw_does_not_count_again() -> None:
 
 def test_a_candidate_that_fresh_pairs_speak_against_is_followed_no_further() -> None:
     """Screened as slower, then as often faster: six more pairs would hardly prove it."""
-    mixed = Trial(0.02, (UP,) * 3, (0.3, -0.3, 0.2, -0.2, 0.1, -0.1))
-    leaning = Trial(0.02, (UP,) * 3, (0.3, 0.1, 0.2, -0.15, 0.05, 0.04))
+    mixed = Trial(0.02, (UP,) * 4, (0.3, -0.3, 0.2, -0.2, 0.1, -0.1))
+    leaning = Trial(0.02, (UP,) * 4, (0.3, 0.1, 0.2, -0.15, 0.05, 0.04))
     assert next_step({"a": mixed}, SCHEDULE) is None
     answer = judge_trials({"a": mixed}, SCHEDULE)["a"]
     assert answer.answer == Answer.INCONCLUSIVE

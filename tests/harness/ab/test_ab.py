@@ -166,7 +166,7 @@ def test_a_cell_that_is_slower_is_the_only_one_named_and_a_faster_one_is_none() 
         ("impl_1", "latency_ms")
     ]
     assert found["impl_1", "latency_ms"] is Answer.REGRESSION
-    assert len(pairs.asked) == 3 + 6, "decided at the first look of each stage"
+    assert len(pairs.asked) == 4 + 6, "decided at the first look of each stage"
     assert set(pairs.asked[-1] or ()) == {CELLS[1]}, "only the suspect is measured again"
 
 
