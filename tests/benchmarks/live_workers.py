@@ -41,7 +41,7 @@ MOST_MOVED = 0.03
 
 @dataclass(frozen=True)
 class Agreement:
-    """What twelve runs or so tell of one implementation with caches in one state."""
+    """Latencies of one implementation, with caches in one state, from all runs."""
 
     log_ratios: list[float] = field(default_factory=list)
     """Of the second environment's latency over the first's, one of each run"""

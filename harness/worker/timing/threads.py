@@ -136,7 +136,7 @@ class QuietSlice:
             self._awaited -= running
 
     def begin_call(self) -> None:
-        """Settle, and note the others' CPU time before a timed call."""
+        """Wait until the others sleep, and note their CPU time before a timed call."""
         self.settle()
         if self._others:
             self._before = {task: task.cpu_seconds() for task in self._others}
