@@ -115,7 +115,7 @@ def _with_id(word: str, rows: Sequence[Row]) -> list[int]:
     ids = sorted({str(row[key]) for row in rows for key in ("case_id", "cell_id")})
     begun = [word] if word in ids else [one for one in ids if word and one.startswith(word)]
     if len(begun) > 1:
-        raise NoSuchCell(f"{word}: the beginning of {len(begun)} ids; {_named(begun, begun)}")
+        raise NoSuchCell(f"{word}: {len(begun)} ids begin with it; {_named([], begun)}")
     if not begun:
         names = list(dict.fromkeys(name for row in rows for name in arm_names(row)))
         arms = list(dict.fromkeys(cell_key(row).arm for row in rows))
@@ -158,12 +158,12 @@ def _stands_in(problem: str, line: str) -> bool:
 
 
 def _of_arm_at_end(text: str, places: Sequence[int], rows: Sequence[Row]) -> list[int]:
-    """Return which of the records are of the arm that a text ends with: `regression sdpa`."""
+    """Return which of the records are of the arm that a text ends with: `regression::sdpa`."""
     named = [
         (len(name), place)
         for place in places
         for name in arm_names(rows[place])
-        if text == name or text.endswith((f" {name}", f":{name}"))
+        if text == name or text.endswith((f" {name}", f"::{name}"))
     ]
     longest = max((length for length, _ in named), default=0)
     of_name = list(dict.fromkeys(place for length, place in named if length == longest))

@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 
-_MAX_HINTS = 4
 _HINTS = ("impl", "environment", *PROBLEM_KEYS, "run_id")
+_MAX_HINTS = 4
 
 
 def main(arguments: list[str]) -> int:
@@ -93,6 +93,27 @@ def read_rows(runs: Sequence[str]) -> list[Row]:
     if not rows:
         raise UsageError(f"{' '.join(runs)}: holds no records")
     return rows
+
+
+def cell_words(typed: Sequence[str]) -> list[str]:
+    """Return words that may name a cell, for the shell: arms, and values of what varies in the runs typed.
+
+    Nothing before a run is named, or where it cannot be read.
+    """
+    runs = [*typed[:1], *filter(_is_run, typed[1:])]
+    try:
+        rows = read_rows(runs) if runs else []
+    except UsageError:
+        return []
+    arms = [cell_key(row).arm for row in rows]
+    filters = [f"{key}={value}" for key, values in _varying(rows).items() for value in values]
+    return list(dict.fromkeys(arms + filters))
+
+
+def _varying(rows: Sequence[Row]) -> dict[str, list[Any]]:
+    """Return the values of each key that has several; null is none."""
+    values = {key: list(dict.fromkeys(row[key] for row in rows if row[key] is not None)) for key in _HINTS}
+    return {key: found for key, found in values.items() if len(found) > 1}
 
 
 def _list_cells(rows: Sequence[Row]) -> None:
@@ -153,9 +174,8 @@ def _figure(series: Sequence[Series], rows: Sequence[Row], path: Path) -> bytes:
 
 def _hint(rows: Sequence[Row]) -> str:
     """Return words that would leave fewer of the records: `kv_len=512, or impl=sdpa`."""
-    values = {key: [row[key] for row in rows if row[key] is not None] for key in _HINTS}
-    varying = [f"{key}={found[0]}" for key, found in values.items() if len(set(found)) > 1]
-    return ", or ".join(varying[:_MAX_HINTS])
+    hints = [f"{key}={values[0]}" for key, values in _varying(rows).items()]
+    return ", or ".join(hints[:_MAX_HINTS])
 
 
 def _write(option: str, path: Path, content: bytes) -> None:
