@@ -1,7 +1,8 @@
-"""`gqabench samples RUN [RUN ...] [CELL ...]`: the raw samples of some cells, as CSV and as a figure.
+"""`gqabench samples RUN [CELL ...]`: the raw samples of some cells, as CSV and as a figure.
 
-RUN is a run's folder, a file of records or a glob of them; several runs of one cell are drawn side by side.
-CELL names cells by what you have at hand, and several CELLs add up:
+RUN is a run's folder, a file of records or a glob in quotes. More of them may follow, and runs of one cell are
+drawn side by side. CELL names cells by what you have at hand; words of different kinds narrow the choice, and
+words of one kind widen it:
 
   sdpa, new:sdpa, k.py:Good      an implementation, as tables name it
   kv_len=4096 flags=unstable     columns of the record and their values
@@ -57,17 +58,20 @@ def main(arguments: list[str]) -> int:
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="gqabench samples", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="gqabench samples",
+        usage="gqabench samples RUN [RUN ...] [CELL ...] [--csv FILE] [--figure FILE]",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("run", metavar="RUN", help="a run's folder, a file of records, or a glob in quotes")
-    parser.add_argument("words", nargs="*", metavar="CELL", help="further runs, then cells")
+    parser.add_argument("words", nargs="+", metavar="RUN, CELL", help="a run, more runs, and cells")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="write the CSV into a file")
     parser.add_argument("--figure", type=Path, metavar="FILE", help="draw the samples: .png or .svg")
     parsed = parser.parse_intermixed_args(arguments)
     if parsed.figure is not None and parsed.figure.suffix not in FIGURE_SUFFIXES:
         raise UsageError(f"--figure {parsed.figure}: must end with {' or '.join(FIGURE_SUFFIXES)}")
-    parsed.runs = [parsed.run, *(word for word in parsed.words if _is_run(word))]
-    parsed.cells = [word for word in parsed.words if not _is_run(word)]
+    run, *words = parsed.words
+    parsed.runs = [run, *filter(_is_run, words)]
+    parsed.cells = [word for word in words if not _is_run(word)]
     return parsed
 
 
