@@ -1,8 +1,8 @@
 """`gqabench samples RUN [CELL ...]`: the raw samples of some cells, as CSV and as a figure.
 
-RUN is a run's folder, a file of records or a glob in quotes. More of them may follow, and runs of one cell are
-drawn side by side. CELL names cells by what you have at hand; words of different kinds narrow the choice, and
-words of one kind widen it:
+RUN is a run's folder, a file of records or a glob in quotes; more may follow. Runs of one cell are drawn side
+by side. CELL names cells by what you have at hand; words of different kinds narrow the choice, and words of
+one kind widen it:
 
   sdpa, new:sdpa, k.py:Good      an implementation, as tables name it
   kv_len=4096 flags=unstable     columns of the record and their values
