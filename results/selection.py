@@ -135,7 +135,7 @@ def _in_line(word: str, rows: Sequence[Row]) -> list[int]:
     problems = {text for row in rows if _stands_in(text := problem_text(row), line)}
     if problems:
         problem = max(problems, key=len)
-        before = line[: line.index(problem)].rstrip(", ")
+        before = line[: line.index(problem)].rstrip(" ,|")
         of_problem = [place for place, row in enumerate(rows) if problem_text(row) == problem]
         places = _of_arm_at_end(before, of_problem, rows) if before else of_problem
     else:

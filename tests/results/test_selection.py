@@ -90,6 +90,7 @@ def test_the_label_of_a_cell_selects_that_cell_alone(place: int) -> None:
         (f"::error title=GQABench: regression::new:sdpa, {PROBLEM}: latency_ms 1 ms to 1.2 ms", [1]),
         (f"regression    new:sdpa           {PROBLEM}  latency_ms   1 ms", [1]),  # a row at a terminal
         (f"  +5.3%  kernels/k.py:Good, {PROBLEM}: latency_ms 1 to 2, from run x", [2]),  # history
+        (f"| regression | sdpa | {PROBLEM} | latency_ms | 1 ms |", [0]),  # Markdown
         (f"{PROBLEM} [latency_ms]", [0, 1, 2]),  # a JUnit test case
         (f"head:sdpa, {PROBLEM}", []),
         (f"flex, {PROBLEM}", []),
