@@ -18,9 +18,9 @@ from __future__ import annotations
 import argparse
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from gqabench.harness.cli.text_table import print_table
 from gqabench.harness.cli.verdict_outputs import FIGURE_SUFFIXES
@@ -35,7 +35,7 @@ from gqabench.results.store.run_folder import HEADER_NAME, PARQUET_NAME
 if TYPE_CHECKING:
     from gqabench.reports.frames.samples import Series
 
-Row = dict[str, Any]
+Row: TypeAlias = Mapping[str, Any]
 
 _HINTS = ("impl", "environment", *PROBLEM_KEYS, "run_id")
 _MAX_HINTS = 4
@@ -84,7 +84,7 @@ def _is_run(word: str) -> bool:
     return any((Path(word) / name).is_file() for name in (HEADER_NAME, PARQUET_NAME))
 
 
-def read_rows(runs: Sequence[str]) -> list[Row]:
+def read_rows(runs: Sequence[str]) -> Sequence[Row]:
     """Return the records of some runs, the newest of each cell of a run. Raises `UsageError`."""
     from gqabench.results.store.load import load_runs
 
@@ -141,7 +141,7 @@ def _export(rows: Sequence[Row], parsed: argparse.Namespace) -> None:
     with_samples = {id(one.row) for one in series}
     without = [row for row in rows if id(row) not in with_samples]
     if not series:
-        more = f"; and {len(without) - 1} more like it" if len(without) > 1 else ""
+        more = f"; and {len(without) - 1} more without samples" if len(without) > 1 else ""
         raise UsageError(f"{_no_samples(without[0])}{more}")
     frame = samples_frame(series)
     if parsed.csv is not None:

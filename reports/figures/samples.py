@@ -62,8 +62,8 @@ def draw(rows: Sequence[PanelRow]) -> Figure:
     """Draw a row of panels for each, with the distribution at its right."""
     num_most = max(len(row.members) for row in rows)
     figure = new_figure((_PANEL_INCHES + 0.5) * len(rows), {1: 8.2}.get(num_most, 10.0))
-    parts = np.atleast_1d(figure.subfigures(len(rows), 1))
-    for row, part in zip(rows, parts, strict=True):
+    parts = figure.subfigures(len(rows), 1, squeeze=False)
+    for row, part in zip(rows, parts.flat, strict=True):
         part.suptitle(row.title, x=0.01, ha="left", size=9.5, weight="bold")
         _draw_row(part, row)
     _legend(figure, rows)
@@ -104,12 +104,12 @@ def _draw_in_order(axes: Axes, member: Member, limits: tuple[float, float], poin
     is_first = np.zeros(num_calls, dtype=bool)
     is_first[starts if len(starts) < num_calls else []] = True
     inside = (values >= limits[0]) & (values <= limits[1])
-    places = np.arange(num_calls)
-    for chosen, look in (
-        (inside & ~is_first, {"c": color, "lw": 0, "alpha": 1 if num_calls <= 200 else 0.55}),
-        (inside & is_first, {"c": "white", "edgecolors": darker(color), "lw": 0.9}),
-    ):
-        axes.scatter(places[chosen], values[chosen], s=point_size, marker="o", zorder=2.5, **look)
+    filled, hollow = np.flatnonzero(inside & ~is_first), np.flatnonzero(inside & is_first)
+    alpha = 1 if num_calls <= 200 else 0.55
+    axes.scatter(filled, values[filled], s=point_size, c=color, lw=0, alpha=alpha, zorder=2.5)
+    axes.scatter(
+        hollow, values[hollow], s=point_size, c="white", edgecolors=darker(color), lw=0.9, zorder=2.5
+    )
     _mark_outside(axes, values, limits)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=4, integer=True, min_n_ticks=1))
 
@@ -192,7 +192,7 @@ def _draw_distribution(axes: Axes, row: PanelRow) -> None:
 def _legend(figure: Figure, rows: Sequence[PanelRow]) -> None:
     """Explain the marks below the panels."""
     all_series = [member.series for row in rows for member in row.members]
-    point = {"marker": "o", "linestyle": "", "ms": 4.5}
+    point: dict[str, Any] = {"marker": "o", "linestyle": "", "ms": 4.5}
     handles: list[Any] = [Line2D([], [], color=NEUTRAL, label="a call", **point)]
     if any(0 < len(one.slice_starts) < len(one.samples_ms) for one in all_series):
         handles.append(Line2D([], [], color=NEUTRAL, mfc="white", label="first call of a slice", **point))

@@ -46,21 +46,25 @@ class PanelRow:
 
 
 def panel_rows(series: Sequence[Series]) -> list[PanelRow]:
-    """Group series into rows: those of one implementation, problem and column belong together."""
-    grouped: dict[tuple[str, str, str], list[Series]] = {}
+    """Group series into rows: those that time the same call of one implementation on one problem."""
+    grouped: dict[tuple[str, ...], list[Series]] = {}
     for one in series:
-        key = str(one.row["impl"]), problem_text(one.row), one.name
+        key = str(one.row["impl"]), problem_text(one.row), _kind(one)
         grouped.setdefault(key, []).append(one)
     return [PanelRow(_title(group), _members(group)) for group in grouped.values()]
+
+
+def _kind(series: Series) -> str:
+    """Return what a series times beside others of its cell: `, warm caches`; empty where nothing says it."""
+    state = "" if series.cache_state is None else f", {series.cache_state} caches"
+    return state if series.name in (LATENCY_SERIES, WARM_SERIES) else f"{state}, {series.name}"
 
 
 def _title(group: Sequence[Series]) -> str:
     first = group[0]
     arms = {cell_key(one.row).arm for one in group}
     arm = arms.pop() if len(arms) == 1 else first.row["impl"]
-    states = "" if first.cache_state is None else f", {first.cache_state} caches"
-    series = "" if first.name in (LATENCY_SERIES, WARM_SERIES) else f", {first.name}"
-    return f"{arm}, {problem_text(first.row)}{states}{series}"
+    return f"{arm}, {problem_text(first.row)}{_kind(first)}"
 
 
 def _members(group: Sequence[Series]) -> tuple[Member, ...]:

@@ -124,6 +124,17 @@ def test_runs_and_environments_of_a_cell_share_a_row_of_panels() -> None:
     ]  # fmt: skip
 
 
+def test_warm_calls_of_one_run_stand_beside_those_of_another_and_not_beside_cold_ones() -> None:
+    both = made_up([1.0], warm_samples_ms=[0.5], graph_samples_ms=[0.75])
+    rows = panel_rows(series(both, made_up([0.5], cache_state="warm", run_id="run-b")))
+    assert [row.title.rpartition("cpu, ")[2] for row in rows] == [
+        "cold caches", "warm caches", "cold caches, graph_samples_ms",
+    ]  # fmt: skip
+    assert [[member.label for member in row.members] for row in rows] == [
+        ["run-a"], ["run-a", "run-b"], ["run-a"],
+    ]  # fmt: skip
+
+
 def test_long_names_get_a_number_that_a_legend_has_room_for() -> None:
     (row,) = panel_rows(series(*(made_up([1.0], run_id=f"20261128-04074{n}-smoke-93f9") for n in range(2))))
     assert [member.name for member in row.members] == ["1", "2"]
