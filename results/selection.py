@@ -132,9 +132,8 @@ def _in_line(word: str, rows: Sequence[Row]) -> list[int]:
     A line that spells out no problem in full names the cells that have all its parts: `decode, batch 1`.
     """
     line = " ".join(word.split())
-    problems = {text for row in rows if _stands_in(text := problem_text(row), line)}
-    if problems:
-        problem = max(problems, key=len)
+    problem = next((text for row in rows if _stands_in(text := problem_text(row), line)), None)
+    if problem is not None:
         before = line[: line.index(problem)].rstrip(" ,|")
         of_problem = [place for place, row in enumerate(rows) if problem_text(row) == problem]
         places = _of_arm_at_end(before, of_problem, rows) if before else of_problem

@@ -73,6 +73,11 @@ def test_words_together(words: list[str], expected: list[int]) -> None:
     assert places(*words) == expected
 
 
+def test_a_whole_id_is_not_the_beginning_of_another() -> None:
+    rows = [ROWS[0] | {"cell_id": "cell1"}, ROWS[0] | {"cell_id": "cell10"}]
+    assert select_rows(rows, ["cell1"]) == rows[:1]
+
+
 def test_every_name_of_an_arm_selects_it() -> None:
     assert arm_names(ROWS[1]) == ["new:sdpa", "sdpa", "sdpa @ new"]
     assert all(place in places(name) for place, row in enumerate(ROWS) for name in arm_names(row))
@@ -95,6 +100,7 @@ def test_the_label_of_a_cell_selects_that_cell_alone(place: int) -> None:
         (f"head:sdpa, {PROBLEM}", []),
         (f"flex, {PROBLEM}", []),
         (f"sdpa, {PROBLEM.replace('64, heads', '640, heads')}", []),
+        (f"sdpa, {problem_text(ROWS[5])}:7", []),  # another device
         ("sdpa, decode, batch 4", [3]),  # a part of a label
         ("decode, kv_len 256, logits_soft_cap 30.0", [3, 4]),
         (f"sdpa, {problem_text(ROWS[6])}: latency_ms", [6]),

@@ -116,6 +116,7 @@ def test_a_baseline_says_that_it_keeps_few_samples(runs: Path, capsys: pytest.Ca
         (["nowhere"], "nowhere: no such run"),
         (["runs/a", "runs/nowhere", "sdpa"], "runs/nowhere: no such run"),
         (["runs/a", "spda"], "spda: neither an implementation nor an id of these records; nearest: sdpa"),
+        (["runs/a", "kernels/k.py:Good"], "kernels/k.py:Good: neither an implementation nor an id"),
         (["runs/a", "batch=1"], "batch=1: unknown key; nearest: batch_size"),
         (["runs/a", "kv_len=99"], "kv_len=99: no record has it; nearest: 66, 65, 64"),
         (["runs/a", "cell0", "repeat_kv"], "cell0 repeat_kv: no cell fits all of this; nearest: "),
