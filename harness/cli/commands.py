@@ -14,6 +14,7 @@ COMMANDS = {
         "gqabench.harness.cli.ab",
         "compare two revisions or interpreters: is the second slower, larger or wrong?",
     ),
+    "samples": ("gqabench.harness.cli.samples", "export the raw samples of some cells, and plot them"),
     "baseline": ("gqabench.harness.cli.baseline", "update or list committed reference runs"),
     "doctor": (
         "gqabench.harness.cli.doctor",

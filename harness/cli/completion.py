@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 
 from gqabench.harness.cli.commands import COMMANDS, LISTINGS
 
@@ -23,7 +24,16 @@ def complete(arguments: list[str]) -> int:
             from gqabench.harness.cli.sweep import main as sweep
 
             return sweep(arguments)
-        print(" ".join(_SECOND_WORDS.get(words[0], ())))
+        print(" ".join(_later_words(words[0], words[1:] if line.endswith(" ") else words[1:-1])))
     else:
         print(" ".join(COMMANDS))
     return 0
+
+
+def _later_words(command: str, typed: list[str]) -> Iterable[str]:
+    """Return what may follow a command and the words after it that are whole; files, where it is nothing."""
+    if command == "samples":
+        from gqabench.harness.cli.samples import cell_words
+
+        return cell_words(typed)
+    return _SECOND_WORDS.get(command, ())
