@@ -33,7 +33,7 @@ class ColumnType:
     @property
     def is_samples(self) -> bool:
         """Whether a value is a series of raw numbers."""
-        return self.scalar in (int, float) and self.is_list
+        return self.scalar is float and self.is_list
 
     @property
     def text(self) -> str:

@@ -19,7 +19,7 @@ from gqabench.results.store.frame import pandas_dtype
 Row: TypeAlias = Mapping[str, Any]
 
 LATENCY_SERIES = "samples_ms"
-"""The column whose median is the latency; only of this one the slices are recorded."""
+"""The column whose median is the latency."""
 
 WARM_SERIES = "warm_samples_ms"
 
@@ -32,6 +32,7 @@ _PROBLEM = [
     "device",
 ]  # fmt: skip
 
+_SIZES = {LATENCY_SERIES: "slice_sizes", WARM_SERIES: "warm_slice_sizes"}
 _FULL_SERIES = 2000
 """In records without `slice_sizes`, slices were of one call from so many samples on."""
 
@@ -87,24 +88,25 @@ class Series:
 def series_of(rows: Iterable[Row]) -> list[Series]:
     """Return every series of raw samples, record by record, in the order of the record's columns."""
     return [
-        Series(row, name, row[name], slice_sizes(row) if name == LATENCY_SERIES else None)
+        Series(row, name, row[name], slice_sizes(row, name))
         for row in rows
         for name in sample_columns()
         if row[name]
     ]
 
 
-def slice_sizes(row: Row) -> list[int] | None:
-    """Return how many consecutive values of `samples_ms` were taken in each slice, in order.
+def slice_sizes(row: Row, series: str = LATENCY_SERIES) -> list[int] | None:
+    """Return how many consecutive values of a series were taken in each slice, in order.
 
-    Records say so in `slice_sizes`; older ones in `calls_per_slice`, since slices were of equal length. None
-    where it is not known: neither is recorded, or samples were left out since.
+    Records say so in `slice_sizes` and `warm_slice_sizes`; older ones in `calls_per_slice` of `samples_ms`,
+    since slices were of equal length. None where it is not known: neither is recorded, or samples were left
+    out since.
     """
-    num_samples = len(row["samples_ms"] or ())
-    sizes, calls = row.get("slice_sizes"), row.get("calls_per_slice")
+    num_samples = len(row[series] or ())
+    sizes, calls = row.get(_SIZES.get(series, "")), row.get("calls_per_slice")
     if sizes is not None:
         return [int(size) for size in sizes] if sum(sizes) == num_samples else None
-    if calls is None or not num_samples or is_thinned(row):
+    if series != LATENCY_SERIES or calls is None or not num_samples or is_thinned(row):
         return None
     num_equal = min(num_samples, math.ceil(_FULL_SERIES / calls) * calls)
     whole, rest = divmod(num_equal, calls)

@@ -33,7 +33,8 @@ def tidy(frame: pd.DataFrame) -> pd.DataFrame:
     and run; `variant`, its number among arms of the same impl. A latency remains only where the outcome is
     `ok`. A failure that was measured again later is left out.
     """
-    dropped = sample_columns()  # long and not shown; `num_samples` stands in for them
+    # Long and not shown; `num_samples` stands in for them.
+    dropped = {*sample_columns(), "slice_sizes", "warm_slice_sizes"}
     given = frame.reindex(columns=[name for name in COLUMNS if name not in dropped])
     columns: dict[str, Any] = {name: _column(given[name]) for name in given.columns}
     out = pd.DataFrame(columns, index=pd.RangeIndex(len(given)))
