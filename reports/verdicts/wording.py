@@ -12,15 +12,16 @@ from gqabench.reports.units import (
     energy_text,
     plural,
 )
-from gqabench.results.comparison.metrics import METRICS
+from gqabench.reports.verdicts.changes import change_text
+from gqabench.reports.verdicts.moved_environment import moved_text
+from gqabench.results.comparison.metrics import JUDGED_METRICS
 from gqabench.results.comparison.verdicts import Answer, Comparison, Verdict
 
 COLUMNS = ("answer", "cell", "problem", "metric", "base", "new", "change", "95 % interval", "why")
-MAX_NAMED = 5
 
 
 def summary(comparison: Comparison) -> str:
-    """Return one line: how many cells, and what of them."""
+    """Return one line: how many cells, and what of them; where their environment moved, that."""
     cells = {verdict.cell for verdict in comparison.verdicts}
     bad = {verdict.cell for verdict in comparison.regressions}
     unsure = {verdict.cell for verdict in comparison.inconclusive} - bad
@@ -28,7 +29,8 @@ def summary(comparison: Comparison) -> str:
     parts = [f"{plural(len(bad), 'regression')}", f"{len(unsure):,} inconclusive", f"{len(better):,} better"]
     parts.append(f"{len(cells - bad - unsure - better):,} as before")
     new = f", {plural(len(comparison.new_cells), 'new cell')}" if comparison.new_cells else ""
-    return f"{comparison.answer}: {plural(len(cells), 'cell')}: {', '.join(parts)}{new}"
+    moved = f"; {text}" if (text := moved_text(comparison)) is not None else ""
+    return f"{comparison.answer}: {plural(len(cells), 'cell')}: {', '.join(parts)}{new}{moved}"
 
 
 def worth_showing(comparison: Comparison) -> list[Verdict]:
@@ -76,22 +78,11 @@ def value_text(verdict: Verdict, value: float | int | str | None) -> str:
     """Return a value of the verdict's metric with its unit."""
     if value is None or isinstance(value, str):
         return value or MISSING
-    unit = METRICS[verdict.metric].unit
+    unit = JUDGED_METRICS[verdict.metric].unit
     if unit == "bytes" and verdict.base != verdict.new and verdict.base is not None:
         return f"{value:,} B"  # every byte counts
     texts = {"bytes": bytes_text, "ms": duration_text, "J": energy_text}
     return texts[unit](value) if unit in texts else digits_text(value)
-
-
-def change_text(change: float | None) -> str:
-    """Return a relative change: `+5.3 %`, `-30 %`, `+0.0012 %`."""
-    if change is None:
-        return MISSING
-    per_cent = change * 100
-    if per_cent == 0:
-        return "0 %"
-    digits = 1 if abs(per_cent) >= 0.1 else 4
-    return f"{per_cent:+,.{0 if abs(per_cent) >= 100 else digits}f} %"
 
 
 def change_interval_text(verdict: Verdict) -> str:

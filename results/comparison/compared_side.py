@@ -9,8 +9,9 @@ from typing import Any
 
 from gqabench.results.comparison.verdicts import CellKey, cell_key
 from gqabench.results.record import FINAL_OUTCOMES
+from gqabench.results.store.header_facts import Facts, FactsOf, facts_of_all
 from gqabench.results.store.load import load_runs
-from gqabench.results.store.machine_identity import machine_name, software_facts
+from gqabench.results.store.machine_identity import machine_name
 from gqabench.results.store.run_folder import RunHeader
 
 Row = dict[str, Any]
@@ -72,13 +73,9 @@ class Side:
         has_lost = bool(self.warnings) or not self.headers
         return has_lost or any(header.status != "complete" for header in self.headers)
 
-    def facts(self) -> dict[str, str]:
-        """Return software facts of its runs, all that there are of each."""
-        found: dict[str, dict[str, None]] = {}
-        for header in self.headers:
-            for key, value in software_facts(header).items():
-                found.setdefault(key, {})[value] = None
-        return {key: " and ".join(values) for key, values in found.items()}
+    def facts(self, facts_of: FactsOf) -> Facts:
+        """Return facts of its runs' headers, all values that there are of each."""
+        return facts_of_all(self.headers, facts_of)
 
 
 def load_side(path: str) -> Side:

@@ -6,6 +6,7 @@ from xml.etree import ElementTree
 import pytest
 from rich.console import Console
 
+from gqabench.reports.verdicts.changes import change_text
 from gqabench.reports.verdicts.effects import effects_figure, effects_frame
 from gqabench.reports.verdicts.machine_formats import (
     benchmark_action_json,
@@ -15,7 +16,7 @@ from gqabench.reports.verdicts.machine_formats import (
 )
 from gqabench.reports.verdicts.markdown import comparison_markdown
 from gqabench.reports.verdicts.terminal import print_comparison
-from gqabench.reports.verdicts.wording import change_text, summary
+from gqabench.reports.verdicts.wording import summary
 from gqabench.results.comparison.verdicts import Answer, CellKey, Comparison, Verdict
 
 SLOW, SAME, UNSURE = (CellKey(name, impl, problem=f"decode, kv_len {name}") for name, impl in

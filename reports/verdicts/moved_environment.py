@@ -1,0 +1,58 @@
+"""A moved environment in words: what changed, what all arms did, and how they are among each other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from gqabench.reports.units import listed, plural
+from gqabench.reports.verdicts.changes import change_text
+from gqabench.results.comparison.environment_move import CommonChange, EnvironmentMove, FactChange
+from gqabench.results.comparison.verdicts import Comparison
+
+MAX_NAMED = 5
+
+
+def moved_text(comparison: Comparison) -> str | None:
+    """Return what is said of the environment, parted by semicolons; None where it did not move."""
+    move = comparison.environment_move
+    if move is None:
+        return None
+    parts = [f"{_head(move)}: {'; '.join(_evidence(move))}"]
+    if move.common is not None and move.common.is_one_run_a_side:
+        parts.append("one run a side does not tell whether it stays so")
+    if comparison.relative_answer is not None:
+        parts.append(f"arms against each other: {comparison.relative_answer}")
+    return "; ".join(parts)
+
+
+def common_text(common: CommonChange) -> str:
+    """Return what all arms did: `all 12 cells are 8.1 % slower (+7.0 % to +9.2 %)`."""
+    cells = plural(common.num_cells, "cell")
+    which = f"all {cells}" if common.num_moved == common.num_cells else f"{common.num_moved} of {cells}"
+    direction = "slower" if common.change > 0 else "faster"
+    interval = f"{change_text(common.change_low)} to {change_text(common.change_high)}"
+    return f"{which} are {change_text(abs(common.change)).removeprefix('+')} {direction} ({interval})"
+
+
+def facts_text(facts: Sequence[FactChange]) -> str:
+    """Return facts with what they were and are: `torch 2.11.0, then 2.13.0`."""
+    return listed([f"{fact.name} {fact.before}, then {fact.after}" for fact in facts], limit=MAX_NAMED)
+
+
+def _head(move: EnvironmentMove) -> str:
+    if move.facts:
+        return "the environment moved"
+    if move.code:
+        return "the environment moved, or the code that all arms share"
+    return "the environment moved between the two runs" if move.is_suspected else "the environment moved"
+
+
+def _evidence(move: EnvironmentMove) -> list[str]:
+    parts = [facts_text(move.facts)] if move.facts else []
+    if move.common is not None:
+        parts.append(common_text(move.common))
+        if not move.facts:
+            parts.append("no recorded fact of the environment changed")
+        if move.code:
+            parts.append(f"the code changed: {facts_text(move.code)}")
+    return parts
