@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from gqabench.reports.units import listed, plural
 from gqabench.reports.verdicts.changes import change_text
 from gqabench.results.comparison.environment_move import CommonChange, EnvironmentMove, FactChange
 from gqabench.results.comparison.verdicts import Comparison
+from gqabench.results.environment_history import HistoryMove
 
 MAX_NAMED = 5
+_OR_CODE = "the environment moved, or the code that all arms share"
 
 
 def moved_text(comparison: Comparison) -> str | None:
@@ -27,8 +30,7 @@ def moved_text(comparison: Comparison) -> str | None:
 
 def common_text(common: CommonChange) -> str:
     """Return what all arms did: `all 12 cells are 8.1 % slower (+7.0 % to +9.2 %)`."""
-    cells = plural(common.num_cells, "cell")
-    which = f"all {cells}" if common.num_moved == common.num_cells else f"{common.num_moved} of {cells}"
+    which = _which_cells(common.num_moved, common.num_cells)
     direction = "slower" if common.change > 0 else "faster"
     interval = f"{change_text(common.change_low)} to {change_text(common.change_high)}"
     return f"{which} are {change_text(abs(common.change)).removeprefix('+')} {direction} ({interval})"
@@ -39,11 +41,34 @@ def facts_text(facts: Sequence[FactChange]) -> str:
     return listed([f"{fact.name} {fact.before}, then {fact.after}" for fact in facts], limit=MAX_NAMED)
 
 
+def history_move_text(move: HistoryMove, metric: str) -> str:
+    """Return one line: from which run on the environment is another, and what says so."""
+    head = "the environment moved" if move.facts or not move.code else _OR_CODE
+    parts = [facts_text(move.facts)] if move.facts else []
+    if move.common is not None:
+        which = _which_cells(move.common.num_moved, move.common.num_cells)
+        parts.append(f"{metric} of {which} by {change_text(math.expm1(move.common.log_ratio))}")
+        if not move.facts:
+            parts.append("no recorded fact of the environment changed")
+    if move.code:
+        parts.append(f"the code changed: {facts_text(move.code)}")
+    if move.num_own:
+        parts.append(
+            f"{plural(move.num_own, 'cell')} changed by {'itself' if move.num_own == 1 else 'themselves'}"
+        )
+    return f"{head} from run {move.first.run_id} on: {'; '.join(parts)}"
+
+
+def _which_cells(num_moved: int, num_cells: int) -> str:
+    cells = plural(num_cells, "cell")
+    return f"all {cells}" if num_moved == num_cells else f"{num_moved} of {cells}"
+
+
 def _head(move: EnvironmentMove) -> str:
     if move.facts:
         return "the environment moved"
     if move.code:
-        return "the environment moved, or the code that all arms share"
+        return _OR_CODE
     return "the environment moved between the two runs" if move.is_suspected else "the environment moved"
 
 

@@ -2,7 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+from gqabench.results.store.header_facts import (
+    FactsOf,
+    code_facts,
+    differing,
+    facts_of_all,
+    host_facts,
+    software_facts,
+)
+from gqabench.results.store.run_folder import RunHeader
+
+ENVIRONMENT: tuple[FactsOf, ...] = (software_facts, host_facts)
+CODE: tuple[FactsOf, ...] = (code_facts,)
+"""No environment, and yet it may move all arms alike."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,9 +55,21 @@ class EnvironmentMove:
     facts: tuple[FactChange, ...] = ()
     """Of libraries, driver, firmware and settings, those that changed; empty where no recorded one did."""
     code: tuple[FactChange, ...] = ()
-    """Of the code and the method. They are no environment, and yet may move all arms alike."""
+    """Of the code and the method, those that changed."""
     common: CommonChange | None = None
     """None where the arms did not move alike, or are too few to tell."""
 
     is_suspected: bool = False
     """All that speaks for it is that two single runs differ as a whole."""
+
+
+def fact_changes(
+    before: Sequence[RunHeader], after: Sequence[RunHeader], kinds: Sequence[FactsOf]
+) -> tuple[FactChange, ...]:
+    """Return the facts that both sides' headers record, and that differ."""
+    return tuple(
+        FactChange(name=name, before=old, after=new)
+        for facts_of in kinds
+        for name, old, new in differing(facts_of_all(before, facts_of), facts_of_all(after, facts_of))
+        if old is not None and new is not None
+    )

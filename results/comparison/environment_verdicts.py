@@ -17,7 +17,13 @@ from statistics import median
 
 from gqabench.results.comparison.common_level import CommonShift, centred, common_shift, run_levels
 from gqabench.results.comparison.compared_side import Side
-from gqabench.results.comparison.environment_move import CommonChange, EnvironmentMove, FactChange
+from gqabench.results.comparison.environment_move import (
+    CODE,
+    ENVIRONMENT,
+    CommonChange,
+    EnvironmentMove,
+    fact_changes,
+)
 from gqabench.results.comparison.measured_cells import CellValues
 from gqabench.results.comparison.metrics import LATENCY, RELATIVE_LATENCY
 from gqabench.results.comparison.policy import Policy
@@ -25,7 +31,6 @@ from gqabench.results.comparison.relative_latency import references, relative_ta
 from gqabench.results.comparison.run_spread import Values, t_quantile
 from gqabench.results.comparison.scattering_verdicts import INTERVAL_LEVEL, judge_cells
 from gqabench.results.comparison.verdicts import Answer, CellKey, Verdict, overall_answer
-from gqabench.results.store.header_facts import FactsOf, code_facts, differing, host_facts, software_facts
 
 MOVED_LEVEL = 0.025
 """Error, to either side, of saying that all arms moved by more than the minimum effect."""
@@ -72,13 +77,13 @@ def judge_move(
 
 def find_move(base: Side, new: Side, cells: Cells) -> EnvironmentMove | None:
     """Return how the environment moved, by the headers and by all arms; None where nothing says so."""
-    facts = (*_changes(base, new, software_facts), *_changes(base, new, host_facts))
+    facts, code = (fact_changes(base.headers, new.headers, kinds) for kinds in (ENVIRONMENT, CODE))
     common = common_change(cells)
     if not facts and common is None:
         return None
     return EnvironmentMove(
         facts=facts,
-        code=tuple(_changes(base, new, code_facts)),
+        code=code,
         common=common,
         is_suspected=not facts and common is not None and common.is_one_run_a_side,
     )
@@ -190,15 +195,6 @@ def _error_and_freedom(of_runs: Values, shared: CommonShift) -> tuple[float, int
         return shared.cells_error, shared.num_cells - 1
     of_levels = of_runs.residual_variance() * (1 / len(of_runs.base) + 1 / len(of_runs.new))
     return max(math.sqrt(of_levels), shared.cells_error), of_runs.freedom
-
-
-def _changes(base: Side, new: Side, facts_of: FactsOf) -> list[FactChange]:
-    """Return facts that both sides record, and that differ."""
-    return [
-        FactChange(name=name, before=before, after=after)
-        for name, before, after in differing(base.facts(facts_of), new.facts(facts_of))
-        if before is not None and after is not None
-    ]
 
 
 def _notes(cells: Cells, judged: Sequence[Verdict]) -> list[str]:

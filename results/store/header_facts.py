@@ -6,7 +6,7 @@ are of one machine, and are compared. Older headers lack some facts; what is not
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from gqabench.results.store.machine_identity import revision_text
@@ -77,7 +77,7 @@ def code_facts(header: RunHeader) -> Facts:
     return facts | {f"plug-in {name}": version for name, version in plugins.items()}
 
 
-def facts_of_all(headers: list[RunHeader], facts_of: FactsOf) -> Facts:
+def facts_of_all(headers: Sequence[RunHeader], facts_of: FactsOf) -> Facts:
     """Return the facts of several headers: of each fact all its values."""
     found: dict[str, dict[str, None]] = {}
     for header in headers:
