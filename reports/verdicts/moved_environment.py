@@ -56,7 +56,8 @@ def history_move_text(move: HistoryMove, metric: str) -> str:
         parts.append(
             f"{plural(move.num_own, 'cell')} changed by {'itself' if move.num_own == 1 else 'themselves'}"
         )
-    return f"{head} from run {move.first.run_id} on: {'; '.join(parts)}"
+    comma = "," if head == _OR_CODE else ""
+    return f"{head}{comma} from run {move.first.run_id} on: {'; '.join(parts)}"
 
 
 def _which_cells(num_moved: int, num_cells: int) -> str:
