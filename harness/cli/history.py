@@ -1,4 +1,7 @@
-"""`gqabench history RUN [RUN ...]`: cells over many runs of one machine, and which revision changed them."""
+"""`gqabench history RUN [RUN ...]`: cells over many runs of one machine, and which revision changed them.
+
+Where the environment moved, one line names what changed, and cells are listed for what they did beside it.
+"""
 
 from __future__ import annotations
 

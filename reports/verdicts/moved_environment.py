@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from gqabench.reports.units import listed, plural
+from gqabench.reports.units import plural
 from gqabench.reports.verdicts.changes import change_text
 from gqabench.results.comparison.environment_move import CommonChange, EnvironmentMove, FactChange
 from gqabench.results.comparison.verdicts import Comparison
@@ -38,7 +38,9 @@ def common_text(common: CommonChange) -> str:
 
 def facts_text(facts: Sequence[FactChange]) -> str:
     """Return facts with what they were and are: `torch 2.11.0, then 2.13.0`."""
-    return listed([f"{fact.name} {fact.before}, then {fact.after}" for fact in facts], limit=MAX_NAMED)
+    texts = [f"{fact.name} {fact.before}, then {fact.after}" for fact in facts[:MAX_NAMED]]
+    more = [f"and {len(facts) - MAX_NAMED} more"] if len(facts) > MAX_NAMED else []
+    return "; ".join([*texts, *more])
 
 
 def history_move_text(move: HistoryMove, metric: str) -> str:

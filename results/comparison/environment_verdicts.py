@@ -60,12 +60,9 @@ def judge_move(
         return None
     judged = relative_verdicts(cells, move.common, policy)
     moved = [_moved_with(verdict, move.common) for verdict in latencies]
-    is_open = {verdict.cell for verdict in moved if verdict.answer is Answer.INCONCLUSIVE}
-    told = [
-        one
-        for one in judged
-        if one.answer is not Answer.INCONCLUSIVE or (move.common is not None and one.cell in is_open)
-    ]
+    opened = {one.cell for one, before in zip(moved, latencies, strict=True) if one.answer != before.answer}
+    # Of a cell whose latency has an answer, or none before either, a ratio that cannot tell says nothing.
+    told = [one for one in judged if one.answer is not Answer.INCONCLUSIVE or one.cell in opened]
     return JudgedMove(
         move=move,
         latencies=tuple(moved),
