@@ -30,7 +30,7 @@ LEAST_SHARE = 0.5
 """Of the common shift: what moved by less of it, or the other way, did not move alike."""
 _NUM_PASSES = 3
 _NORMAL_MAD = 1.4826
-_MEDIAN_ERROR = math.sqrt(math.pi / 2)
+MEDIAN_ERROR = math.sqrt(math.pi / 2)
 """Standard error of a median of normal values, in units of that of their mean."""
 
 
@@ -89,5 +89,5 @@ def common_shift(shifts: Mapping[CellKey, float]) -> CommonShift | None:
         return None
     scatter = _NORMAL_MAD * median(abs(shift - common) for shift in shifts.values())
     return CommonShift(
-        common, _MEDIAN_ERROR * scatter / math.sqrt(len(shifts)), num_moved, len(shifts), len(by_arm)
+        common, MEDIAN_ERROR * scatter / math.sqrt(len(shifts)), num_moved, len(shifts), len(by_arm)
     )

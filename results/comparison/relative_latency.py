@@ -20,12 +20,10 @@ from dataclasses import dataclass
 from statistics import fmean, median
 from typing import TypeVar
 
-from gqabench.results.comparison.common_level import Table, centred
+from gqabench.results.comparison.common_level import MEDIAN_ERROR, MIN_ARMS, Table, centred
 from gqabench.results.comparison.verdicts import CellKey
 
 Run = TypeVar("Run", bound=Hashable)
-
-_MEDIAN_ERROR = math.sqrt(math.pi / 2)
 
 
 @dataclass(frozen=True)
@@ -54,11 +52,13 @@ class Reference:
         others = [within[one] for one in self.cells if one != cell]
         if len(others) == 1:
             return others[0]
-        return _MEDIAN_ERROR * fmean([within[cell], *others]) / math.sqrt(len(self.cells))
+        return MEDIAN_ERROR * fmean([within[cell], *others]) / math.sqrt(len(self.cells))
 
 
 def references(cells: Mapping[CellKey, object]) -> dict[CellKey, Reference]:
-    """Return what each cell is compared with; none for any where a run has a single cell."""
+    """Return what each cell is compared with; nothing where there is a single arm."""
+    if len({cell.arm for cell in cells}) < MIN_ARMS:
+        return {}
     by_case: dict[str, list[CellKey]] = {}
     for cell in cells:
         by_case.setdefault(cell.case_id, []).append(cell)
@@ -67,7 +67,7 @@ def references(cells: Mapping[CellKey, object]) -> dict[CellKey, Reference]:
         of_case = by_case[cell.case_id]
         if len(of_case) > 1:
             found[cell] = Reference(tuple(of_case), is_of_case=True)
-        elif len(cells) > 1:
+        else:
             found[cell] = Reference(tuple(cells), is_of_case=False)
     return found
 
@@ -79,11 +79,12 @@ def relative_table(table: Table[Run]) -> dict[CellKey, dict[Run, float]]:
     are left out.
     """
     residuals = centred(table)
-    centres = {cell: fmean(table[cell].values()) for cell in table}
+    centres: dict[CellKey, float] = {}
     runs: dict[Run, dict[CellKey, float]] = {}
     for cell, by_run in residuals.items():
         for run, value in by_run.items():
             runs.setdefault(run, {})[cell] = value
+            centres[cell] = table[cell][run] - value
     relative: dict[CellKey, dict[Run, float]] = {}
     for cell, reference in references(table).items():
         mean = reference.mean(cell, centres)
