@@ -196,9 +196,8 @@ def _error_and_freedom(of_runs: Values, shared: CommonShift) -> tuple[float, int
 
 def _notes(cells: Cells, judged: Sequence[Verdict]) -> list[str]:
     if not judged:
-        return (
-            ["arms are not judged against each other: there is one cell, or no rule for it"] if cells else []
-        )
+        why = "no rule for it" if references(cells) else "there is one arm"
+        return [f"arms are not judged against each other: {why}"] if cells else []
     alone = sum(not reference.is_of_case for reference in references(cells).values())
     if not alone:
         return []

@@ -244,6 +244,15 @@ def test_an_arm_alone_in_its_case_is_compared_with_the_whole_run(tmp_path: Path)
     assert any("1 of the 23 cells are alone in their case" in note for note in comparison.notes)
 
 
+def test_one_arm_has_no_other_to_be_judged_against(tmp_path: Path) -> None:
+    for name, machine in (("base", HEADER.machine), ("new", NEWER_TORCH)):
+        made_up_run(tmp_path, name, made_up_rows(name, 24, seed=len(name))[::2], machine=machine)
+    comparison = compare(str(tmp_path / "base"), str(tmp_path / "new"))
+    assert comparison.environment_move is not None
+    assert comparison.relative_answer is None
+    assert "arms are not judged against each other: there is one arm" in comparison.notes
+
+
 def test_ratios_follow_the_rule_of_latencies_unless_they_have_their_own() -> None:
     group = CellGroup({"impl": "sdpa"}, {"latency_ms": Rule(0.2)})
     policy = replace(POLICY, groups=[group])
