@@ -21,8 +21,9 @@ def moved_text(comparison: Comparison) -> str | None:
     if move is None:
         return None
     parts = [f"{_head(move)}: {'; '.join(_evidence(move))}"]
-    if move.common is not None and move.common.is_one_run_a_side:
-        parts.append("one run a side does not tell whether it stays so")
+    if move.common is not None and not move.common.is_beyond_runs:
+        whether = "the environment moved" if move.is_suspected else "it stays so"
+        parts.append(f"one run a side does not tell whether {whether}")
     if comparison.relative_answer is not None:
         parts.append(f"arms against each other: {comparison.relative_answer}")
     return "; ".join(parts)
@@ -68,11 +69,9 @@ def _which_cells(num_moved: int, num_cells: int) -> str:
 
 
 def _head(move: EnvironmentMove) -> str:
-    if move.facts:
-        return "the environment moved"
-    if move.code:
-        return _OR_CODE
-    return "the environment moved between the two runs" if move.is_suspected else "the environment moved"
+    if move.is_suspected:
+        return "the two runs differ as a whole"
+    return _OR_CODE if move.code and not move.facts else "the environment moved"
 
 
 def _evidence(move: EnvironmentMove) -> list[str]:

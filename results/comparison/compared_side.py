@@ -9,7 +9,6 @@ from typing import Any
 
 from gqabench.results.comparison.verdicts import CellKey, cell_key
 from gqabench.results.record import FINAL_OUTCOMES
-from gqabench.results.store.header_facts import Facts, FactsOf, facts_of_all
 from gqabench.results.store.load import load_runs
 from gqabench.results.store.machine_identity import machine_name
 from gqabench.results.store.run_folder import RunHeader
@@ -72,10 +71,6 @@ class Side:
         """Whether a run of it did not come to its end, or lost records."""
         has_lost = bool(self.warnings) or not self.headers
         return has_lost or any(header.status != "complete" for header in self.headers)
-
-    def facts(self, facts_of: FactsOf) -> Facts:
-        """Return facts of its runs' headers, all values that there are of each."""
-        return facts_of_all(self.headers, facts_of)
 
 
 def load_side(path: str) -> Side:

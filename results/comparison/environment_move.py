@@ -9,13 +9,13 @@ from gqabench.results.store.header_facts import (
     FactsOf,
     code_facts,
     differing,
-    facts_of_all,
     host_facts,
     software_facts,
+    variable_facts,
 )
 from gqabench.results.store.run_folder import RunHeader
 
-ENVIRONMENT: tuple[FactsOf, ...] = (software_facts, host_facts)
+ENVIRONMENT: tuple[FactsOf, ...] = (software_facts, host_facts, variable_facts)
 CODE: tuple[FactsOf, ...] = (code_facts,)
 """No environment, and yet it may move all arms alike."""
 
@@ -32,7 +32,7 @@ class FactChange:
 
 @dataclass(frozen=True, kw_only=True)
 class CommonChange:
-    """All arms changed alike, by more than runs, or the cells of two runs, scatter."""
+    """All arms changed alike, beyond the minimum effect by more than their cells scatter."""
 
     change: float
     """Relative, of the latency: 0.08 is 8 % slower."""
@@ -44,8 +44,9 @@ class CommonChange:
     num_cells: int
     """Cells whose latencies were compared."""
     num_arms: int
-    is_one_run_a_side: bool
-    """Two runs differ as a whole. Whether the next ones would, one run a side cannot tell."""
+    is_beyond_runs: bool
+    """By more than runs scatter, too. If not, two single runs differ as a whole, and whether the next ones
+    would is not known."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +61,7 @@ class EnvironmentMove:
     """None where the arms did not move alike, or are too few to tell."""
 
     is_suspected: bool = False
-    """All that speaks for it is that two single runs differ as a whole."""
+    """All that speaks for it is that two single runs differ as a whole, no more than runs may scatter."""
 
 
 def fact_changes(
@@ -70,6 +71,6 @@ def fact_changes(
     return tuple(
         FactChange(name=name, before=old, after=new)
         for facts_of in kinds
-        for name, old, new in differing(facts_of_all(before, facts_of), facts_of_all(after, facts_of))
+        for name, old, new in differing(before, after, facts_of)
         if old is not None and new is not None
     )

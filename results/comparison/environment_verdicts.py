@@ -2,7 +2,7 @@
 
 It moved where facts of the headers differ, or where all arms moved alike (`common_level`) by more than runs
 scatter. With several runs a side their levels tell how runs scatter, under Student's t. With one run a side
-only the scatter of the cells is known: two runs differ as a whole, and a moved environment is suspected.
+that is assumed: two runs that differ as a whole by less are a suspicion.
 
 A latency that became worse with all the others is nobody's regression, and no "no regression" either: it is
 inconclusive, and arms are judged against each other.
@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 
-from gqabench.results.comparison.common_level import CommonShift, centred, common_shift, run_levels
+from gqabench.results.comparison.common_level import centred, common_shift, run_levels
 from gqabench.results.comparison.compared_side import Side
 from gqabench.results.comparison.environment_move import (
     CODE,
@@ -28,7 +28,7 @@ from gqabench.results.comparison.measured_cells import CellValues
 from gqabench.results.comparison.metrics import LATENCY, RELATIVE_LATENCY
 from gqabench.results.comparison.policy import Policy
 from gqabench.results.comparison.relative_latency import references, relative_table
-from gqabench.results.comparison.run_spread import Values, t_quantile
+from gqabench.results.comparison.run_spread import SINGLE_RUN_FREEDOM, Values, t_quantile
 from gqabench.results.comparison.scattering_verdicts import INTERVAL_LEVEL, judge_cells
 from gqabench.results.comparison.verdicts import Answer, CellKey, Verdict, overall_answer
 
@@ -55,7 +55,7 @@ def judge_move(
     base: Side, new: Side, cells: Cells, latencies: Sequence[Verdict], policy: Policy
 ) -> JudgedMove | None:
     """Return what the environment did to the cells that were judged; None where it did not move."""
-    move = find_move(base, new, cells)
+    move = find_move(base, new, cells, policy.assumed_run_spread)
     if move is None:
         return None
     judged = relative_verdicts(cells, move.common, policy)
@@ -72,22 +72,26 @@ def judge_move(
     )
 
 
-def find_move(base: Side, new: Side, cells: Cells) -> EnvironmentMove | None:
+def find_move(base: Side, new: Side, cells: Cells, assumed_run_spread: float) -> EnvironmentMove | None:
     """Return how the environment moved, by the headers and by all arms; None where nothing says so."""
     facts, code = (fact_changes(base.headers, new.headers, kinds) for kinds in (ENVIRONMENT, CODE))
-    common = common_change(cells)
+    common = common_change(cells, assumed_run_spread)
     if not facts and common is None:
         return None
     return EnvironmentMove(
         facts=facts,
         code=code,
         common=common,
-        is_suspected=not facts and common is not None and common.is_one_run_a_side,
+        is_suspected=not facts and common is not None and not common.is_beyond_runs,
     )
 
 
-def common_change(cells: Cells) -> CommonChange | None:
-    """Return the change that all arms share, if it is beyond the minimum effect by more than runs scatter."""
+def common_change(cells: Cells, assumed_run_spread: float) -> CommonChange | None:
+    """Return the change that all arms share, beyond the minimum effect by more than it scatters.
+
+    With several runs a side, their levels scatter. With one, the cells do; whether two runs of one
+    environment could differ as much is judged by the spread that is assumed.
+    """
     shared = common_shift({cell: one.logs(LATENCY).log_ratio for cell, one in cells.items()})
     if shared is None:
         return None
@@ -98,9 +102,15 @@ def common_change(cells: Cells) -> CommonChange | None:
         within=0.0,
         min_effect=median(one.min_effect for one in cells.values()),
     )
-    error, freedom = _error_and_freedom(of_runs, shared)
-    if abs(shared.log_ratio) - of_runs.point <= t_quantile(MOVED_LEVEL, freedom) * error:
+    is_single = of_runs.freedom == 0
+    if is_single:
+        error, freedom = shared.cells_error, shared.num_cells - 1
+    else:
+        error, freedom = max(_levels_error(of_runs), shared.cells_error), of_runs.freedom
+    excess = abs(shared.log_ratio) - of_runs.point
+    if excess <= t_quantile(MOVED_LEVEL, freedom) * error:
         return None
+    assumed = math.hypot(assumed_run_spread * math.sqrt(2), error)
     width = t_quantile(INTERVAL_LEVEL, freedom) * error
     return CommonChange(
         change=math.expm1(shared.log_ratio),
@@ -109,33 +119,47 @@ def common_change(cells: Cells) -> CommonChange | None:
         num_moved=shared.num_moved,
         num_cells=shared.num_cells,
         num_arms=shared.num_arms,
-        is_one_run_a_side=of_runs.freedom == 0,
+        is_beyond_runs=not is_single or excess > t_quantile(MOVED_LEVEL, SINGLE_RUN_FREEDOM) * assumed,
     )
 
 
 def relative_verdicts(cells: Cells, common: CommonChange | None, policy: Policy) -> list[Verdict]:
     """Judge each cell's latency relative to the arms that it is compared with."""
     relative = _relative_cells(cells, policy)
-    shared = 0.0 if common is None else math.log1p(common.change)
     compared_with = references(cells)
+    by_itself = {one.cell: one for one in judge_cells(_less_common(cells, common), LATENCY, policy)}
     verdicts = []
     for verdict in judge_cells(relative, RELATIVE_LATENCY, policy):
         others = "arms of its case" if compared_with[verdict.cell].is_of_case else "cells of its run"
-        own = cells[verdict.cell].logs(LATENCY).log_ratio - shared
-        verdicts.append(_against_the_others(verdict, own, relative[verdict.cell].min_effect, others))
+        least = relative[verdict.cell].min_effect
+        verdicts.append(_against_the_others(verdict, by_itself[verdict.cell], least, others))
     return verdicts
 
 
-def _against_the_others(verdict: Verdict, own: float, min_effect: float, others: str) -> Verdict:
+def _less_common(cells: Cells, common: CommonChange | None) -> dict[CellKey, CellValues]:
+    """Return the latencies as they were, had the environment not moved."""
+    factor = 1.0 if common is None else 1 + common.change
+    return {
+        cell: replace(one, new={run: value / factor for run, value in one.new.items()})
+        for cell, one in cells.items()
+    }
+
+
+def _against_the_others(verdict: Verdict, by_itself: Verdict, min_effect: float, others: str) -> Verdict:
     """Return the verdict in words of ratios. What only the others did is no change of this cell.
 
-    `own` is the log ratio of the cell's latency, less that of a moved environment.
+    `by_itself` is the verdict of the cell's latency less what all arms did. With one run a side it has to say
+    the same: a ratio that stands out may be the others', whose processes scatter as well.
     """
-    least = math.log1p(min_effect)
-    if verdict.answer is Answer.REGRESSION and own <= least:
+    assert by_itself.change is not None
+    is_single = verdict.num_base == verdict.num_new == 1
+    if verdict.answer is Answer.REGRESSION and by_itself.change <= min_effect:
         reason = f"not slower by itself: the other {others} became faster"
         return replace(verdict, answer=Answer.NO_REGRESSION, reason=reason)
-    if verdict.is_improvement and own >= -least:
+    if verdict.answer is Answer.REGRESSION and is_single and by_itself.answer is not Answer.REGRESSION:
+        reason = "one run a side says nothing about the spread of runs"
+        return replace(verdict, answer=Answer.INCONCLUSIVE, reason=reason)
+    if verdict.is_improvement and by_itself.change >= -min_effect:
         reason = f"not faster by itself: the other {others} became slower"
         return replace(verdict, is_improvement=False, reason=reason)
     return replace(verdict, reason=f"{verdict.reason}, against the other {others}")
@@ -187,11 +211,8 @@ def _log_table(cells: Cells) -> dict[CellKey, dict[SideRun, float]]:
     }
 
 
-def _error_and_freedom(of_runs: Values, shared: CommonShift) -> tuple[float, int]:
-    if of_runs.freedom == 0:
-        return shared.cells_error, shared.num_cells - 1
-    of_levels = of_runs.residual_variance() * (1 / len(of_runs.base) + 1 / len(of_runs.new))
-    return max(math.sqrt(of_levels), shared.cells_error), of_runs.freedom
+def _levels_error(of_runs: Values) -> float:
+    return math.sqrt(of_runs.residual_variance() * (1 / len(of_runs.base) + 1 / len(of_runs.new)))
 
 
 def _notes(cells: Cells, judged: Sequence[Verdict]) -> list[str]:

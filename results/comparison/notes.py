@@ -8,7 +8,13 @@ from gqabench.results.comparison.compared_side import Side
 from gqabench.results.comparison.policy import Policy
 from gqabench.results.comparison.run_spread import MIN_CELLS_FOR_SCATTER
 from gqabench.results.comparison.verdicts import CellKey
-from gqabench.results.store.header_facts import code_facts, differing, host_facts, software_facts
+from gqabench.results.store.header_facts import (
+    code_facts,
+    differing,
+    host_facts,
+    software_facts,
+    variable_facts,
+)
 
 
 def comparison_notes(base: Side, new: Side, policy: Policy, is_same_machine: bool) -> Iterator[str]:
@@ -43,15 +49,15 @@ def comparison_notes(base: Side, new: Side, policy: Policy, is_same_machine: boo
 
 
 def _differing_facts(base: Side, new: Side, is_same_machine: bool) -> Iterator[str]:
-    """Yield what differs between the sides' headers; of the host, what both record of one machine."""
+    """Yield what differs between the sides' headers; of one machine's host, what both record."""
     found = [
         fact
         for facts_of in (software_facts, code_facts)
-        for fact in differing(base.facts(facts_of), new.facts(facts_of))
+        for fact in differing(base.headers, new.headers, facts_of)
     ]
     if is_same_machine:
-        of_host = differing(base.facts(host_facts), new.facts(host_facts))
-        found += [fact for fact in of_host if None not in fact]
+        of_host = (differing(base.headers, new.headers, kind) for kind in (host_facts, variable_facts))
+        found += [fact for facts in of_host for fact in facts if None not in fact]
     for name, before, after in sorted(found):
         yield f"{name}: {before or 'unknown'}, then {after or 'unknown'}"
 

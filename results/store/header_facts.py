@@ -14,6 +14,7 @@ from gqabench.results.store.run_folder import RunHeader
 
 Facts = dict[str, str]
 FactsOf = Callable[[RunHeader], Facts]
+UNSET = "unset"
 
 _SYSTEM = {"os": "operating system", "kernel": "kernel", "c_library": "C library"}
 _CPU = {
@@ -44,7 +45,7 @@ def software_facts(header: RunHeader) -> Facts:
 
 
 def host_facts(header: RunHeader) -> Facts:
-    """Return firmware, kernel, and the settings of CPU, GPUs and processes."""
+    """Return firmware, kernel, and the settings of CPU and GPUs."""
     machine = header.machine
     system, cpu = _mapping(machine.get("system")), _mapping(machine.get("cpu"))
     facts: Facts = {}
@@ -56,11 +57,14 @@ def host_facts(header: RunHeader) -> Facts:
         facts |= _of_devices(machine, key, name)
     facts |= _text("CPU quota (cores)", _mapping(machine.get("limits")).get("cpu_quota_cores"))
     facts |= _text("transparent huge pages", _mapping(machine.get("memory")).get("transparent_huge_pages"))
-    threads = dict(_mapping(machine.get("threads")))
-    threads.pop("num_torch_threads", None)
-    facts |= _text("usable CPUs", threads.pop("usable_cpus", None))
-    variables = threads | dict(_mapping(machine.get("variables")))
-    return facts | _named({name: value for name, value in variables.items() if name not in _SAID_BY_UUID})
+    return facts | _text("usable CPUs", _mapping(machine.get("threads")).get("usable_cpus"))
+
+
+def variable_facts(header: RunHeader) -> Facts:
+    """Return the environment variables that were set, of those that can change a measurement."""
+    sections = (_mapping(header.machine.get(section)) for section in ("threads", "variables"))
+    variables = {name: value for section in sections for name, value in section.items() if name.isupper()}
+    return _named({name: value for name, value in variables.items() if name not in _SAID_BY_UUID})
 
 
 def code_facts(header: RunHeader) -> Facts:
@@ -77,20 +81,29 @@ def code_facts(header: RunHeader) -> Facts:
     return facts | {f"plug-in {name}": version for name, version in plugins.items()}
 
 
-def facts_of_all(headers: Sequence[RunHeader], facts_of: FactsOf) -> Facts:
+def differing(
+    before: Sequence[RunHeader], after: Sequence[RunHeader], facts_of: FactsOf
+) -> Iterator[tuple[str, str | None, str | None]]:
+    """Yield name, earlier and later values of the facts that differ; None is what is not recorded.
+
+    A variable that is missing was not set, where a side describes its threads at all.
+    """
+    old, new = _of_all(before, facts_of), _of_all(after, facts_of)
+    are_told = all(_mapping(header.machine.get("threads")) for header in (*before, *after))
+    missing = UNSET if facts_of is variable_facts and are_told else None
+    for name in sorted(old.keys() | new.keys()):
+        values = old.get(name, missing), new.get(name, missing)
+        if values[0] != values[1]:
+            yield name, *values
+
+
+def _of_all(headers: Sequence[RunHeader], facts_of: FactsOf) -> Facts:
     """Return the facts of several headers: of each fact all its values."""
     found: dict[str, dict[str, None]] = {}
     for header in headers:
         for name, value in facts_of(header).items():
             found.setdefault(name, {})[value] = None
     return {name: " and ".join(values) for name, values in found.items()}
-
-
-def differing(before: Facts, after: Facts) -> Iterator[tuple[str, str | None, str | None]]:
-    """Yield name, earlier and later value of the facts that differ; None is what is not recorded."""
-    for name in sorted(before.keys() | after.keys()):
-        if before.get(name) != after.get(name):
-            yield name, before.get(name), after.get(name)
 
 
 def _of_devices(machine: Mapping[str, Any], key: str, name: str) -> Facts:

@@ -1,8 +1,8 @@
 """How often a moved environment is said, and kernels are named beside it, on machines made up.
 
 `python tests/benchmarks/environment_rates.py [TRIES]` prints, for each kind of machine and for one and three
-runs a side, in which share of tries a moved environment is said; in which every slower cell is named, and in
-which another one is. 20 cells: four arms in five cases. ADR 23 quotes it.
+runs a side, in which share of tries a moved environment is said, or suspected; in which every slower cell is
+named, and in which another one is. 20 cells: four arms in five cases. ADR 23 quotes it.
 """
 
 from __future__ import annotations
@@ -34,22 +34,24 @@ SITUATIONS: dict[str, dict[str, Any]] = {
 }
 
 
-def rates(num_tries: int, **sides: Any) -> tuple[float, float, float]:
-    """Shares of tries: a move was said, every slower cell was named, another cell was named."""
+def rates(num_tries: int, **sides: Any) -> tuple[float, float, float, float]:
+    """Shares of tries: a move was said, or suspected; every slower cell was named; another cell was."""
     generator = np.random.default_rng(23)
     slower = {(f"case{case}", f"arm{arm}") for case, arm in sides.get("slower", {})}
-    counts = np.zeros(3)
+    counts = np.zeros(4)
     for _ in range(num_tries):
         cells = made_up_sides(generator, **sides)
-        common = common_change(cells)
+        common = common_change(cells, POLICY.assumed_run_spread)
         named = {
             (one.cell.case_id, one.cell.impl)
             for one in relative_verdicts(cells, common, POLICY)
             if one.answer is Answer.REGRESSION
         }
-        counts += common is not None, bool(slower) and slower <= named, bool(named - slower)
-    said, found, wrong = counts / num_tries
-    return said, found, wrong
+        said = common is not None and common.is_beyond_runs
+        suspected = common is not None and not said
+        counts += said, suspected, bool(slower) and slower <= named, bool(named - slower)
+    said_share, suspected_share, found, wrong = counts / num_tries
+    return said_share, suspected_share, found, wrong
 
 
 def main() -> None:
@@ -57,9 +59,11 @@ def main() -> None:
     for machine in MACHINES:
         for num_runs in (3, 1):
             for name, sides in SITUATIONS.items():
-                said, found, wrong = rates(num_tries, **{"machine": machine, "num_runs": num_runs} | sides)
+                said, suspected, found, wrong = rates(
+                    num_tries, **{"machine": machine, "num_runs": num_runs} | sides
+                )
                 print(
-                    f"{machine}, {num_runs} a side, {name}: moved {said:.1%}, "
+                    f"{machine}, {num_runs} a side, {name}: moved {said:.1%}, suspected {suspected:.1%}, "
                     f"slower ones named {found:.1%}, another named {wrong:.1%}",
                     flush=True,
                 )

@@ -110,7 +110,7 @@ TORCH = FactChange(name="torch", before="2.11.0", after="2.13.0")
 REVISION = FactChange(name="git revision", before="a", after="b")
 SLOWER = CommonChange(
     change=0.081, change_low=0.07, change_high=0.092, num_moved=12, num_cells=12, num_arms=4,
-    is_one_run_a_side=False,
+    is_beyond_runs=True,
 )  # fmt: skip
 FASTER = replace(SLOWER, change=-0.1, change_low=-0.12, change_high=-0.08, num_moved=11)
 
@@ -139,9 +139,10 @@ FASTER = replace(SLOWER, change=-0.1, change_low=-0.12, change_high=-0.08, num_m
             "the code changed: git revision a, then b",
         ),
         (
-            EnvironmentMove(common=replace(SLOWER, is_one_run_a_side=True), is_suspected=True),
-            "the environment moved between the two runs: all 12 cells are 8.1 % slower (+7.0 % to +9.2 %); "
-            "no recorded fact of the environment changed; one run a side does not tell whether it stays so",
+            EnvironmentMove(common=replace(SLOWER, is_beyond_runs=False), is_suspected=True),
+            "the two runs differ as a whole: all 12 cells are 8.1 % slower (+7.0 % to +9.2 %); "
+            "no recorded fact of the environment changed; "
+            "one run a side does not tell whether the environment moved",
         ),
         (
             EnvironmentMove(facts=tuple(replace(TORCH, name=f"library {number}") for number in range(7))),

@@ -10,9 +10,9 @@ from gqabench.results.comparison.environment_move import CODE, ENVIRONMENT, fact
 from gqabench.results.store.header_facts import (
     code_facts,
     differing,
-    facts_of_all,
     host_facts,
     software_facts,
+    variable_facts,
 )
 from gqabench.results.store.machine_identity import machine_name
 
@@ -48,8 +48,9 @@ def test_facts_by_what_they_are_of(described: RunHeader) -> None:
     }  # fmt: skip
     assert host_facts(described) == {
         "kernel": "Linux 6.1", "microcode": "0x1", "firmware": "2.7", "turbo": "False", "GPU": "GPU-1",
-        "VBIOS": "96.1", "usable CPUs": "0-7", "OMP_WAIT_POLICY": "passive", "LD_PRELOAD": "x.so",
+        "VBIOS": "96.1", "usable CPUs": "0-7",
     }  # fmt: skip
+    assert variable_facts(described) == {"OMP_WAIT_POLICY": "passive", "LD_PRELOAD": "x.so"}
     assert code_facts(described) == {
         "git revision": "aaaaaaaaaaaa+changes", "gqabench": "0.1.0", "measure": "smoke",
         "records' schema": str(described.schema_version), "plug-in mine": "my-kernels 1.0",
@@ -71,9 +72,18 @@ def test_what_a_side_does_not_record_is_unknown_and_no_change(described: RunHead
     bare = replace(described, machine={})
     assert (software_facts(bare), host_facts(bare)) == ({}, {})
     assert fact_changes([bare], [described], ENVIRONMENT) == ()
-    assert ("torch", None, "2.13.0") in list(differing(software_facts(bare), software_facts(described)))
+    assert ("torch", None, "2.13.0") in list(differing([bare], [described], software_facts))
+
+
+def test_a_variable_that_is_missing_was_not_set(described: RunHeader) -> None:
+    unset = replace(described, machine=MACHINE | {"threads": {"num_torch_threads": 8}, "variables": {}})
+    assert list(differing([unset], [described], variable_facts)) == [
+        ("LD_PRELOAD", "unset", "x.so"), ("OMP_WAIT_POLICY", "unset", "passive"),
+    ]  # fmt: skip
 
 
 def test_several_runs_have_all_their_values(described: RunHeader) -> None:
     newer = replace(described, machine=MACHINE | {"libraries": {"torch": "2.14.0"}})
-    assert facts_of_all([described, newer, described], software_facts)["torch"] == "2.13.0 and 2.14.0"
+    assert list(differing([described], [described, newer, described], software_facts)) == [
+        ("torch", "2.13.0", "2.13.0 and 2.14.0")
+    ]
