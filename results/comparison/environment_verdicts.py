@@ -126,7 +126,7 @@ def common_change(cells: Cells, assumed_run_spread: float) -> CommonChange | Non
 def relative_verdicts(cells: Cells, common: CommonChange | None, policy: Policy) -> list[Verdict]:
     """Judge each cell's latency relative to the arms that it is compared with."""
     relative = _relative_cells(cells, policy)
-    compared_with = references(cells)
+    compared_with = references(cells.keys())
     by_itself = {one.cell: one for one in judge_cells(_less_common(cells, common), LATENCY, policy)}
     verdicts = []
     for verdict in judge_cells(relative, RELATIVE_LATENCY, policy):
@@ -186,7 +186,7 @@ def _moved_with(verdict: Verdict, common: CommonChange | None) -> Verdict:
 def _relative_cells(cells: Cells, policy: Policy) -> dict[CellKey, CellValues]:
     """Return the relative latencies that the policy wants judged, where both sides have one."""
     within = {cell: one.within for cell, one in cells.items()}
-    compared_with = references(cells)
+    compared_with = references(cells.keys())
     relative = {}
     for cell, by_run in relative_table(_log_table(cells)).items():
         rule = policy.rule(RELATIVE_LATENCY.name, cells[cell].row)
@@ -217,9 +217,9 @@ def _levels_error(of_runs: Values) -> float:
 
 def _notes(cells: Cells, judged: Sequence[Verdict]) -> list[str]:
     if not judged:
-        why = "no rule for it" if references(cells) else "there is one arm"
+        why = "no rule for it" if references(cells.keys()) else "there is one arm"
         return [f"arms are not judged against each other: {why}"] if cells else []
-    alone = sum(not reference.is_of_case for reference in references(cells).values())
+    alone = sum(not reference.is_of_case for reference in references(cells.keys()).values())
     if not alone:
         return []
     return [

@@ -15,12 +15,12 @@ arms of the run did, too.
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping
+from collections.abc import Collection, Hashable, Mapping
 from dataclasses import dataclass
 from statistics import fmean, median
 from typing import TypeVar
 
-from gqabench.results.comparison.common_level import MEDIAN_ERROR, MIN_ARMS, Table, centred
+from gqabench.results.comparison.common_level import MEDIAN_ERROR, MIN_ARMS, Table, centred, run_levels
 from gqabench.results.comparison.verdicts import CellKey
 
 Run = TypeVar("Run", bound=Hashable)
@@ -30,65 +30,68 @@ Run = TypeVar("Run", bound=Hashable)
 class Reference:
     """What a cell is compared with."""
 
-    cells: tuple[CellKey, ...]
-    """Itself included."""
-    is_of_case: bool
-    """Of its own case; else all cells."""
+    arms: tuple[CellKey, ...]
+    """Of its case, itself included; none where it is alone there, and compared with all cells of the run."""
 
-    def level(self, cell: CellKey, residuals: Mapping[CellKey, float]) -> float | None:
-        """Return the log level in one run, of centred values; None where it has nothing to compare with."""
-        others = [residuals[one] for one in self.cells if one != cell and one in residuals]
+    @property
+    def is_of_case(self) -> bool:
+        return bool(self.arms)
+
+    def level(self, cell: CellKey, residuals: Mapping[CellKey, float], of_run: float) -> float | None:
+        """Return the log level in one run, of centred values; None where the other arms have none there."""
+        if not self.arms:
+            return of_run
+        others = [residuals[arm] for arm in self.arms if arm != cell and arm in residuals]
         if len(others) < 2:
             return others[0] if others else None
         return median([residuals[cell], *others])
 
-    def mean(self, cell: CellKey, centres: Mapping[CellKey, float]) -> float:
+    def mean(self, cell: CellKey, centres: Mapping[CellKey, float], of_all: float) -> float:
         """Return the mean log latency of what the cell is compared with, over all runs."""
-        is_pair = len(self.cells) == 2
-        return fmean(centres[one] for one in self.cells if not is_pair or one != cell)
+        if not self.arms:
+            return of_all
+        is_pair = len(self.arms) == 2
+        return fmean(centres[arm] for arm in self.arms if not is_pair or arm != cell)
 
     def error(self, cell: CellKey, within: Mapping[CellKey, float]) -> float:
-        """Return the standard error of that level by the samples within a run."""
-        others = [within[one] for one in self.cells if one != cell]
-        if len(others) == 1:
-            return others[0]
-        return MEDIAN_ERROR * fmean([within[cell], *others]) / math.sqrt(len(self.cells))
+        """Return the standard error of that level by the samples within a run; that of all cells is none."""
+        if not self.arms:
+            return 0.0
+        if len(self.arms) == 2:
+            return sum(within[arm] for arm in self.arms if arm != cell)
+        return MEDIAN_ERROR * fmean(within[arm] for arm in self.arms) / math.sqrt(len(self.arms))
 
 
-def references(cells: Mapping[CellKey, object]) -> dict[CellKey, Reference]:
+def references(cells: Collection[CellKey]) -> dict[CellKey, Reference]:
     """Return what each cell is compared with; nothing where there is a single arm."""
     if len({cell.arm for cell in cells}) < MIN_ARMS:
         return {}
     by_case: dict[str, list[CellKey]] = {}
     for cell in cells:
         by_case.setdefault(cell.case_id, []).append(cell)
-    found = {}
-    for cell in cells:
-        of_case = by_case[cell.case_id]
-        if len(of_case) > 1:
-            found[cell] = Reference(tuple(of_case), is_of_case=True)
-        else:
-            found[cell] = Reference(tuple(cells), is_of_case=False)
-    return found
+    of_cases = {case: tuple(arms) if len(arms) > 1 else () for case, arms in by_case.items()}
+    return {cell: Reference(of_cases[cell.case_id]) for cell in cells}
 
 
 def relative_table(table: Table[Run]) -> dict[CellKey, dict[Run, float]]:
     """Return log latencies relative to those of each cell's reference, by run.
 
-    Levels are relative to the reference's geometric mean. Runs, and cells, without anything to compare with
+    Values are relative to the reference's geometric mean. Runs, and cells, without anything to compare with
     are left out.
     """
     residuals = centred(table)
+    levels = run_levels(residuals)
     centres: dict[CellKey, float] = {}
-    runs: dict[Run, dict[CellKey, float]] = {}
-    for cell, by_run in residuals.items():
-        for run, value in by_run.items():
-            runs.setdefault(run, {})[cell] = value
+    by_run: dict[Run, dict[CellKey, float]] = {}
+    for cell, values in residuals.items():
+        for run, value in values.items():
+            by_run.setdefault(run, {})[cell] = value
             centres[cell] = table[cell][run] - value
+    mean_of_all = fmean(centres.values()) if centres else 0.0
     relative: dict[CellKey, dict[Run, float]] = {}
-    for cell, reference in references(table).items():
-        mean = reference.mean(cell, centres)
+    for cell, reference in references(table.keys()).items():
+        mean = reference.mean(cell, centres, mean_of_all)
         for run, value in table[cell].items():
-            if (level := reference.level(cell, runs[run])) is not None:
+            if (level := reference.level(cell, by_run[run], levels[run])) is not None:
                 relative.setdefault(cell, {})[run] = value - mean - level
     return relative
