@@ -59,7 +59,7 @@ def judge_move(
     if move is None:
         return None
     judged = relative_verdicts(cells, move.common, policy)
-    moved = [_moved_with(verdict, move.common) for verdict in latencies]
+    moved = [moved_with(verdict, move.common) for verdict in latencies]
     opened = {one.cell for one, before in zip(moved, latencies, strict=True) if one.answer != before.answer}
     # Of a cell whose latency has an answer, or none before either, a ratio that cannot tell says nothing.
     told = [one for one in judged if one.answer is not Answer.INCONCLUSIVE or one.cell in opened]
@@ -136,6 +136,24 @@ def relative_verdicts(cells: Cells, common: CommonChange | None, policy: Policy)
     return verdicts
 
 
+def moved_with(verdict: Verdict, common: CommonChange | None) -> Verdict:
+    """Return a latency's verdict where all arms moved: what moved with them is not called its own."""
+    if common is None:
+        return verdict
+    if common.change > 0 and verdict.answer is Answer.REGRESSION:
+        return replace(
+            verdict,
+            answer=Answer.INCONCLUSIVE,
+            smallest_detectable_change=None,
+            reason="slower together with all arms: judged against the others",
+        )
+    if common.change < 0 and verdict.is_improvement:
+        return replace(
+            verdict, is_improvement=False, reason="faster together with all arms: judged against the others"
+        )
+    return verdict
+
+
 def _less_common(cells: Cells, common: CommonChange | None) -> dict[CellKey, CellValues]:
     """Return the latencies as they were, had the environment not moved."""
     factor = 1.0 if common is None else 1 + common.change
@@ -163,24 +181,6 @@ def _against_the_others(verdict: Verdict, by_itself: Verdict, min_effect: float,
         reason = f"not faster by itself: the other {others} became slower"
         return replace(verdict, is_improvement=False, reason=reason)
     return replace(verdict, reason=f"{verdict.reason}, against the other {others}")
-
-
-def _moved_with(verdict: Verdict, common: CommonChange | None) -> Verdict:
-    """Return a latency's verdict where all arms moved: what moved with them is not called its own."""
-    if common is None:
-        return verdict
-    if common.change > 0 and verdict.answer is Answer.REGRESSION:
-        return replace(
-            verdict,
-            answer=Answer.INCONCLUSIVE,
-            smallest_detectable_change=None,
-            reason="slower together with all arms: judged against the others",
-        )
-    if common.change < 0 and verdict.is_improvement:
-        return replace(
-            verdict, is_improvement=False, reason="faster together with all arms: judged against the others"
-        )
-    return verdict
 
 
 def _relative_cells(cells: Cells, policy: Policy) -> dict[CellKey, CellValues]:

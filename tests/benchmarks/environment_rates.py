@@ -2,7 +2,8 @@
 
 `python tests/benchmarks/environment_rates.py [TRIES]` prints, for each kind of machine and for one and three
 runs a side, in which share of tries a moved environment is said, or suspected; in which every slower cell is
-named, and in which another one is. 20 cells: four arms in five cases. ADR 23 quotes it.
+named, by its latency or its ratio, and in which another one is. 20 cells: four arms in five cases. ADR 23
+quotes it.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run as a script, from anywhere
 
-from gqabench.results.comparison.environment_verdicts import common_change, relative_verdicts
+from gqabench.results.comparison.environment_verdicts import common_change, moved_with, relative_verdicts
+from gqabench.results.comparison.metrics import LATENCY
 from gqabench.results.comparison.policy import Policy, Rule
+from gqabench.results.comparison.scattering_verdicts import judge_cells
 from gqabench.results.comparison.verdicts import Answer
 from tests.results.moved_runs import made_up_sides
 from tests.results.noise import MACHINES
@@ -42,11 +45,9 @@ def rates(num_tries: int, **sides: Any) -> tuple[float, float, float, float]:
     for _ in range(num_tries):
         cells = made_up_sides(generator, **sides)
         common = common_change(cells, POLICY.assumed_run_spread)
-        named = {
-            (one.cell.case_id, one.cell.impl)
-            for one in relative_verdicts(cells, common, POLICY)
-            if one.answer is Answer.REGRESSION
-        }
+        latencies = [moved_with(one, common) for one in judge_cells(cells, LATENCY, POLICY)]
+        verdicts = [*latencies, *relative_verdicts(cells, common, POLICY)]
+        named = {(one.cell.case_id, one.cell.impl) for one in verdicts if one.answer is Answer.REGRESSION}
         said = common is not None and common.is_beyond_runs
         suspected = common is not None and not said
         counts += said, suspected, bool(slower) and slower <= named, bool(named - slower)

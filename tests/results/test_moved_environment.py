@@ -12,8 +12,10 @@ import pytest
 
 from gqabench.results.comparison.compared_side import load_side
 from gqabench.results.comparison.environment_move import CommonChange
-from gqabench.results.comparison.environment_verdicts import common_change, relative_verdicts
+from gqabench.results.comparison.environment_verdicts import common_change, moved_with, relative_verdicts
+from gqabench.results.comparison.metrics import LATENCY
 from gqabench.results.comparison.policy import CellGroup, Policy, Rule
+from gqabench.results.comparison.scattering_verdicts import judge_cells
 from gqabench.results.comparison.stored_runs import compare_sides
 from gqabench.results.comparison.verdicts import Answer, Comparison, Verdict
 from tests.results.made_up_runs import HEADER, made_up_rows, made_up_run
@@ -27,14 +29,15 @@ MOST_ERRORS = 2
 
 
 def tries(**sides: Any) -> Iterator[tuple[CommonChange | None, set[tuple[str, str]], list[Verdict]]]:
-    """What all arms did, the kernels named as slower, and all verdicts of ratios."""
+    """What all arms did, the kernels named as slower by latency or ratio, and all verdicts of ratios."""
     generator = np.random.default_rng(23)
     for _ in range(NUM_TRIES):
         cells = made_up_sides(generator, **sides)
         common = common_change(cells, POLICY.assumed_run_spread)
         verdicts = relative_verdicts(cells, common, POLICY)
-        named = {(one.cell.case_id, one.cell.impl) for one in verdicts if one.answer is Answer.REGRESSION}
-        yield common, named, verdicts
+        latencies = [moved_with(one, common) for one in judge_cells(cells, LATENCY, POLICY)]
+        slower = [one.cell for one in (*latencies, *verdicts) if one.answer is Answer.REGRESSION]
+        yield common, {(cell.case_id, cell.impl) for cell in slower}, verdicts
 
 
 @pytest.mark.parametrize("shift", [0.1, -0.1])
