@@ -1,7 +1,8 @@
 """`gqabench compare BASE NEW`: did stored runs become slower, larger or wrong?
 
 BASE and NEW are runs' folders, files of records, or globs of several runs. Exit code: 0 no regression,
-1 regression, 2 could not compare.
+1 regression, 2 could not compare. Where the environment of the two sides moved, the last line says so, and
+arms are judged against each other: what became slower with all arms is inconclusive.
 """
 
 from __future__ import annotations

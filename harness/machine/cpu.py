@@ -25,6 +25,7 @@ def describe_cpu(root: Path = _ROOT) -> dict[str, Any]:
         {
             "model": info.get("model name"),
             "microcode": info.get("microcode"),
+            "firmware": _firmware(root),
             "is_virtual_machine": "hypervisor" in info["flags"].split() if "flags" in info else None,
             "hypervisor": _hypervisor(root),
             "num_sockets": len(packages) or None,
@@ -51,6 +52,13 @@ def _cpuinfo(root: Path) -> dict[str, str]:
     for name, value in read_fields(root / "proc/cpuinfo"):
         info.setdefault(name, value)
     return info
+
+
+def _firmware(root: Path) -> str | None:
+    """Return the version of the board's firmware, with its date: what sets clocks and memory timings."""
+    version = read_text(root / "sys/class/dmi/id/bios_version")
+    date = read_text(root / "sys/class/dmi/id/bios_date")
+    return version if version is None or date is None else f"{version} ({date})"
 
 
 def _hypervisor(root: Path) -> str | None:

@@ -1,4 +1,7 @@
-"""Trends of cells over runs: a small panel for each cell, its levels and where they changed."""
+"""Trends of cells over runs: a small panel for each cell, its levels and where they changed.
+
+Dashed lines are the cell's own changes, dotted ones those of its environment, which all arms share.
+"""
 
 from __future__ import annotations
 
@@ -46,9 +49,12 @@ def _draw_panel(axes: Axes, trend: Trend) -> None:
     values = [point.value for point in trend.points]
     places = {point.run_id: place for place, point in enumerate(trend.points)}
     axes.plot(range(len(values)), values, color=_LINE, marker="o", ms=3.5, lw=1)
-    starts = [0, *(places[change.first.run_id] for change in trend.changes), len(values)]
-    for start, end in pairwise(starts):
+    changed = {places[change.first.run_id] for change in trend.changes}
+    moved = {places[run_id] for run_id in trend.moved_at}
+    for start, end in pairwise(sorted({0, *changed, *moved, len(values)})):
         axes.hlines(median(values[start:end]), start - 0.4, end - 0.6, color=_LEVEL, lw=2.2, zorder=0)
+    for place in moved - changed:
+        axes.axvline(place - 0.5, color=_LEVEL, lw=1.2, ls=":")
     for change in trend.changes:
         place = places[change.first.run_id]
         axes.axvline(place - 0.5, color=_CHANGE, lw=1.2, ls="--")

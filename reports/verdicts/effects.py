@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from gqabench.reports.figures.theme import INK, new_figure, png_bytes, svg_bytes, theme
 from gqabench.reports.units import is_missing
 from gqabench.reports.verdicts.wording import answer_text
-from gqabench.results.comparison.metrics import METRICS
+from gqabench.results.comparison.metrics import JUDGED_METRICS
 from gqabench.results.comparison.verdicts import Comparison, Verdict
 
 MAX_LINES = 40
@@ -43,7 +43,9 @@ def drawn_verdicts(comparison: Comparison) -> list[Verdict]:
     return [
         verdict
         for verdict in comparison.verdicts
-        if verdict.change is not None and verdict.metric in METRICS and not METRICS[verdict.metric].is_exact
+        if verdict.change is not None
+        and verdict.metric in JUDGED_METRICS
+        and not JUDGED_METRICS[verdict.metric].is_exact
     ]
 
 

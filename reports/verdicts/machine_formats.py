@@ -7,6 +7,7 @@ import re
 from typing import Any
 from xml.etree import ElementTree
 
+from gqabench.reports.verdicts.moved_environment import moved_text
 from gqabench.reports.verdicts.wording import sentence, why
 from gqabench.results.comparison.metrics import METRICS
 from gqabench.results.comparison.verdicts import Answer, Comparison, Verdict
@@ -48,7 +49,10 @@ def junit_xml(comparison: Comparison) -> str:
 
 
 def github_annotations(comparison: Comparison, inconclusive: str = "warn") -> list[str]:
-    """Return workflow commands, one a line: an error for a regression, a warning for an inconclusive cell."""
+    """Return workflow commands, one a line: an error for a regression, a warning for an inconclusive cell.
+
+    A moved environment is a notice.
+    """
     lines = []
     open_ones = [] if inconclusive == "pass" else comparison.inconclusive
     for level, verdicts in (("error", comparison.regressions), ("warning", open_ones)):
@@ -56,6 +60,8 @@ def github_annotations(comparison: Comparison, inconclusive: str = "warn") -> li
         lines += [f"::{level} title={title}::{_escaped(sentence(one))}" for one in verdicts[:MAX_ANNOTATIONS]]
         if len(verdicts) > MAX_ANNOTATIONS:
             lines.append(f"::{level} title={title}::and {len(verdicts) - MAX_ANNOTATIONS} more")
+    if (moved := moved_text(comparison)) is not None:
+        lines.append(f"::notice title=GQABench: environment::{_escaped(moved)}")
     return lines
 
 

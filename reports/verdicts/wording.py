@@ -12,15 +12,16 @@ from gqabench.reports.units import (
     energy_text,
     plural,
 )
-from gqabench.results.comparison.metrics import METRICS
+from gqabench.reports.verdicts.changes import change_text
+from gqabench.reports.verdicts.moved_environment import moved_text
+from gqabench.results.comparison.metrics import JUDGED_METRICS, LATENCY
 from gqabench.results.comparison.verdicts import Answer, Comparison, Verdict
 
 COLUMNS = ("answer", "cell", "problem", "metric", "base", "new", "change", "95 % interval", "why")
-MAX_NAMED = 5
 
 
 def summary(comparison: Comparison) -> str:
-    """Return one line: how many cells, and what of them."""
+    """Return one line: how many cells, and what of them; where their environment moved, that."""
     cells = {verdict.cell for verdict in comparison.verdicts}
     bad = {verdict.cell for verdict in comparison.regressions}
     unsure = {verdict.cell for verdict in comparison.inconclusive} - bad
@@ -29,19 +30,21 @@ def summary(comparison: Comparison) -> str:
     parts.append(f"{len(cells - bad - unsure - better):,} as before")
     new = f", {plural(len(comparison.new_cells), 'new cell')}" if comparison.new_cells else ""
     counts = f"{comparison.answer}: {plural(len(cells), 'cell')}: {', '.join(parts)}{new}"
-    return "; ".join([counts, *_suspicions(comparison)])
+    moved = [] if (text := moved_text(comparison)) is None else [text]
+    return "; ".join([counts, *_suspicions(comparison), *moved])
 
 
 def _suspicions(comparison: Comparison) -> list[str]:
     """Return a phrase for each metric of which some cell may be worse: by estimate, but not by its bound."""
     phrases = []
-    for metric in METRICS.values():
-        found = [one for one in comparison.inconclusive if one.metric == metric.column and _most_worse(one)]
-        if not found:
+    has_moved = comparison.environment_move is not None and comparison.environment_move.common is not None
+    for metric in JUDGED_METRICS.values():
+        found = [one for one in comparison.inconclusive if one.metric == metric.name and _most_worse(one)]
+        if not found or (has_moved and metric is LATENCY):  # the environment made it slower, as is said
             continue
         worst = max(found, key=lambda one: _most_worse(one) or 0.0)
         what = "slower" if metric.unit == "ms" else "worse"
-        whose = "" if metric.column == "latency_ms" else f" in {metric.column}"
+        whose = "" if metric is LATENCY else f" in {metric.name}"
         many = "one cell may be" if len(found) == 1 else f"{len(found):,} cells may be"
         by = change_text(_most_worse(worst)).lstrip("+")
         which = worst.cell.label if len(found) == 1 else f"the most {worst.cell.label}"
@@ -54,7 +57,7 @@ def _most_worse(verdict: Verdict) -> float | None:
     low, high, change = verdict.change_low, verdict.change_high, verdict.change
     if low is None or high is None or change is None:
         return None
-    worse, most = (change, high) if not METRICS[verdict.metric].higher_is_better else (-change, -low)
+    worse, most = (change, high) if not JUDGED_METRICS[verdict.metric].higher_is_better else (-change, -low)
     return most if worse > (verdict.min_effect or 0.0) else None
 
 
@@ -103,22 +106,11 @@ def value_text(verdict: Verdict, value: float | int | str | None) -> str:
     """Return a value of the verdict's metric with its unit."""
     if value is None or isinstance(value, str):
         return value or MISSING
-    unit = METRICS[verdict.metric].unit
+    unit = JUDGED_METRICS[verdict.metric].unit
     if unit == "bytes" and verdict.base != verdict.new and verdict.base is not None:
         return f"{value:,} B"  # every byte counts
     texts = {"bytes": bytes_text, "ms": duration_text, "J": energy_text}
     return texts[unit](value) if unit in texts else digits_text(value)
-
-
-def change_text(change: float | None) -> str:
-    """Return a relative change: `+5.3 %`, `-30 %`, `+0.0012 %`."""
-    if change is None:
-        return MISSING
-    per_cent = change * 100
-    if per_cent == 0:
-        return "0 %"
-    digits = 1 if abs(per_cent) >= 0.1 else 4
-    return f"{per_cent:+,.{0 if abs(per_cent) >= 100 else digits}f} %"
 
 
 def change_interval_text(verdict: Verdict) -> str:

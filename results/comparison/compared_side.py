@@ -10,7 +10,7 @@ from typing import Any
 from gqabench.results.comparison.verdicts import CellKey, cell_key
 from gqabench.results.record import FINAL_OUTCOMES
 from gqabench.results.store.load import load_runs
-from gqabench.results.store.machine_identity import machine_name, software_facts
+from gqabench.results.store.machine_identity import machine_name
 from gqabench.results.store.run_folder import RunHeader
 
 Row = dict[str, Any]
@@ -71,14 +71,6 @@ class Side:
         """Whether a run of it did not come to its end, or lost records."""
         has_lost = bool(self.warnings) or not self.headers
         return has_lost or any(header.status != "complete" for header in self.headers)
-
-    def facts(self) -> dict[str, str]:
-        """Return software facts of its runs, all that there are of each."""
-        found: dict[str, dict[str, None]] = {}
-        for header in self.headers:
-            for key, value in software_facts(header).items():
-                found.setdefault(key, {})[value] = None
-        return {key: " and ".join(values) for key, values in found.items()}
 
 
 def load_side(path: str) -> Side:

@@ -8,6 +8,13 @@ from gqabench.results.comparison.compared_side import Side
 from gqabench.results.comparison.policy import Policy
 from gqabench.results.comparison.run_spread import MIN_CELLS_FOR_SCATTER
 from gqabench.results.comparison.verdicts import CellKey
+from gqabench.results.store.header_facts import (
+    code_facts,
+    differing,
+    host_facts,
+    software_facts,
+    variable_facts,
+)
 
 
 def comparison_notes(base: Side, new: Side, policy: Policy, is_same_machine: bool) -> Iterator[str]:
@@ -37,11 +44,22 @@ def comparison_notes(base: Side, new: Side, policy: Policy, is_same_machine: boo
             f"{MIN_CELLS_FOR_SCATTER} cells or more, one that stands out from the others is judged by their "
             "scatter; several runs a side (a glob) tell more"
         )
-    facts = (base.facts(), new.facts())
-    for key in sorted(facts[0].keys() | facts[1].keys()):
-        before, after = facts[0].get(key), facts[1].get(key)
-        if before != after and base.headers and new.headers:
-            yield f"{key}: {before or 'unknown'}, then {after or 'unknown'}"
+    if base.headers and new.headers:
+        yield from _differing_facts(base, new, is_same_machine)
+
+
+def _differing_facts(base: Side, new: Side, is_same_machine: bool) -> Iterator[str]:
+    """Yield what differs between the sides' headers; of one machine's host, what both record."""
+    found = [
+        fact
+        for facts_of in (software_facts, code_facts)
+        for fact in differing(base.headers, new.headers, facts_of)
+    ]
+    if is_same_machine:
+        of_host = (differing(base.headers, new.headers, kind) for kind in (host_facts, variable_facts))
+        found += [fact for facts in of_host for fact in facts if None not in fact]
+    for name, before, after in sorted(found):
+        yield f"{name}: {before or 'unknown'}, then {after or 'unknown'}"
 
 
 def _is_in_some_runs(side: Side, cell: CellKey) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from fnmatch import fnmatchcase
 from typing import Any
 
-from gqabench.results.comparison.metrics import METRICS
+from gqabench.results.comparison.metrics import JUDGED_METRICS
 from gqabench.results.record import RECORD_FIELDS
 
 MOST_FALSE_DISCOVERIES = 0.5
@@ -65,13 +65,17 @@ class Policy:
     """Relative standard deviation from run to run, assumed where a single run a side tells nothing of it."""
 
     def rule(self, metric: str, row: Mapping[str, Any]) -> Rule | None:
-        """Return the rule for a metric of a record's cell; None where it is not judged."""
-        rule = self.rules.get(metric)
-        for group in self.groups:
-            if group.has(row):
-                rule = group.rules.get(metric, rule)
-                break
-        return rule if rule is not None and rule.is_judged else None
+        """Return the rule for a metric of a record's cell; None where it is not judged.
+
+        A metric that is derived from a column follows the column's rule, unless it has one of its own.
+        """
+        group = next((group for group in self.groups if group.has(row)), None)
+        own_rules = {} if group is None else group.rules
+        for name in (metric, JUDGED_METRICS[metric].column):
+            rule = own_rules.get(name, self.rules.get(name))
+            if rule is not None:
+                return rule if rule.is_judged else None
+        return None
 
     @property
     def judges_times(self) -> bool:
@@ -111,10 +115,10 @@ def _group(values: Any, where: str) -> CellGroup:
 
 def _rules(values: Any, where: str) -> dict[str, Rule]:
     values = _mapping(values, where)
-    _require_known(values, set(METRICS), where)
+    _require_known(values, set(JUDGED_METRICS), where)
     rules = {metric: Rule.from_dict(rule, f"{where}.{metric}") for metric, rule in values.items()}
     for metric, rule in rules.items():
-        if rule.min_increase and not METRICS[metric].is_exact:
+        if rule.min_increase and not JUDGED_METRICS[metric].is_exact:
             raise ValueError(f"{where}.{metric}.min_increase: is for exact metrics; {metric} has min_effect")
     return rules
 

@@ -77,7 +77,7 @@ class Judged:
 
     def bound(self, level: float, side: int) -> float:
         """Return the one-sided bound of the log ratio; `side` is -1 for the lower and 1 for the upper."""
-        return self.log_ratio + side * _quantile(level, self.freedom) * self.standard_error
+        return self.log_ratio + side * t_quantile(level, self.freedom) * self.standard_error
 
 
 def judge_values(
@@ -113,7 +113,7 @@ def _judge_several(cells: Mapping[Key, Values], level: float) -> dict[Key, Judge
             values.freedom,
             float(worse[place]),
             float(better[place]),
-            values.point + _quantile(level, values.freedom) * errors[key],
+            values.point + t_quantile(level, values.freedom) * errors[key],
         )
         for place, (key, values) in enumerate(cells.items())
     }
@@ -128,7 +128,7 @@ def _judge_single(cells: Mapping[Key, Values], assumed_run_spread: float, level:
     assumed = np.hypot(assumed_run_spread * math.sqrt(2), within)
     freedom = np.full(len(ratios), SINGLE_RUN_FREEDOM)
     worse, better = _tail(ratios - points, assumed, freedom), _tail(-ratios - points, assumed, freedom)
-    errors, detectable = assumed, points + _quantile(level, SINGLE_RUN_FREEDOM) * assumed
+    errors, detectable = assumed, points + t_quantile(level, SINGLE_RUN_FREEDOM) * assumed
     if len(cells) >= MIN_CELLS_FOR_SCATTER:
         excess = ratios - np.median(ratios)
         scatter = np.maximum(_NORMAL_MAD * np.median(np.abs(excess)), within)
@@ -139,7 +139,7 @@ def _judge_single(cells: Mapping[Key, Values], assumed_run_spread: float, level:
         errors = np.where(np.minimum(stands_out, falls_out) < np.minimum(worse, better), scatter, assumed)
         worse = np.minimum(2 * np.minimum(worse, stands_out), 1)
         better = np.minimum(2 * np.minimum(better, falls_out), 1)
-        width = _quantile(level / 2, SINGLE_RUN_FREEDOM)  # two tests
+        width = t_quantile(level / 2, SINGLE_RUN_FREEDOM)  # two tests
         detectable = points + width * assumed
         detectable = np.minimum(detectable, np.maximum(points + width * scatter, least))
     return {
@@ -156,7 +156,7 @@ def _judge_single(cells: Mapping[Key, Values], assumed_run_spread: float, level:
 
 
 @cache
-def _quantile(level: float, freedom: int) -> float:
+def t_quantile(level: float, freedom: int) -> float:
     """Return what Student's t is above with the probability `level`."""
     from scipy.stats import t
 

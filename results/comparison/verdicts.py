@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
 
 from gqabench.results.axes import told_settings
+from gqabench.results.comparison.environment_move import EnvironmentMove
 
 INCONCLUSIVE_POLICIES = ("fail", "warn", "pass")
 """What an inconclusive cell means for the exit code: 2, or nothing but a line, or nothing."""
@@ -72,7 +73,8 @@ class Verdict:
 
     cell: CellKey
     metric: str
-    """A record column: `latency_ms`, `kv_cache_bytes`, `peak_workspace_bytes`, ...; or `outcome`."""
+    """A record column: `latency_ms`, `kv_cache_bytes`, `peak_workspace_bytes`, ...; `outcome`; or
+    `relative_latency`."""
     answer: Answer
     is_improvement: bool = False
     """Better, beyond the minimum effect; never together with a regression."""
@@ -97,6 +99,15 @@ class Verdict:
     """In a few words, why this answer."""
 
 
+def overall_answer(verdicts: Iterable[Verdict]) -> Answer:
+    """Return the answer of several verdicts: one regression is one, and else one that cannot tell."""
+    given = {verdict.answer for verdict in verdicts}
+    for answer in (Answer.REGRESSION, Answer.INCONCLUSIVE):
+        if answer in given:
+            return answer
+    return Answer.NO_REGRESSION
+
+
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
     """All verdicts of one comparison, and what a reader has to know of it."""
@@ -109,6 +120,10 @@ class Comparison:
     """Cells that the base has not: listed, and no verdict."""
     notes: tuple[str, ...] = ()
     """Assumptions, differences of the two sides, and what was left out."""
+    environment_move: EnvironmentMove | None = None
+    """Of stored runs of one machine: None where nothing says that their environment moved."""
+    relative_answer: Answer | None = None
+    """Of the arms judged against each other, where the environment moved and there is more than one."""
 
     def with_answer(self, answer: Answer) -> list[Verdict]:
         return [verdict for verdict in self.verdicts if verdict.answer == answer]
@@ -128,10 +143,7 @@ class Comparison:
     @property
     def answer(self) -> Answer:
         """Of all cells: one regression is one, and else one that cannot tell."""
-        for answer in (Answer.REGRESSION, Answer.INCONCLUSIVE):
-            if self.with_answer(answer):
-                return answer
-        return Answer.NO_REGRESSION
+        return overall_answer(self.verdicts)
 
     def exit_code(self, inconclusive: str) -> int:
         """Return 0 no regression, 1 regression, 2 could not tell; `inconclusive` is fail, warn or pass."""

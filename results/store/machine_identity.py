@@ -31,29 +31,6 @@ def machine_name(header: RunHeader) -> str | None:
     return re.sub(r"[^a-z0-9]+", "-", " ".join(parts).lower()).strip("-")
 
 
-def software_facts(header: RunHeader) -> dict[str, str]:
-    """Return versions that a comparison names where they differ: libraries, driver, code, threads, schema."""
-    machine = header.machine
-    threads = _mapping(machine.get("threads"))
-    facts = {name: str(version) for name, version in _mapping(machine.get("libraries")).items() if version}
-    drivers = {str(device["driver"]) for device in machine.get("devices") or [] if device.get("driver")}
-    facts |= {"driver": ", ".join(sorted(drivers))} if drivers else {}
-    for key, value in (
-        ("python", _mapping(machine.get("system")).get("python")),
-        ("threads", threads.get("num_torch_threads")),
-        ("git revision", revision_text(header)),
-        ("gqabench", header.gqabench_version),
-        ("measure", header.measure),
-        ("records' schema", header.schema_version),
-    ):
-        if value is not None:
-            facts[key] = str(value)
-    for environment, described in _mapping(machine.get("environments")).items():
-        libraries = _mapping(_mapping(described).get("libraries"))
-        facts |= {f"{name} in {environment}": str(version) for name, version in libraries.items() if version}
-    return facts
-
-
 def revision_text(header: RunHeader) -> str | None:
     """Return git revision of the code that ran, shortened, with a mark where the checkout was changed."""
     code = _mapping(header.machine.get("code"))

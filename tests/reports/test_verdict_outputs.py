@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import pytest
 from rich.console import Console
 
+from gqabench.reports.verdicts.changes import change_text
 from gqabench.reports.verdicts.effects import effects_figure, effects_frame
 from gqabench.reports.verdicts.machine_formats import (
     benchmark_action_json,
@@ -14,8 +16,10 @@ from gqabench.reports.verdicts.machine_formats import (
     junit_xml,
 )
 from gqabench.reports.verdicts.markdown import comparison_markdown
+from gqabench.reports.verdicts.moved_environment import moved_text
 from gqabench.reports.verdicts.terminal import print_comparison
-from gqabench.reports.verdicts.wording import change_text, summary
+from gqabench.reports.verdicts.wording import summary
+from gqabench.results.comparison.environment_move import CommonChange, EnvironmentMove, FactChange
 from gqabench.results.comparison.verdicts import Answer, CellKey, Comparison, Verdict
 
 SLOW, SAME, UNSURE = (CellKey(name, impl, problem=f"decode, kv_len {name}") for name, impl in
@@ -121,6 +125,75 @@ def test_json_for_others(comparison: Comparison) -> None:
         "name": "sdpa, decode, kv_len 1 [latency_ms]", "unit": "ms", "value": 1.2, "extra": "slower",
         "range": "± 5.0%",
     }  # fmt: skip
+
+
+TORCH = FactChange(name="torch", before="2.11.0", after="2.13.0")
+REVISION = FactChange(name="git revision", before="a", after="b")
+SLOWER = CommonChange(
+    change=0.081, change_low=0.07, change_high=0.092, num_moved=12, num_cells=12, num_arms=4,
+    is_beyond_runs=True,
+)  # fmt: skip
+FASTER = replace(SLOWER, change=-0.1, change_low=-0.12, change_high=-0.08, num_moved=11)
+
+
+@pytest.mark.parametrize(
+    ("move", "text"),
+    [
+        (
+            EnvironmentMove(facts=(TORCH,), code=(REVISION,)),
+            "the environment moved: torch 2.11.0, then 2.13.0",
+        ),
+        (
+            EnvironmentMove(facts=(TORCH,), common=SLOWER),
+            "the environment moved: torch 2.11.0, then 2.13.0; "
+            "all 12 cells are 8.1 % slower (+7.0 % to +9.2 %)",
+        ),
+        (
+            EnvironmentMove(common=FASTER),
+            "the environment moved: 11 of 12 cells are 10.0 % faster (-12.0 % to -8.0 %); "
+            "no recorded fact of the environment changed",
+        ),
+        (
+            EnvironmentMove(common=SLOWER, code=(REVISION,)),
+            "the environment moved, or the code that all arms share: all 12 cells are 8.1 % slower "
+            "(+7.0 % to +9.2 %); no recorded fact of the environment changed; "
+            "the code changed: git revision a, then b",
+        ),
+        (
+            EnvironmentMove(common=replace(SLOWER, is_beyond_runs=False), is_suspected=True),
+            "the two runs differ as a whole: all 12 cells are 8.1 % slower (+7.0 % to +9.2 %); "
+            "no recorded fact of the environment changed; "
+            "one run a side does not tell whether the environment moved",
+        ),
+        (
+            EnvironmentMove(facts=tuple(replace(TORCH, name=f"library {number}") for number in range(7))),
+            "the environment moved: "
+            + "; ".join(f"library {number} 2.11.0, then 2.13.0" for number in range(5))
+            + "; and 2 more",
+        ),
+    ],
+    ids=["facts", "facts and arms", "arms, faster", "code", "one run a side", "many facts"],
+)  # fmt: skip
+def test_a_moved_environment_in_words(comparison: Comparison, move: EnvironmentMove, text: str) -> None:
+    assert moved_text(comparison) is None
+    moved = replace(comparison, environment_move=move, relative_answer=Answer.NO_REGRESSION)
+    said = f"{text}; arms against each other: no regression"
+    assert moved_text(moved) == said
+    assert summary(moved).endswith(f", 1 new cell; {said}")
+    assert f"; {said}" in comparison_markdown(moved)
+    assert github_annotations(moved)[-1] == f"::notice title=GQABench: environment::{said}".replace(
+        "%", "%25"
+    )
+    assert json.loads(comparison_json(moved))["relative_answer"] == "no regression"
+
+
+def test_ratios_are_shown_and_kept_from_series_of_times(comparison: Comparison) -> None:
+    ratio = Verdict(cell=SLOW, metric="relative_latency", answer=Answer.REGRESSION, base=1.0, new=1.2,
+                    change=0.2, reason="slower")  # fmt: skip
+    with_ratio = replace(comparison, verdicts=(*comparison.verdicts, ratio))
+    assert "| relative_latency | 1.00 | 1.20 | +20.0 % |" in comparison_markdown(with_ratio)
+    assert benchmark_action_json(with_ratio) == benchmark_action_json(comparison)
+    assert len(effects_frame(with_ratio)) == len(effects_frame(comparison)) + 1
 
 
 def test_effects_are_of_times_the_largest_first(comparison: Comparison) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -7,6 +8,8 @@ import numpy as np
 import pytest
 
 from gqabench.harness.cli import main
+from gqabench.results.comparison.verdicts import CellKey
+from gqabench.results.environment_history import common_steps
 from gqabench.results.history import change_points
 from tests.results.made_up_runs import HEADER, made_up_rows, made_up_run
 
@@ -87,3 +90,95 @@ def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
     ):
         assert main(["history", *map(str, runs)]) == 2
         assert complaint in capsys.readouterr().err
+
+
+NEWER_TORCH = {"libraries": {"torch": "2.14.0"}}
+
+
+def history_of(folder: Path, slower: Mapping[int, float], machine: Mapping[str, Any]) -> str:
+    """Fourteen runs of 24 cells; from the ninth on some are slower, on another machine's description."""
+    for number in range(14):
+        is_after = number >= 8
+        changes = {cell: {"slower": factor} for cell, factor in slower.items()} if is_after else {}
+        name = f"run-{number:02}"
+        made_up_run(
+            folder,
+            name,
+            made_up_rows(name, 24, seed=number, changes=changes),
+            machine=HEADER.machine | (dict(machine) if is_after else {}),
+            created_at=f"2026-01-{number + 1:02}T00:00:00+00:00",
+        )
+    return str(folder / "run-*")
+
+
+def lines_of(runs: str, capsys: pytest.CaptureFixture[str]) -> list[str]:
+    assert main(["history", runs]) == 0
+    return capsys.readouterr().out.splitlines()
+
+
+ALL_SLOWER = dict.fromkeys(range(24), 1.1)
+
+
+def test_a_moved_environment_is_one_line_and_no_change_of_any_cell(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    lines = lines_of(history_of(tmp_path / "runs", ALL_SLOWER, NEWER_TORCH), capsys)
+    assert len(lines) == 3
+    assert lines[0].startswith(
+        "the environment moved from run run-08 on: torch 2.13.0, then 2.14.0; latency_ms of all 24 cells by +"
+    )
+    assert lines[1] == "0 of 24 cells changed by themselves over 14 runs"
+
+
+def test_a_kernel_that_moved_at_the_same_run_is_named_by_its_own_part(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code = {"code": {"git_revision": "b" * 40, "git_dirty": False}}
+    lines = lines_of(history_of(tmp_path / "runs", ALL_SLOWER | {7: 1.32}, code), capsys)
+    assert lines[0].startswith("the environment moved, or the code that all arms share, from run run-08 on: ")
+    assert "no recorded fact of the environment changed" in lines[0]
+    assert "git revision aaaaaaaaaaaa, then bbbbbbbbbbbb" in lines[0]
+    assert lines[0].endswith("1 cell changed by itself")
+    assert "repeat_kv, decode, batch 1, kv_len 67" in lines[1]
+    own, shared = float(lines[1].split("%")[0]), float(lines[1].split("beside ")[1].split("%")[0])
+    assert own == pytest.approx(20, abs=2)
+    assert shared == pytest.approx(10, abs=1.5)
+    assert lines[2] == "1 of 24 cells changed by themselves over 14 runs"
+
+
+def test_facts_that_changed_with_one_cell_are_named_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    lines = lines_of(history_of(tmp_path / "runs", {7: 1.2, 9: 1.3}, NEWER_TORCH), capsys)
+    assert lines[0] == (
+        "the environment moved from run run-08 on: torch 2.13.0, then 2.14.0; 2 cells changed by themselves"
+    )
+    assert ["kv_len 68" in lines[1], "kv_len 67" in lines[2]] == [True, True]
+    assert lines[3] == "2 of 24 cells changed over 14 runs"
+
+
+def test_one_implementation_that_moved_is_no_environment(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    lines = lines_of(history_of(tmp_path / "runs", dict.fromkeys(range(1, 24, 2), 1.15), {}), capsys)
+    assert not any("environment" in line for line in lines)
+    assert lines[-2] == "12 of 24 cells changed over 14 runs"
+
+
+@pytest.mark.parametrize("run_spread", [0.0, 0.02])
+def test_histories_without_a_step_seldom_have_a_common_one(run_spread: float) -> None:
+    generator, num_claimed = np.random.default_rng(5), 0
+    for _ in range(40):
+        of_runs = generator.normal(0, run_spread, 16)
+        values = {
+            CellKey(f"case{cell // 4}", f"arm{cell % 4}"): dict(
+                enumerate(np.exp(of_runs + generator.normal(0, 0.01, 16)))
+            )
+            for cell in range(20)
+        }
+        num_claimed += bool(common_steps(values, change_points, 0.02))
+    assert num_claimed <= 2

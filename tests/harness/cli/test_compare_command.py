@@ -130,3 +130,24 @@ def test_a_comparison_loads_no_torch(two_runs: tuple[str, str]) -> None:
     )
     finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert finished.stdout.splitlines()[-1] == "False"
+
+
+def test_all_arms_slower_is_the_environment_and_never_silent(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    newer = HEADER.machine | {"libraries": {"torch": "2.14.0"}}
+    for number in range(3):
+        for name, factor, machine in (("base", 1.0, HEADER.machine), ("new", 1.1, newer)):
+            changes = {cell: {"slower": factor} for cell in range(12)}
+            rows = made_up_rows(f"{name}-{number}", 12, spread=0.002, seed=number, changes=changes)
+            made_up_run(tmp_path, f"{name}-{number}", rows, machine=machine)
+    sides = [str(tmp_path / "base-*"), str(tmp_path / "new-*")]
+    assert main(["compare", *sides, "--json", str(tmp_path / "out.json")]) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.startswith("inconclusive: 12 cells: 0 regressions, 12 inconclusive")
+    assert "; the environment moved: torch 2.13.0, then 2.14.0; all 12 cells are " in last
+    assert last.endswith("; arms against each other: no regression")
+    move = json.loads((tmp_path / "out.json").read_text())["environment_move"]
+    assert move["facts"] == [{"name": "torch", "before": "2.13.0", "after": "2.14.0"}]
+    assert move["common"]["num_moved"] == 12
+    assert main(["compare", *sides, "--inconclusive", "fail"]) == 2

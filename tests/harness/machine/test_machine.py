@@ -116,6 +116,13 @@ def test_a_virtual_machine_names_its_hypervisor_where_the_firmware_does(tmp_path
     assert describe_cpu(tmp_path) == {"is_virtual_machine": False}, "the vendor of real hardware is none"
 
 
+def test_firmware_is_its_version_with_the_date_where_there_is_one(tmp_path: Path) -> None:
+    folder = "sys/class/dmi/id"
+    assert describe_cpu(write_tree(tmp_path, {f"{folder}/bios_version": "2.7"}))["firmware"] == "2.7"
+    write_tree(tmp_path, {f"{folder}/bios_date": "05/12/2026"})
+    assert describe_cpu(tmp_path)["firmware"] == "2.7 (05/12/2026)"
+
+
 @pytest.mark.parametrize(
     ("file", "text", "turbo"),
     [
