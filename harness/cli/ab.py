@@ -34,9 +34,10 @@ def main(arguments: list[str]) -> int:
     cases = _cases(parsed.overrides)
     if parsed.self_test:
         environments = {side: Environment(side) for side in (BASE, NEW)}
-        return _self_test(PairRunner(environments, _valid(cases)), policy, parsed)
+        return _self_test(_runner(environments, cases, parsed), policy, parsed)
     environments = {side: environment_of(side, getattr(parsed, side)) for side in (BASE, NEW)}
-    return _compare(PairRunner(environments, _valid(cases)), policy, parsed, len(cases) - len(_valid(cases)))
+    runner = _runner(environments, cases, parsed)
+    return _compare(runner, policy, parsed, len(cases) - len(_valid(cases)))
 
 
 def environment_of(side: str, text: str) -> Environment:
@@ -104,6 +105,15 @@ def _cases(overrides: list[str]) -> list[Case | InvalidCase]:
                 "impls: ab measures each implementation in both environments; name no environment"
             )
     return cases
+
+
+def _runner(
+    environments: dict[str, Environment], cases: list[Case | InvalidCase], parsed: argparse.Namespace
+) -> PairRunner:
+    """Return what measures the pairs: as long as was asked for, or as is left for each of many cells."""
+    given = {override.partition("=")[0] for override in parsed.overrides}
+    is_shared_out = not given & {"measure", "measure.seconds_per_arm"}
+    return PairRunner(environments, _valid(cases), parsed.seed, is_shared_out=is_shared_out)
 
 
 def _valid(cases: list[Case | InvalidCase]) -> list[Case]:

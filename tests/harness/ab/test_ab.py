@@ -8,14 +8,16 @@ import math
 import shutil
 import subprocess
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from gqabench.harness.ab.pairs import Pair
+from gqabench.harness.ab.pairs import Pair, shared_out
 from gqabench.harness.ab.revision_tree import kernel_pins
 from gqabench.harness.ab.trial import AbTrial, log_ratio
+from gqabench.harness.cases.case import MeasureSettings
 from gqabench.results.comparison.false_alarms import FalseAlarms
 from gqabench.results.comparison.policy import Policy
 from gqabench.results.comparison.verdicts import Answer, CellKey
@@ -142,6 +144,18 @@ def answers(
 
 def jitter(number: int) -> float:
     return 1 + 0.001 * ((number * 7) % 5 - 2)
+
+
+@pytest.mark.parametrize(("num_arms", "seconds"), [(2, 0.8), (8, 0.75), (16, 0.375), (84, 0.24)])
+def test_many_cells_share_what_few_have_to_themselves(num_arms: int, seconds: float) -> None:
+    pairs = MeasureSettings(
+        name="pairs", target_interval=0.02, unstable_interval=0.1, min_rounds=8, min_samples=20,
+        seconds_per_arm=0.8, slice_ms=5, timeout_s=1, caches=("cold",), roofs=False, energy=False,
+        max_check_gflop=1,
+    )  # fmt: skip
+    assert shared_out(pairs, num_arms).seconds_per_arm == pytest.approx(seconds)
+    short = replace(pairs, seconds_per_arm=0.05)
+    assert shared_out(short, num_arms).seconds_per_arm == 0.05, "never longer than was asked for"
 
 
 @pytest.mark.parametrize(("budget_s", "is_told"), [(12, True), (300, False)])
