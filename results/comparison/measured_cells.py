@@ -17,7 +17,7 @@ from gqabench.results.record import Outcome
 
 _TIMING_CONDITIONS = ("timing_method", "cache_state", "num_threads")
 """Record fields that must be equal for two latencies to mean the same."""
-_CONDITION_FLAGS = {"throttled", "clock_changed", "background_load"}
+_CONDITION_FLAGS = {"throttled", "clock_changed", "background_load", "shared_cores"}
 
 
 @dataclass(frozen=True)
