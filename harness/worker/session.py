@@ -67,8 +67,8 @@ class Session:
         """Return the device's clock, made once.
 
         What it flushes with is a process's first large allocation, before any inputs. The kernel hands out
-        first what was freed last, scattered pages: inputs on those were read 15 to 25 % more slowly, for the
-        whole of a worker's first case, in whichever of two workers opened it first (seen in a virtual machine).
+        first what was freed last, scattered pages: inputs on those were read 15 to 25 % more slowly, all
+        through a worker's first case, in whichever of two workers opened it first (in a virtual machine).
         """
         if device not in self._clocks:
             self._clocks[device] = make_clock(device)

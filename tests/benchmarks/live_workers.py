@@ -6,8 +6,8 @@
 Runs sweeps of one decode step in which each implementation is measured in two environments with the same
 code (`measure=pairs`), and as often by itself. Prints the standard deviation of the log of the ratio of the
 two latencies, and the median latency beside another worker over the median alone. `--build` measures another
-checkout of gqabench; `--check` exits with 1 where a deviation exceeds 0.03 or a median moves by more than 3 %.
-Run it on a quiet machine.
+checkout of gqabench; `--check` exits with 1 where a deviation exceeds 0.03 or a median moves by more than
+3 %. Run it on a quiet machine.
 """
 
 from __future__ import annotations
