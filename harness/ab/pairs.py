@@ -34,7 +34,7 @@ class Pair:
 
 _SECONDS_PER_PAIR = 6.0
 """Two processes take some three seconds to start and to prepare, and measure for about twice as long."""
-_FEWEST_SECONDS_PER_ARM = 0.24
+_FEWEST_SECONDS_PER_ARM = 0.2
 
 
 def shared_out(measure: MeasureSettings, num_arms: int) -> MeasureSettings:

@@ -151,12 +151,10 @@ class _Rounds:
         return self._order.sample(self._arms, len(self._arms))
 
     def _warm_up(self, one: TimedArm) -> None:
-        """Make two calls to learn what one takes. A slow arm makes one, which counts: it has run before."""
+        """Make a call to learn what one takes. That of a slow arm counts: it has run before, untimed."""
         elapsed_s, timed = self._timed(one, 1)
         if self._shares[one].is_slow:
             self._measured[one].add(timed, elapsed_s)
-        else:
-            self._timed(one, 1)
 
     def _timed(self, one: TimedArm, num_calls: int) -> tuple[float, CallTimes]:
         """Time calls; also return what they took in all, from which the arm's share follows."""

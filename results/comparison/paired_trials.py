@@ -47,6 +47,8 @@ class Schedule:
     """The share of the error that each look at a candidate may spend; together 1."""
     screen_level: float = 0.125
     release_level: float = 0.125
+    improvement_level: float = 0.10
+    """Error of calling a cell better, which no decision rests on."""
     hopeless_level: float = 0.5
     """A candidate whose fresh pairs give a p-value above it is followed no further."""
     false_discovery_rate: float = 0.05
@@ -168,6 +170,8 @@ def _screened(trial: Trial, schedule: Schedule) -> _Screened:
         is_early = look < schedule.fewest_for_candidate
         if not is_early and p_greater(values, trial.point) <= schedule.screen_level:
             return _Screened.CANDIDATE
+        if is_early and p_less(values, -trial.point) <= schedule.release_level:
+            continue  # it may be better, which one pair more can tell
         if _is_below(values, trial.point, schedule.release_level):
             return _Screened.RELEASED
     return _Screened.OPEN
@@ -230,7 +234,7 @@ def _judge(trial: Trial, p_value: float | None, schedule: Schedule) -> TrialAnsw
     return TrialAnswer(
         answer=answer,
         is_improvement=answer is Answer.NO_REGRESSION
-        and p_less(values, -trial.point) <= schedule.release_level,
+        and p_less(values, -trial.point) <= schedule.improvement_level,
         change=change,
         change_low=low,
         change_high=high,

@@ -98,6 +98,15 @@ def test_a_speed_up_is_never_a_regression() -> None:
     assert not judge_trials({"a": Trial(0.02, (FLAT,) * 4)}, SCHEDULE)["a"].is_improvement
 
 
+def test_three_pairs_call_nothing_better_and_what_may_be_gets_a_fourth() -> None:
+    trials = {"a": Trial(0.02, (math.log(0.9),) * 3)}
+    assert not judge_trials(trials, SCHEDULE)["a"].is_improvement
+    assert next_step(trials, SCHEDULE) == Step(Stage.SCREEN, ("a",), 1)
+    trials = {"a": Trial(0.02, (math.log(0.9),) * 3 + (math.log(1.1),))}
+    answer = judge_trials(trials, SCHEDULE)["a"]
+    assert (answer.answer, answer.is_improvement) == (Answer.NO_REGRESSION, False)
+
+
 def test_too_few_pairs_are_no_answer() -> None:
     for trial in (Trial(0.02), Trial(0.02, (UP,)), Trial(0.02, (UP,) * 4, (UP,) * 5)):
         answer = judge_trials({"a": trial}, SCHEDULE)["a"]
