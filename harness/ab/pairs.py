@@ -32,8 +32,8 @@ class Pair:
     new: Mapping[CellKey, Row]
 
 
-_SECONDS_PER_PAIR = 6.0
-"""Two processes take some three seconds to start and to prepare, and measure for about twice as long."""
+_SECONDS_PER_PAIR = 3.0
+"""As long as two processes take to start: beyond it another pair tells more."""
 _FEWEST_SECONDS_PER_ARM = 0.2
 
 
