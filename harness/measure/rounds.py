@@ -115,8 +115,8 @@ def measure_in_rounds(
     samples in plenty counts as narrow: what is wide with so many does not become narrow.
 
     Who stops when an interval is narrow prefers samples that happen to lie close together. In simulations of
-    independent samples that stop after 60 or 70, 94.6 % of the 95 % intervals of one arm cover its median, and
-    94.7 % of those of four arms, where the widest decides.
+    independent samples that stop after 60 or 70, 94.6 % of the 95 % intervals of one arm cover its median,
+    and 94.7 % of those of four arms, where the widest decides.
     """
     return _Rounds(timed_arms, settings, seed, time_calls).run()
 
