@@ -15,8 +15,8 @@ from gqabench.harness.machine.host import Device
 from gqabench.harness.measure.arm_facts import ArmFacts
 from gqabench.harness.measure.equipment import Equipment
 from gqabench.harness.measure.opening import NotOpened, close_case, open_case
-from gqabench.harness.measure.own_load import OwnLoad
 from gqabench.harness.measure.rounds import Samples, TimedArm, measure_in_rounds
+from gqabench.harness.measure.run_load import RunLoad
 from gqabench.harness.measure.timed_row import timed_fields
 from gqabench.harness.workers.operations import Operations
 from gqabench.harness.workers.process import RequestFailed, WorkerFailed
@@ -129,7 +129,7 @@ class Attempt:
             timed_arms = [TimedArm(arm, state) for arm in self._active for state in case.measure.caches]
             environments = dict.fromkeys(arm.environment for arm in self._active)
             pids = {name: self._equipment.worker(name).pid for name in environments}
-            time_calls = partial(self._time_calls, OwnLoad(pids))
+            time_calls = partial(self._time_calls, RunLoad(pids))
             try:
                 with self._instruments.monitor(self._uuid, next(iter(pids.values()))).watching() as watch:
                     timed = measure_in_rounds(timed_arms, case.measure, case.seed, time_calls)
@@ -139,7 +139,7 @@ class Attempt:
             return timed, watch.trace
         return {}, Trace()
 
-    def _time_calls(self, own_load: OwnLoad, timed: TimedArm, num_calls: int) -> CallTimes:
+    def _time_calls(self, own_load: RunLoad, timed: TimedArm, num_calls: int) -> CallTimes:
         arm = timed.arm
         with self._blaming(arm):
             ask = self._ask(arm)

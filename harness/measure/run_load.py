@@ -13,7 +13,7 @@ THIS_PROCESS = "gqabench"
 """The process that asks and waits: its threads that watch and display."""
 
 
-class OwnLoad:
+class RunLoad:
     """CPU time of a run's processes: of each environment's worker with its children, and of this one.
 
     A worker whose turn it is not is stopped (`WorkerProcess.rest`); its children are not. Children that are
