@@ -146,7 +146,7 @@ class Attempt:
             before, began_s = own_load.cpu_seconds(arm.environment), time.monotonic()
             times = ask.time_calls(arm.label, num_calls, is_cold=timed.cache_state == "cold")
             elapsed_s, after = time.monotonic() - began_s, own_load.cpu_seconds(arm.environment)
-            taken = {name: (after[name] - before[name]) / elapsed_s for name in after}
+            taken = {name: max(after[name] - before[name], 0.0) / elapsed_s for name in after}
             return replace(times, busy_cores=times.busy_cores | taken)
         raise _ArmDropped
 

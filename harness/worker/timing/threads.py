@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gqabench.harness.machine.cpu_time import process_cpu_seconds, thread_cpu_seconds
+from gqabench.harness.machine.cpu_time import descendants, process_cpu_seconds, thread_cpu_seconds
 
 _PROC = Path("/proc")
 _LONGEST_WAIT_S = 0.25
@@ -34,7 +34,7 @@ class Task:
 
     number: int
     is_process: bool
-    """A child of this process, or one of its threads"""
+    """A descendant of this process, or one of its threads"""
 
     def cpu_seconds(self) -> float:
         """Return the CPU time so far; 0 once it has ended."""
@@ -54,15 +54,11 @@ Tasks = frozenset[Task]
 
 
 def tasks_now() -> Tasks:
-    """Return the threads but the main one, and the children; empty where /proc does not tell them."""
-    folder = _PROC / "self" / "task"
-    found = set()
+    """Return the threads but the main one, and all descendants; empty where /proc does not tell them."""
+    found = {Task(child, is_process=True) for child in descendants(os.getpid())}
     with suppress(OSError):
-        for thread in folder.iterdir():
-            found.add(Task(int(thread.name), is_process=False))
-            with suppress(OSError):  # it has just ended, or the kernel lists no children
-                children = (thread / "children").read_text().split()
-                found.update(Task(int(child), is_process=True) for child in children)
+        threads = (int(thread.name) for thread in (_PROC / "self" / "task").iterdir())
+        found.update(Task(thread, is_process=False) for thread in threads)
     return frozenset(found) - {Task(os.getpid(), is_process=False)}
 
 
@@ -95,8 +91,8 @@ class TaskTable:
     def using(self, arm: str) -> Iterator[None]:
         """Note that what runs inside is used by the arm. All else is waited for first."""
         self.claim(arm)
-        fall_asleep(frozenset(self._owners), _LONGEST_WAIT_S)
-        before = {task: task.cpu_seconds() for task in self._owners}
+        busy = fall_asleep(frozenset(self._owners), _LONGEST_WAIT_S)  # and so not the arm's
+        before = {task: task.cpu_seconds() for task in self._owners.keys() - busy}
         yield
         self.claim(arm)
         used = self._used.setdefault(arm, set())
@@ -122,6 +118,7 @@ class QuietSlice:
         self._clock = clock
         self._began_s: float | None = None
         self._before: dict[Task, float] = {}
+        self._running: Tasks = frozenset()
         self._taken_s = dict.fromkeys(self._others, 0.0)
         self._timed_s = 0.0
 
@@ -139,17 +136,23 @@ class QuietSlice:
         """Wait until the others sleep, and note their CPU time before a timed call."""
         self.settle()
         if self._others:
+            self._running = frozenset(task for task in self._others if task.is_running())
             self._before = {task: task.cpu_seconds() for task in self._others}
             self._began_s = self._clock()
 
     def end_call(self) -> None:
-        """Add what the others took during the call. Does nothing where none was begun."""
+        """Add what the others took during the call. Does nothing where none was begun.
+
+        A call may be shorter than the step of their clocks: what ran before it and after it ran during it.
+        """
         if self._began_s is None:
             return
-        self._timed_s += self._clock() - self._began_s
+        elapsed_s = self._clock() - self._began_s
+        self._timed_s += elapsed_s
         self._began_s = None
         for task, before_s in self._before.items():
-            self._taken_s[task] += max(task.cpu_seconds() - before_s, 0.0)
+            is_busy = task in self._running and task.is_running()
+            self._taken_s[task] += max(task.cpu_seconds() - before_s, elapsed_s if is_busy else 0.0)
 
     @property
     def busy_cores(self) -> dict[str, float]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -11,6 +13,7 @@ from contextlib import contextmanager
 
 import pytest
 
+from gqabench.harness.machine.cpu_time import descendants
 from gqabench.harness.worker.timing.threads import QuietSlice, Task, TaskTable, fall_asleep, tasks_now
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="other systems do not tell threads")
@@ -118,6 +121,37 @@ def test_sleeping_threads_take_nothing() -> None:
         compute(0.02)
         quiet.end_call()
     assert sum(quiet.busy_cores.values()) < 0.01
+
+
+def test_what_is_busy_all_the_time_is_not_taken_for_the_arms_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("gqabench.harness.worker.timing.threads._LONGEST_WAIT_S", 0.02)
+    with worker() as busy:
+        table = TaskTable()
+        table.claim("culprit")
+        busy.is_told.set()
+        with table.using("victim"):
+            compute(0.05)
+        assert busy.task in table.not_of("victim")
+
+
+def test_a_call_shorter_than_the_step_of_the_clocks_sees_what_runs() -> None:
+    table = TaskTable()
+    child = subprocess.Popen(["sh", "-c", f"{sys.executable} -c 'while True: pass'; true"])
+    try:
+        until = time.monotonic() + 10
+        while not any(task.is_process and task.is_running() for task in tasks_now()):
+            assert time.monotonic() < until
+        compute(0.1)
+        table.claim("culprit")
+        quiet = QuietSlice(table, "victim")
+        for _ in range(3):
+            quiet.begin_call()
+            quiet.end_call()
+    finally:
+        for pid in descendants(child.pid):
+            os.kill(pid, signal.SIGKILL)
+        child.wait()
+    assert quiet.busy_cores["culprit"] > 0.5, "the child of a shell"
 
 
 def test_a_busy_child_process_is_named_too() -> None:
