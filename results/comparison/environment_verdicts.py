@@ -67,7 +67,7 @@ def judge_move(
         move=move,
         latencies=tuple(moved),
         relative=tuple(told),
-        relative_answer=overall_answer(judged) if judged else None,
+        relative_answer=overall_answer(told) if told else None,
         notes=tuple(_notes(cells, judged)),
     )
 
