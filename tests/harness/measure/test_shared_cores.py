@@ -16,7 +16,7 @@ from gqabench.results.record import Outcome
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="other systems do not tell threads")
 
 MODULE = """
-    import threading
+    import hashlib, threading
     from gqabench.attention_impls import PreparedAttention, get_impl
 
     class WakesAThread:
@@ -36,7 +36,7 @@ MODULE = """
         def work(self):
             self.is_told.wait()
             while True:
-                sum(range(1000))
+                hashlib.pbkdf2_hmac("sha256", b"", b"", 200_000)  # without the GIL
 """
 
 

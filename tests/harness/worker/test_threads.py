@@ -72,6 +72,9 @@ def test_threads_belong_to_the_arm_that_made_or_uses_them() -> None:
             assert before.task not in table.not_of("b")
             assert of_a.task in table.not_of("b")
             assert (table.owner(of_a.task), table.owner(before.task)) == ("a", "torch")
+        until = time.monotonic() + 10
+        while of_a.task in tasks_now():  # it has been joined, and ends a moment later
+            assert time.monotonic() < until
         table.claim("b")
         assert of_a.task not in table.not_of("b"), "it has ended"
 
