@@ -60,6 +60,11 @@ class MeasureConfig:
     max_check_gflop: float = _key(
         "The float64 reference of a case may cost this much; beyond it, sampled queries are checked."
     )
+    huge_pages: bool = _key(
+        "Whether a CPU's caches are moved to huge pages before timing, where the system can: small ones lie "
+        "scattered, and where they lie moves latencies.",
+        True,
+    )
 
 
 @dataclass

@@ -416,6 +416,11 @@ class Record:
         "What of this run itself was busy while the calls were timed: arms by their threads, environments by "
         "their workers, `gqabench` for the process that waits. Null where nothing was."
     )
+    huge_page_share: float | None = _condition(
+        "CPU: the share of the worker's large memory that was moved to huge pages before timing. Null with "
+        "`measure.huge_pages=false`, and where the system cannot (Linux 6.1 and newer can).",
+        unit=Unit.RATIO,
+    )
 
     kernels: list[str] | None = _check(
         "Operators (CPU) or kernels (CUDA) that one call really ran, in order of first appearance."

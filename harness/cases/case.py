@@ -79,11 +79,12 @@ class MeasureSettings:
     roofs: bool
     energy: bool
     max_check_gflop: float
+    huge_pages: bool = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "caches", tuple(sorted(self.caches)))  # cold before warm
         for key, value in asdict(self).items():
-            if key not in {"name", "caches", "roofs", "energy"} and not 0 < value < math.inf:
+            if key not in {"name", "caches", "roofs", "energy", "huge_pages"} and not 0 < value < math.inf:
                 raise ValueError(f"measure.{key}={value}: must be positive and finite")
         if (
             not self.caches
@@ -136,6 +137,8 @@ class Case:
             "seed": self.seed,
             "max_check_gflop": self.measure.max_check_gflop,
         }
+        if not self.measure.huge_pages:  # workers of older revisions know no such argument, nor huge pages
+            arguments["huge_pages"] = False
         return arguments if self.llama is None else arguments | {"llama": asdict(self.llama)}
 
     def shape_fields(self) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from gqabench.harness.worker.contract_checks import (
     require_promised,
 )
 from gqabench.harness.worker.memory.call_profile import profile_call
+from gqabench.harness.worker.memory.huge_pages import use_huge_pages
 from gqabench.harness.worker.memory.memory_limit import input_bytes
 from gqabench.harness.worker.memory.profiler import counting_allocated
 from gqabench.harness.worker.memory.set_up_memory import SetUpMemory
@@ -55,10 +56,13 @@ _CALLS_UNTIL_WARM = 3
 class OpenCase:
     """One problem with its answers, and the arms that are prepared for it, by name."""
 
-    def __init__(self, problem: AttentionProblem, subject: Subject, clock: Clock) -> None:
+    def __init__(
+        self, problem: AttentionProblem, subject: Subject, clock: Clock, huge_pages: bool = True
+    ) -> None:
         self.subject = subject
         self._problem = problem
         self._clock = clock
+        self._has_huge_pages = huge_pages and problem.device == "cpu"
         self._arms: dict[str, PreparedArm] = {}
         self._tasks = TaskTable()
         self.is_spoilt = False
@@ -99,6 +103,8 @@ class OpenCase:
             call, memory.kept_bytes, promised, _allocates_outside_torch(implementation)
         )
         errors = _largest(first, second)
+        # All of the process: some implementations read the inputs, others copies of their own.
+        share = use_huge_pages(but_not=self._clock.flush_buffer) if self._has_huge_pages else None
         return ArmPrepared(
             prepare_ms=prepare_ms,
             first_call_ms=first_call_ms,
@@ -110,6 +116,7 @@ class OpenCase:
             timed_call=None if timed_call is None else asdict(timed_call),
             prepared_bytes=memory.kept_bytes,
             prepared_unseen_bytes=unseen_bytes,
+            huge_page_share=share,
             prefill_ms=prefill.ms,
             prefill_samples_ms=prefill.samples_ms,
             prefill_peak_workspace_bytes=prefill.peak_workspace_bytes,

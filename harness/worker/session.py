@@ -36,11 +36,13 @@ class Session:
         seed: int,
         max_check_gflop: float,
         llama: dict[str, Any] | None = None,
+        huge_pages: bool = True,
     ) -> CaseOpened:
         """Make the inputs and the float64 reference of a case.
 
-        `problem` has the fields of an `AttentionProblem`, `llama` those of a `LlamaShape`. Raises
-        `NotEnoughMemory` where the inputs alone do not fit.
+        `problem` has the fields of an `AttentionProblem`, `llama` those of a `LlamaShape`; `huge_pages` says
+        whether a CPU's arms are measured on huge pages. Raises `NotEnoughMemory` where the inputs alone do
+        not fit.
         """
         self.close_case()
         asked = AttentionProblem(**problem)
@@ -52,7 +54,7 @@ class Session:
                 subject = make_subject(asked, workload, hidden_size, seed, max_check_gflop)
             else:
                 subject = make_generate_subject(asked, llama, seed)
-        self._case = OpenCase(asked, subject, clock)
+        self._case = OpenCase(asked, subject, clock, huge_pages)
         return self._case.describe()
 
     def close_case(self) -> CaseClosed:

@@ -61,6 +61,7 @@ class ArmPrepared(RecordFields):
     kv_cache_bytes: int
     prepared_bytes: int
     prepared_unseen_bytes: int | None = None
+    huge_page_share: float | None = None
     compile_ms: float | None = None
     autotune_ms: float | None = None
     plan_ms: float | None = None

@@ -22,12 +22,12 @@ class CacheFlush:
         # On a CPU the threads share the reading, and each has to flush the cache that its core has.
         cache_bytes = all_usable_caches_bytes() if device == "cpu" else last_level_cache_bytes(device)
         num_bytes = _FLUSH_FACTOR * cache_bytes
-        self._buffer = torch.ones(num_bytes // 4, dtype=torch.float32, device=device)
+        self.buffer = torch.ones(num_bytes // 4, dtype=torch.float32, device=device)
         self._sum = torch.empty((), dtype=torch.float32, device=device)
 
     def __call__(self) -> None:
         # Read, not written: lines that a cache has yet to write back would be written during the timed call.
-        torch.sum(self._buffer, dim=0, out=self._sum)
+        torch.sum(self.buffer, dim=0, out=self._sum)
 
 
 def last_level_cache_bytes(device: str) -> int:

@@ -24,6 +24,9 @@ class Clock(ABC):
         self.flush = CacheFlush(device)
         """Evicts the inputs of a call from the last-level cache."""
 
+        self.flush_buffer = self.flush.buffer
+        """What it reads for that."""
+
         self.num_exposed = 0
         """Timed calls so far during which the device waited for the host to launch."""
 

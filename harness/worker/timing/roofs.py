@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from gqabench.harness.machine.roofs import Roof, Roofs
+from gqabench.harness.worker.memory.huge_pages import ask_for_huge_pages
 from gqabench.harness.worker.memory.memory_limit import available_bytes
 from gqabench.harness.worker.timing.cache_flush import all_usable_caches_bytes, last_level_cache_bytes
 
@@ -117,6 +118,7 @@ def _random_buffer(device: str) -> torch.Tensor:
         caches = all_usable_caches_bytes()
         free = available_bytes() or _MOST_SHARE_OF_MEMORY * _FEWEST_BUFFER_BYTES
         buffer = torch.empty(buffer_bytes(caches, free) // 4)
+        ask_for_huge_pages(buffer)  # as inputs are
         buffer.view(-1, _RANDOM_BYTES // 4).copy_(torch.randn(_RANDOM_BYTES // 4))
         return buffer
     free, _ = torch.cuda.mem_get_info(torch.device(device))

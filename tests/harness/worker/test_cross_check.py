@@ -196,7 +196,9 @@ def clock(monkeypatch: pytest.MonkeyPatch, synchronised: list[object]) -> CudaCl
         def __enter__(self) -> None: ...
         def __exit__(self, *_: object) -> None: ...
 
-    monkeypatch.setattr("gqabench.harness.worker.timing.clock.CacheFlush", lambda device: None)
+    monkeypatch.setattr(
+        "gqabench.harness.worker.timing.clock.CacheFlush", lambda device: SimpleNamespace(buffer=None)
+    )
     monkeypatch.setattr(torch.cuda, "device", Device)
     monkeypatch.setattr(torch.cuda, "Event", FakeEvent)
     monkeypatch.setattr(torch.cuda, "_sleep", sleeps.append)

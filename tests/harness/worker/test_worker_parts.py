@@ -73,13 +73,13 @@ def test_inputs_that_cannot_fit_are_refused_before_they_are_made() -> None:
 
 
 def test_the_flush_is_larger_than_the_last_level_cache() -> None:
-    assert CacheFlush("cpu")._buffer.nbytes >= 2 * last_level_cache_bytes("cpu")
+    assert CacheFlush("cpu").buffer.nbytes >= 2 * last_level_cache_bytes("cpu")
 
 
 def test_the_flush_reads_all_of_it() -> None:
     flush = CacheFlush("cpu")
     flush()
-    assert flush._sum.item() == pytest.approx(flush._buffer.numel(), rel=1e-3)  # of ones
+    assert flush._sum.item() == pytest.approx(flush.buffer.numel(), rel=1e-3)  # of ones
 
 
 def test_calls_are_timed_one_by_one_after_their_preparation() -> None:
@@ -139,4 +139,4 @@ def test_the_flush_reads_over_all_caches_that_threads_use(monkeypatch: pytest.Mo
     monkeypatch.setattr(
         "gqabench.harness.worker.timing.cache_flush.last_level_cache_bytes", lambda device: 2**26
     )
-    assert CacheFlush("cpu")._buffer.nbytes == 2 * 3 * 2**26
+    assert CacheFlush("cpu").buffer.nbytes == 2 * 3 * 2**26

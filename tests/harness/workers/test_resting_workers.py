@@ -24,11 +24,12 @@ PROJECT = Path(__file__).resolve().parents[3]
 FIRST, SECOND = Environment("first"), Environment("second")
 
 PARENT = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 from gqabench.harness.workers.environments import Environment
 from gqabench.harness.workers.process import WorkerProcess
 
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which nohup ignores
 worker = WorkerProcess(Environment("current"), Path(sys.argv[1]))
 worker.describe_host(120)
 worker.rest()
@@ -128,6 +129,9 @@ def test_a_resting_worker_dies_with_its_parent(how: signal.Signals, tmp_path: Pa
         assert parent.stdout is not None
         pid = int(parent.stdout.readline())
         assert states(pid) == {"T"}
-        parent.send_signal(how)
-        parent.wait(20)
+        try:
+            parent.send_signal(how)
+            parent.wait(20)
+        finally:
+            parent.kill()
     assert wait_until_gone(pid)
