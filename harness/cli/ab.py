@@ -80,8 +80,9 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         raise UsageError(f"{given}: {wanted}; key=value may follow")
     if not parsed.self_test:
         parsed.base, parsed.head = sides
-    if parsed.runs < 1 or not parsed.budget > 0:
-        raise UsageError(f"--runs {parsed.runs}, --budget {parsed.budget:g}: must be positive")
+    for option, number in (("--runs", parsed.runs), ("--budget", parsed.budget)):
+        if not number > 0:
+            raise UsageError(f"{option} {number:g}: must be positive")
     return parsed
 
 

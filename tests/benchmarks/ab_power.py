@@ -14,16 +14,14 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
-import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-PROGRAM = "import sys; from gqabench.harness.cli import main; sys.exit(main())"
+from command_line import ROOT, run_command
+
 PACKAGES = ("gqabench", "attention_impls", "conf", "harness", "reports", "results")
 ONE_CELL = (
     "batch_size=1", "kv_len=4096", "num_q_heads=32", "num_kv_heads=8", "head_dim=128", "dtype=float32",
@@ -116,12 +114,7 @@ def compare(build: Path, copy: Path, seed: int, keys: Sequence[str]) -> Found:
     with tempfile.TemporaryDirectory(prefix="gqabench-") as folder:
         verdicts = Path(folder) / "verdicts.json"
         options = ["--policy", "default", "--seed", str(seed), "--json", str(verdicts)]
-        began_s = time.perf_counter()
-        finished = subprocess.run(
-            [sys.executable, "-c", PROGRAM, "ab", str(build), str(copy), *keys, *options],
-            cwd=build, capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        seconds = time.perf_counter() - began_s
+        finished, seconds = run_command("ab", str(build), str(copy), *keys, *options, build=build)
         if not verdicts.exists():
             sys.exit(finished.stderr)
         found = json.loads(verdicts.read_text())["verdicts"]

@@ -7,20 +7,15 @@ resident memory beside their targets. It asserts nothing, as machines differ.
 from __future__ import annotations
 
 import resource
-import subprocess
-import sys
 import tempfile
-import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))  # run as a script, from anywhere
+from command_line import run_command  # isort: skip  # finds the project
 
-from tests.results.made_up_runs import made_up_rows, made_up_run  # noqa: E402
+from tests.results.made_up_runs import made_up_rows, made_up_run
 
 NUM_RECORDS = 10_000
 NUM_SAMPLES = 100
-PROGRAM = "import sys; from gqabench.harness.cli import main; sys.exit(main())"
 TARGET_S = 10.0
 TARGET_GIB = 1.0
 
@@ -35,10 +30,7 @@ def main() -> None:
             )
             for seed, (side, changes) in enumerate((("base", {}), ("new", {7: {"slower": 2.0}})))
         ]
-        command = [sys.executable, "-c", PROGRAM, "compare", *map(str, runs)]
-        started = time.perf_counter()
-        finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-        seconds = time.perf_counter() - started
+        finished, seconds = run_command("compare", *map(str, runs))
         peak_gib = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 / 2**30
     print(finished.stdout.splitlines()[-1] if finished.stdout else finished.stderr)
     print(f"compare two runs of {NUM_RECORDS:,} records: {seconds:.1f} s   target: under {TARGET_S:.0f} s")

@@ -19,27 +19,20 @@ import math
 import mmap
 import random
 import statistics
-import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
-
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))  # run as a script, from anywhere
-
-from gqabench import results  # noqa: E402
+from command_line import ROOT, half_intervals, run_sweep
 
 IMPLS = "grouped_matmul,sdpa,cpu_decode,onnxruntime_gqa"
 CASE = (
     "measure=pairs", "batch_size=1", "kv_len=4096", "num_q_heads=32", "num_kv_heads=8", "head_dim=128",
-    "dtype=float32", "device=cpu", "report=false",
+    "dtype=float32", "device=cpu",
 )  # fmt: skip
-PROGRAM = "import sys; from gqabench.harness.cli import main; sys.exit(main())"
 MOST_DEVIATION = 0.03
 MOST_MOVED = 0.03
 
@@ -133,20 +126,12 @@ def scattered(gib: float) -> mmap.mmap:
     return memory
 
 
-def half_intervals(rows: pd.DataFrame) -> pd.Series[float]:
-    """Return half of each latency's interval, as a share of it; older checkouts store no such column."""
-    return (rows.latency_ci_high_ms - rows.latency_ci_low_ms) / (2 * rows.latency_ms)
-
-
 def sweep(impls: list[str], build: Path, keys: Sequence[str]) -> pd.DataFrame:
     """Run one sweep; return its records, by environment."""
-    with tempfile.TemporaryDirectory(prefix="gqabench-") as folder:
-        given = [*keys, f"impls=[{','.join(impls)}]", f"results_dir={folder}"]
-        if len(impls) > 1:
-            given.append(f"environments.new.source={build}")
-        command = [sys.executable, "-c", PROGRAM, "sweep", *given]
-        subprocess.run(command, cwd=build, check=True, capture_output=True)
-        return results.load(Path(folder) / "latest").set_index("environment")
+    given = [*keys, f"impls=[{','.join(impls)}]"]
+    if len(impls) > 1:
+        given.append(f"environments.new.source={build}")
+    return run_sweep(given, build)[0].set_index("environment")
 
 
 if __name__ == "__main__":

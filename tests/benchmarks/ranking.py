@@ -7,37 +7,23 @@ tells apart (the intervals do not overlap) and how many two runs order different
 
 from __future__ import annotations
 
-import subprocess
 import sys
-import tempfile
-import time
 from collections.abc import Iterator
 from itertools import combinations
-from pathlib import Path
 
 import pandas as pd
-
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))  # run as a script, from anywhere
-
-from gqabench import results  # noqa: E402
+from command_line import run_sweep
 
 NUM_RUNS = 3
-PROGRAM = "import sys; from gqabench.harness.cli import main; sys.exit(main())"
 
 
 def main() -> None:
     study, *overrides = sys.argv[1:] or ["peers"]
     runs = []
-    with tempfile.TemporaryDirectory(prefix="gqabench-") as folder:
-        for number in range(NUM_RUNS):
-            results_dir = Path(folder) / str(number)
-            command = [sys.executable, "-c", PROGRAM, "sweep", f"study={study}", f"results_dir={results_dir}"]
-            started = time.perf_counter()
-            subprocess.run([*command, *overrides], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
-            print(f"run {number + 1}: {time.perf_counter() - started:.0f} s", flush=True)
-            frame = results.load(results_dir / "latest")
-            runs.append(frame[frame.outcome == "ok"])
+    for number in range(NUM_RUNS):
+        frame, seconds = run_sweep([f"study={study}", *overrides])
+        print(f"run {number + 1}: {seconds:.0f} s", flush=True)
+        runs.append(frame[frame.outcome == "ok"])
     for case_id in runs[0].case_id.unique():
         print(*case_lines([run[run.case_id == case_id] for run in runs]), sep="\n")
 

@@ -12,20 +12,12 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import subprocess
-import sys
 import tempfile
-import time
 from pathlib import Path
 
 import pandas as pd
+from command_line import ROOT, half_intervals, run_sweep
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))  # run as a script, from anywhere
-
-from gqabench import results  # noqa: E402
-
-PROGRAM = "import sys; from gqabench.harness.cli import main; sys.exit(main())"
 FAST = ("grouped_matmul", "sdpa", "folded_sdpa", "cpu_decode", "onnxruntime_gqa")
 SLOW_S = {"Slow": 0.3, "Slower": 1.2, "Slowest": 2.5}
 MODULE = """
@@ -93,30 +85,13 @@ def print_arms(rows: pd.DataFrame) -> None:
         )
 
 
-def half_intervals(rows: pd.DataFrame) -> pd.Series[float]:
-    """Return half of each latency's interval, as a share of it; older checkouts store no such column."""
-    return (rows.latency_ci_high_ms - rows.latency_ci_low_ms) / (2 * rows.latency_ms)
-
-
 def sweep(build: Path, study: str | None, seed: int) -> tuple[pd.DataFrame, float]:
     """Run one sweep of a checkout; return its rows with a latency, and the seconds that it took."""
     with tempfile.TemporaryDirectory(prefix="gqabench-") as folder:
         (Path(folder) / "slow.py").write_text(MODULE.format(**SLOW_S))
         impls = [*FAST, *(f"{folder}/slow.py:{name}" for name in SLOW_S)]
         keys = [f"study={study}"] if study else [*CASE, f"impls=[{','.join(impls)}]"]
-        command = [
-            sys.executable,
-            "-c",
-            PROGRAM,
-            "sweep",
-            *keys,
-            f"seed={seed}",
-            f"results_dir={folder}/runs",
-        ]
-        began_s = time.perf_counter()
-        subprocess.run([*command, "report=false"], cwd=build, check=True, capture_output=True)
-        seconds = time.perf_counter() - began_s
-        rows = results.load(Path(folder) / "runs/latest")
+        rows, seconds = run_sweep([*keys, f"seed={seed}"], build)
     return rows[rows.outcome == "ok"], seconds
 
 
