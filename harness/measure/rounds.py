@@ -37,7 +37,7 @@ _ROUNDING = 0.25
 _MAX_CALLS_PER_TURN = 100
 _MAX_SAMPLES_PER_ARM = 2000
 _NAMED_FROM = 0.05
-_EXTRA_SHARE = 0.2
+_EXTRA_SHARE = 0.3
 """Of what slow arms take beyond their shares: so much longer do the others get as well."""
 
 
