@@ -32,6 +32,8 @@ TimeCalls = Callable[[TimedArm, int], CallTimes]
 
 _CALLS_PER_TURN = 6
 """Of an arm whose share allows them: the worker leaves the first call of so many untimed."""
+_CALLS_OF_LONG_TURN = 5
+"""From so many on the worker makes one call more, which is not timed."""
 _ROUNDING = 0.25
 """Of a call: a turn may be shorter by so much, or else one call more fills it."""
 _MAX_CALLS_PER_TURN = 100
@@ -96,10 +98,14 @@ class _Share:
         """Return the share of an arm by what one call takes, flushing included."""
         share_s, slice_s = settings.seconds_per_arm, settings.slice_ms / 1e3
         fewest_s = settings.min_rounds * call_s
-        turn_s = max(slice_s, min(_CALLS_PER_TURN * call_s, share_s / settings.min_rounds))
+        longest_turn_s = max(slice_s, share_s / settings.min_rounds)
+        turn_s = max(slice_s, min(_CALLS_PER_TURN * call_s, longest_turn_s))
+        num_calls = max(1, min(_MAX_CALLS_PER_TURN, math.ceil(turn_s / call_s - _ROUNDING)))
+        while num_calls >= _CALLS_OF_LONG_TURN and (num_calls + 1 - _ROUNDING) * call_s > longest_turn_s:
+            num_calls -= 1  # the worker makes one more, untimed
         return cls(
             seconds=max(share_s, fewest_s),
-            calls_per_turn=max(1, min(_MAX_CALLS_PER_TURN, math.ceil(turn_s / call_s - _ROUNDING))),
+            calls_per_turn=num_calls,
             least_samples=max(settings.min_rounds, min(settings.min_samples, int(share_s / call_s))),
             is_slow=fewest_s > share_s,
         )

@@ -122,6 +122,19 @@ def test_the_least_rounds_are_kept_beyond_the_budget(monkeypatch: pytest.MonkeyP
     assert len(machine.order) == 18, "of slow arms the first call counts"
 
 
+@pytest.mark.parametrize(
+    ("call_ms", "num_calls"), [(24, 4), (18, 4), (16, 5), (14, 6)], ids=lambda value: str(value)
+)
+def test_the_call_that_is_not_timed_is_part_of_the_turn(
+    call_ms: float, num_calls: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of turns of five and more: seven turns of 0.1 s are an arm's share."""
+    machine = FakeMachine(monkeypatch, {"a": noisy(call_ms)})
+    of_one_arm = settings(seconds_per_arm=0.7, min_rounds=7)
+    measured = measure_in_rounds(ARMS[:1], of_one_arm, 0, machine.measure)[ARMS[0]]
+    assert measured.slice_sizes[:3] == [num_calls] * 3
+
+
 def test_slow_arms_take_their_least_number_and_fast_ones_their_share(monkeypatch: pytest.MonkeyPatch) -> None:
     fast_ms, slow_ms = {"a": 5, "b": 6, "c": 10, "d": 20, "e": 50}, {"f": 300, "g": 1200, "h": 2500}
     arms = [TimedArm(Arm(name), "cold") for name in fast_ms | slow_ms]
