@@ -417,8 +417,9 @@ class Record:
         "their workers, `gqabench` for the process that waits. Null where nothing was."
     )
     huge_page_share: float | None = _condition(
-        "CPU: the share of the worker's large memory that was moved to huge pages before timing. Null with "
-        "`measure.huge_pages=false`, and where the system cannot (Linux 6.1 and newer can).",
+        "CPU: the share of the worker's large memory, in whole stretches of 2 MiB, that was moved to huge "
+        "pages before timing. Null with `measure.huge_pages=false`, from workers of older revisions, and "
+        "where the system cannot (Linux 6.1 and newer can).",
         unit=Unit.RATIO,
     )
 

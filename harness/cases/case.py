@@ -137,7 +137,7 @@ class Case:
             "seed": self.seed,
             "max_check_gflop": self.measure.max_check_gflop,
         }
-        if not self.measure.huge_pages:  # workers of older revisions know no such argument, nor huge pages
+        if not self.measure.huge_pages:
             arguments["huge_pages"] = False
         return arguments if self.llama is None else arguments | {"llama": asdict(self.llama)}
 

@@ -66,6 +66,8 @@ class HostDescription:
     """Version of the NVIDIA kernel module"""
     cpu_capability: str | None = None
     """The vector instructions that torch uses, as `AVX2`"""
+    knows_huge_pages: bool = False
+    """Whether it can be told to leave memory on small pages; workers of older revisions always do"""
 
     def device(self, name: str) -> Device | None:
         """Return a device by its name, where `cuda` is the first GPU; None where there is no such device."""

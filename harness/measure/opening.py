@@ -52,7 +52,11 @@ def _make_inputs(equipment: Equipment, case: Case, environment: str) -> CaseOpen
     """Open the case; in a new worker where an earlier case has spoilt the old one."""
 
     def ask() -> CaseOpened:
-        return Operations(equipment.worker(environment), case.measure.timeout_s).open_case(case.to_open())
+        operations = Operations(equipment.worker(environment), case.measure.timeout_s)
+        asked, host = case.to_open(), equipment.known_host(environment)
+        if host is None or not host.knows_huge_pages:  # of an older revision: it uses small pages anyway
+            asked.pop("huge_pages", None)
+        return operations.open_case(asked)
 
     try:
         return ask()

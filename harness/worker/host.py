@@ -43,6 +43,7 @@ def describe_host() -> HostDescription:
         driver=driver_version(),
         num_threads=torch.get_num_threads(),
         cpu_capability=torch.backends.cpu.get_cpu_capability(),
+        knows_huge_pages=True,
         libraries=_library_versions(),
         impls=list_impls(),
         plugins=plugin_versions(),

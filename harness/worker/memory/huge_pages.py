@@ -24,16 +24,17 @@ _MADV_COLLAPSE = 25
 """Of Linux 6.1 and newer; Python's `mmap` does not name it."""
 _HUGE_PAGE_SIZE = Path("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size")
 _MAPPINGS = Path("/proc/self/maps")
-_ANONYMOUS = re.compile(r"([0-9a-f]+)-([0-9a-f]+) rw.p \S+ \S+ 0\s*")
-"""Private memory to read and write, of no file and no name: what allocators ask for"""
+_ALLOCATED = re.compile(r"([0-9a-f]+)-([0-9a-f]+) rw.p \S+ \S+ 0\s*(?:\[heap\]|\[anon:.*\])?")
+"""Private memory to read and write, of no file: what allocators ask for. malloc puts large blocks on the
+heap, too, once it has seen others of the size come and go."""
 
 
 def use_huge_pages(but_not: torch.Tensor) -> float | None:
     """Move the large memory of this process to huge pages, in place, all but one tensor's.
 
-    Only what is resident as a whole, in stretches of a huge page's size and alignment: no page is added.
-    Returns the share that lies on huge pages then; None where Linux cannot, or is older than 6.1, or nothing
-    is as large.
+    Only what is resident as a whole, in stretches of a huge page's size and alignment: no page is added,
+    except under memory that was read and never written. Returns the share of these stretches that lies on
+    huge pages then; None where Linux cannot, or is older than 6.1, or nothing is as large.
     """
     wanted = moved = 0
     is_known = False
@@ -89,8 +90,12 @@ def _resident_runs(but_not: range) -> Iterator[tuple[int, int]]:
 
 def _mappings() -> Iterator[tuple[int, int]]:
     """Yield where each mapping of memory that was allocated begins and ends."""
-    for line in _MAPPINGS.read_text().splitlines():
-        if found := _ANONYMOUS.fullmatch(line):
+    try:
+        lines = _MAPPINGS.read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        if found := _ALLOCATED.fullmatch(line):
             yield int(found[1], 16), int(found[2], 16)
 
 

@@ -96,6 +96,39 @@ def test_one_tensor_is_left_out() -> None:
     )
 
 
+@needs_collapse
+def test_large_blocks_on_the_heap_move_too() -> None:
+    """malloc serves them there once it has seen others of the size come and go."""
+    torch.ones(7 * MIB)  # 28 MiB: freed at once, which raises malloc's threshold
+    on_heap = [torch.ones(2 * MIB) for _ in range(4)]
+    ends = [one.data_ptr() + one.nbytes for one in on_heap]
+    use_huge_pages(but_not=NOTHING)
+    runs = list(huge_pages._resident_runs(range(0)))
+    for one, end in zip(on_heap, ends, strict=True):
+        assert any(start < end and start + size > one.data_ptr() for start, size in runs)
+
+
+@pytest.mark.parametrize(
+    ("line", "is_allocated"),
+    [
+        ("7f00-7f10 rw-p 00000000 00:00 0 ", True),
+        ("55d0-55f0 rw-p 00000000 00:00 0                          [heap]", True),
+        ("7f00-7f10 rw-p 00000000 00:00 0    [anon:glibc: malloc arena]", True),
+        ("7f00-7f10 rw-p 00000000 00:00 0    [stack]", False),
+        ("7f00-7f10 r--p 00000000 00:00 0 ", False),
+        ("7f00-7f10 rw-s 00000000 00:01 7    /dev/zero (deleted)", False),
+        ("7f00-7f10 rw-p 00001000 fe:00 1234 /usr/lib/libtorch.so", False),
+    ],
+)
+def test_which_mappings_are_of_allocators(line: str, is_allocated: bool) -> None:
+    assert bool(huge_pages._ALLOCATED.fullmatch(line)) == is_allocated
+
+
+def test_a_process_that_does_not_say_what_it_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huge_pages, "_MAPPINGS", tmp_path / "nothing")
+    assert use_huge_pages(but_not=NOTHING) is None
+
+
 @pytest.mark.parametrize("text", [None, "", "0"])
 def test_without_huge_pages_nothing_is_asked_for(
     text: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
