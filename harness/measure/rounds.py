@@ -35,7 +35,7 @@ _CALLS_PER_TURN = 6
 _CALLS_OF_LONG_TURN = 5
 """From so many on the worker makes one call more, which is not timed."""
 _ROUNDING = 0.25
-"""Of a call: a turn may be shorter by so much, or else one call more fills it."""
+"""Of a call: a turn may be shorter than a slice, or longer than its part of the share, by so much."""
 _MAX_CALLS_PER_TURN = 100
 _MAX_SAMPLES_PER_ARM = 2000
 _NAMED_FROM = 0.05
@@ -99,8 +99,9 @@ class _Share:
         share_s, slice_s = settings.seconds_per_arm, settings.slice_ms / 1e3
         fewest_s = settings.min_rounds * call_s
         longest_turn_s = max(slice_s, share_s / settings.min_rounds)
-        turn_s = max(slice_s, min(_CALLS_PER_TURN * call_s, longest_turn_s))
-        num_calls = max(1, min(_MAX_CALLS_PER_TURN, math.ceil(turn_s / call_s - _ROUNDING)))
+        of_slice = math.ceil(slice_s / call_s - _ROUNDING)
+        of_share = math.floor(min(_CALLS_PER_TURN, share_s / settings.min_rounds / call_s) + _ROUNDING)
+        num_calls = max(1, min(_MAX_CALLS_PER_TURN, max(of_slice, of_share)))
         while num_calls >= _CALLS_OF_LONG_TURN and (num_calls + 1 - _ROUNDING) * call_s > longest_turn_s:
             num_calls -= 1  # the worker makes one more, untimed
         return cls(
