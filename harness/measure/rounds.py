@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from gqabench.harness.cases.case import Arm, MeasureSettings
-from gqabench.harness.workers.replies import CallTimes
+from gqabench.harness.workers.replies import CALLS_OF_LONG_SLICE, CallTimes
 from gqabench.results.statistics.derive import is_narrow
 
 
@@ -32,8 +32,6 @@ TimeCalls = Callable[[TimedArm, int], CallTimes]
 
 _CALLS_PER_TURN = 6
 """Of an arm whose share allows them: the worker leaves the first call of so many untimed."""
-_CALLS_OF_LONG_TURN = 5
-"""From so many on the worker makes one call more, which is not timed."""
 _ROUNDING = 0.25
 """Of a call: a turn may be shorter than a slice, or longer than its part of the share, by so much."""
 _MAX_CALLS_PER_TURN = 100
@@ -102,7 +100,7 @@ class _Share:
         of_slice = math.ceil(slice_s / call_s - _ROUNDING)
         of_share = math.floor(min(_CALLS_PER_TURN, share_s / settings.min_rounds / call_s) + _ROUNDING)
         num_calls = max(1, min(_MAX_CALLS_PER_TURN, max(of_slice, of_share)))
-        while num_calls >= _CALLS_OF_LONG_TURN and (num_calls + 1 - _ROUNDING) * call_s > longest_turn_s:
+        while num_calls >= CALLS_OF_LONG_SLICE and (num_calls + 1 - _ROUNDING) * call_s > longest_turn_s:
             num_calls -= 1  # the worker makes one more, untimed
         return cls(
             seconds=max(share_s, fewest_s),

@@ -35,6 +35,7 @@ from gqabench.harness.worker.timing.clock import Clock
 from gqabench.harness.worker.timing.cross_check import cross_check
 from gqabench.harness.worker.timing.threads import QuietSlice, TaskTable
 from gqabench.harness.workers.replies import (
+    CALLS_OF_LONG_SLICE,
     ArmPrepared,
     CallMemory,
     CallsMade,
@@ -49,7 +50,6 @@ _MOST_CALLS_IN_FLIGHT = 32
 """A GPU's queue takes a thousand launches or so before the host has to wait."""
 
 
-_CALLS_OF_LONG_SLICE = 5
 _CALLS_UNTIL_WARM = 3
 
 
@@ -274,7 +274,7 @@ def _num_untimed(num_calls: int, is_cold: bool) -> int:
 
     Warm inputs are in the last-level cache, and their latency steady, from the fourth call on.
     """
-    if num_calls < _CALLS_OF_LONG_SLICE:
+    if num_calls < CALLS_OF_LONG_SLICE:
         return int(not is_cold)
     return 1 if is_cold else _CALLS_UNTIL_WARM
 

@@ -90,6 +90,10 @@ class CallMemory(RecordFields):
     num_launches: int | None = None
 
 
+CALLS_OF_LONG_SLICE = 5
+"""From so many on, a slice begins with calls that are not timed: one, where caches are cold."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class CallTimes(Reply):
     """`measure`: some calls, timed in one go."""
